@@ -1,0 +1,230 @@
+//! What the engine asks of a plugin, whatever runs it.
+//!
+//! The engine speaks in the layouts of `wasmill-frame` and checks every byte that comes back; it
+//! knows nothing of WebAssembly. `host/plugin` implements [`Guest`] over wasmtime; tests implement
+//! it with plain functions.
+
+use std::sync::Arc;
+
+/// One call's facts about messages, and the state that it may touch. It moves into the call and
+/// back out, so that a guest's store never borrows from the engine.
+#[derive(Default)]
+pub struct CallContext {
+    /// For each message of the frame, what time and chance answer; empty where the plugin imports neither.
+    pub facts: Vec<MessageFacts>,
+    /// State of the messages' keys; none where the stage has none.
+    pub state: Option<Box<dyn KeyedState>>,
+}
+
+/// What a plugin may learn of one message beyond its fields.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MessageFacts {
+    /// Its event time, or the broker's, in milliseconds.
+    pub time: i64,
+    /// The seed of its random numbers: a pure function of its position.
+    pub seed: u64,
+}
+
+/// The keyed state of a stage during one call. Every call names a message by its index in the frame:
+/// the entry belongs to that message's key.
+pub trait KeyedState: Send {
+    /// The value of an entry.
+    ///
+    /// # Errors
+    /// A text for the author when the index is out of the frame or the store fails.
+    fn get(&mut self, index: u32, name: &str) -> Result<Option<Vec<u8>>, String>;
+    /// Sets (`Some`) or deletes (`None`) an entry, staged until the epoch commits; `ttl_ms` is how
+    /// long it lives, in event time from that message on.
+    ///
+    /// # Errors
+    /// As [`KeyedState::get`].
+    fn set(
+        &mut self,
+        index: u32,
+        name: &str,
+        value: Option<&[u8]>,
+        ttl_ms: Option<u64>,
+    ) -> Result<(), String>;
+}
+
+/// How a call is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trial {
+    /// A batch in production: bounded by deadline ticks. What fails here convicts nobody.
+    Batch,
+    /// One message alone, on a fresh instance, under fuel and memory limits: a verdict that a replay
+    /// repeats.
+    Verdict,
+}
+
+/// Why a call gave no answer. The instance is gone by the time the engine sees this.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// The guest trapped or panicked; the text has the panic's message with file and line where known.
+    #[error("trapped: {0}")]
+    Trap(String),
+    /// It ran past the deadline; says nothing about the guest, for that depends on the machine's load.
+    #[error("ran past its deadline of {limit_ms} ms")]
+    Deadline {
+        /// The limit.
+        limit_ms: u64,
+    },
+    /// It used up its fuel.
+    #[error("used up its fuel of {limit}")]
+    Fuel {
+        /// The limit.
+        limit: u64,
+    },
+    /// It asked for more memory than its limit.
+    #[error("asked for more than its {limit_bytes} bytes of memory")]
+    Memory {
+        /// The limit.
+        limit_bytes: usize,
+    },
+    /// It answered with more bytes than its limit, or with bytes that are not the layout.
+    #[error("answered wrongly: {0}")]
+    Answer(String),
+    /// It returned an error for the call as a whole.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl CallError {
+    /// The error's kind, as metrics label it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Trap(_) => "trap",
+            Self::Deadline { .. } => "deadline",
+            Self::Fuel { .. } => "fuel",
+            Self::Memory { .. } => "memory",
+            Self::Answer(_) => "answer",
+            Self::Refused(_) => "error",
+        }
+    }
+}
+
+/// What an aggregate says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AggregateInfo {
+    /// Whether fold(a ++ b) = fold(b, fold(a)) holds for its finished bytes in any order.
+    pub commutative: bool,
+    /// The version of its accumulators.
+    pub state_version: u32,
+    /// The accumulator of no messages.
+    pub initial: Vec<u8>,
+}
+
+/// Which of the contract's interfaces a plugin exports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Kinds {
+    /// `transform`, in either width.
+    pub transform: bool,
+    /// `filter`, in either width.
+    pub filter: bool,
+    /// `aggregate`, in either width.
+    pub aggregate: bool,
+    /// `scan`, in either width.
+    pub scan: bool,
+    /// `migrate`.
+    pub migrate: bool,
+}
+
+/// What the engine must know of a plugin before it calls it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GuestInfo {
+    /// The plugin's name: its file's, without the ending.
+    pub name: String,
+    /// The digest of its file, in hexadecimal.
+    pub digest: String,
+    /// Its version, where it names one.
+    pub version: Option<String>,
+    /// What it exports.
+    pub kinds: Kinds,
+    /// Whether calls need [`CallContext::facts`].
+    pub needs_facts: bool,
+    /// Whether calls need [`CallContext::state`].
+    pub needs_state: bool,
+    /// What its aggregate says of itself.
+    pub aggregate: Option<AggregateInfo>,
+}
+
+/// Makes the guests of one plugin, one for each worker.
+pub trait Plugin: Send + Sync {
+    /// What it is.
+    fn info(&self) -> &GuestInfo;
+    /// A guest for one worker. Cheap: the instance is made at the first call.
+    fn guest(&self) -> Box<dyn Guest>;
+}
+
+/// A shared plugin.
+pub type PluginRef = Arc<dyn Plugin>;
+
+/// A plugin as one worker calls it. Answers are bytes as they came: the engine checks them.
+pub trait Guest: Send {
+    /// Transforms a frame: answers edits.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    fn transform(&mut self, frame: &[u8], cx: &mut CallContext, trial: Trial) -> Result<Vec<u8>, CallError>;
+    /// Filters a frame: answers edits that only drop, or fail messages.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    fn filter(&mut self, frame: &[u8], cx: &mut CallContext, trial: Trial) -> Result<Vec<u8>, CallError>;
+    /// Folds messages into accumulators. Answers blobs: tag 0, the new accumulators in the groups'
+    /// order; then, with tag 1 + its index, the reason of each message that failed, which then
+    /// counts for no group.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    fn fold(
+        &mut self,
+        frame: &[u8],
+        groups: &[u8],
+        cx: &mut CallContext,
+        trial: Trial,
+    ) -> Result<Vec<u8>, CallError>;
+    /// Folds messages and edits each: answers edits and blobs as `fold`'s.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    fn scan(
+        &mut self,
+        frame: &[u8],
+        groups: &[u8],
+        cx: &mut CallContext,
+        trial: Trial,
+    ) -> Result<(Vec<u8>, Vec<u8>), CallError>;
+    /// Merges accumulators, two by two: 2 n blobs in, n blobs out.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    fn merge(
+        &mut self,
+        accumulators: &[u8],
+        cx: &mut CallContext,
+        trial: Trial,
+    ) -> Result<Vec<u8>, CallError>;
+    /// Turns accumulators into JSON values: n blobs in, n blobs out; tag 1 marks a reason instead.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    fn finish(
+        &mut self,
+        accumulators: &[u8],
+        cx: &mut CallContext,
+        trial: Trial,
+    ) -> Result<Vec<u8>, CallError>;
+    /// Turns accumulators of an older state version into today's: n blobs in, n blobs out.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    fn migrate(
+        &mut self,
+        from_version: u32,
+        accumulators: &[u8],
+        cx: &mut CallContext,
+        trial: Trial,
+    ) -> Result<Vec<u8>, CallError>;
+}
