@@ -5,6 +5,17 @@
 //! over the whole table.
 #![forbid(unsafe_code)]
 
+pub mod codec;
+pub mod file;
+pub mod generator;
+mod lines;
+mod os;
+mod pace;
+pub mod stdio;
+pub mod store;
+pub mod table;
+pub mod units;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -25,6 +36,14 @@ pub enum ConnectorError {
     /// Asking again won't help: stop the pipeline and show this, which names what to do.
     #[error("{0}")]
     Fatal(String),
+}
+
+impl ConnectorError {
+    /// Whether nobody reads stdout any more, as behind `| head`: the end of the run, but no failure.
+    #[must_use]
+    pub fn is_pipe_closed(&self) -> bool {
+        matches!(self, Self::Fatal(text) if text == stdio::PIPE_CLOSED)
+    }
 }
 
 /// What a source is like, for `explain` and for the guarantee.
@@ -61,12 +80,19 @@ pub trait Source: Send {
     async fn open(&mut self, partition: u32, offset: u64) -> Result<Box<dyn Reader>, ConnectorError>;
     /// Everything before these offsets is committed by the pipeline: acknowledge it.
     async fn commit(&mut self, offsets: &[(u32, u64)]) -> Result<(), ConnectorError>;
+    /// Whether the partition is still the log in which a position of the incarnation `committed` counts.
+    /// A file that has grown is, though its incarnation is now another text. The host asks this of
+    /// every committed position before it opens a reader there.
+    async fn is_same_log(&mut self, partition: &Partition, committed: &str) -> Result<bool, ConnectorError> {
+        Ok(partition.incarnation == committed)
+    }
 }
 
 /// What a reader found.
 #[derive(Debug)]
 pub enum Polled {
-    /// At least one record, in the log's order, each at most once.
+    /// At least one record, in the log's order, each at most once. The batch's `partition.source` is 0:
+    /// the host, which numbers the sources, sets it.
     Records(RawBatch),
     /// The partition has ended; polling again answers the same.
     End,

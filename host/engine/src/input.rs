@@ -19,6 +19,8 @@ pub struct RawRecord {
     pub key: Option<Range<usize>>,
     /// When the log took it in, in milliseconds, if the log says.
     pub appended_ms: Option<i64>,
+    /// Its line, counted from 1, where the log is text that people look into.
+    pub line: Option<u64>,
     /// Why the reader could not take it whole (a record above the limit); `value` is then its head.
     pub rejected: Option<String>,
 }

@@ -1,9 +1,36 @@
 //! The pure core of wasmill: no I/O, no threads, no clock.
+//!
+//! A message's way: [`input::RawBatch`] → [`prefix::Prefix`] (decode, stateless stages, key) →
+//! [`coordinator::Coordinator`] (stamps, virtual log, exchange, barriers) → [`lane::Lane`] (windows,
+//! aggregates) → [`commit::Commit`] (one epoch: outputs, state, positions).
+//!
+//! Whoever drives these pieces, with threads or without, gets the same outputs: they are a pure
+//! function of the sources' logs.
 #![forbid(unsafe_code)]
 
+mod aggregate;
+mod hash;
+mod running;
+mod windowed;
+
+pub mod batch;
+pub mod commit;
+pub mod coordinator;
+pub mod dead_letter;
 pub mod guest;
 pub mod input;
+pub mod key;
+pub mod lane;
 pub mod output;
+pub mod plugin_state;
 pub mod position;
+pub mod prefix;
+pub mod stage;
 pub mod state;
 pub mod time;
+pub mod topology;
+pub mod virtual_log;
+pub mod window;
+
+pub use running::RunningSpec;
+pub use windowed::WindowSpec;

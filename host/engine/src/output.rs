@@ -1,12 +1,15 @@
 //! What leaves the engine: encoded messages, each with an id that makes a repeat refusable.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use wasmill_frame::Message;
 
+use crate::dead_letter::{Buried, DeadLetter};
 use crate::position::PartitionId;
 
-/// What an output is the result of. Never an epoch or a batch: a replay must give the same.
+/// What an output is the result of, within one sink. Never an epoch or a batch: a replay must give the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OutputId<'a> {
     /// The `index`-th result of the message at `offset`.
@@ -30,6 +33,8 @@ pub enum OutputId<'a> {
         end: i64,
         /// Which firing, from 0.
         revision: u32,
+        /// Which of the results that later stages made of the firing.
+        index: u32,
     },
 }
 
@@ -58,6 +63,9 @@ pub struct EncodedBatch {
 impl EncodedBatch {
     /// Puts another batch behind this one.
     pub fn append(&mut self, mut other: EncodedBatch) {
+        if other.records.is_empty() {
+            return;
+        }
         if self.records.is_empty() {
             *self = other;
             return;
@@ -82,4 +90,180 @@ pub trait Encoder: Send + Sync {
     /// # Errors
     /// The reason, for the dead-letter queue.
     fn encode(&self, message: Message<'_>, id: &OutputId<'_>, into: &mut EncodedBatch) -> Result<(), String>;
+}
+
+/// Which messages a sink takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Takes {
+    /// What comes out of the last stage.
+    Main,
+    /// Dead letters.
+    DeadLetters,
+    /// What a plugin, or a late policy, sends to the output of this name.
+    Named(String),
+}
+
+/// One sink, as the engine sees it.
+#[derive(Clone)]
+pub struct SinkRoute {
+    /// What it takes.
+    pub takes: Takes,
+    /// Its own form of a message.
+    pub encoder: Arc<dyn Encoder>,
+}
+
+/// All sinks of a pipeline, by what they take.
+#[derive(Clone)]
+pub struct Routes {
+    sinks: Vec<SinkRoute>,
+    main: Vec<usize>,
+    dead_letters: Vec<usize>,
+    named: BTreeMap<String, Vec<usize>>,
+    partitions: BTreeMap<PartitionId, String>,
+}
+
+impl Routes {
+    /// Sorts the sinks by what they take; `partitions` are the names that dead letters tell.
+    #[must_use]
+    pub fn new(sinks: Vec<SinkRoute>, partitions: BTreeMap<PartitionId, String>) -> Self {
+        let mut routes =
+            Self { sinks, main: Vec::new(), dead_letters: Vec::new(), named: BTreeMap::new(), partitions };
+        for (i, sink) in routes.sinks.iter().enumerate() {
+            match &sink.takes {
+                Takes::Main => routes.main.push(i),
+                Takes::DeadLetters => routes.dead_letters.push(i),
+                Takes::Named(name) => routes.named.entry(name.clone()).or_default().push(i),
+            }
+        }
+        routes
+    }
+
+    /// How many sinks there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.sinks.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sinks.is_empty()
+    }
+
+    /// The sinks that take what comes out of the last stage.
+    #[must_use]
+    pub fn main(&self) -> &[usize] {
+        &self.main
+    }
+
+    /// The sinks of a named output, or a reason for the author.
+    ///
+    /// # Errors
+    /// When no sink takes the output.
+    pub fn named(&self, name: &str) -> Result<&[usize], String> {
+        self.named.get(name).map(Vec::as_slice).ok_or_else(|| {
+            format!("no sink takes the output `{name}`: add a sink with `output: {name}` to the pipeline")
+        })
+    }
+
+    /// What people call a partition.
+    #[must_use]
+    pub fn partition_name(&self, partition: PartitionId) -> String {
+        self.partitions.get(&partition).cloned().unwrap_or_else(|| partition.to_string())
+    }
+}
+
+/// What leaves in one epoch, or by one batch: one encoded batch a sink.
+#[derive(Debug, Clone, Default)]
+pub struct Outbox {
+    /// By sink.
+    pub sinks: Vec<EncodedBatch>,
+    /// By sink, for each message the offset of the source's message that it is a result of; empty where
+    /// nobody asks.
+    pub offsets: Vec<Vec<u64>>,
+    /// How many messages of the source became dead letters here.
+    pub dead: u64,
+}
+
+impl Outbox {
+    /// An empty one for these routes.
+    #[must_use]
+    pub fn new(routes: &Routes) -> Self {
+        Self {
+            sinks: vec![EncodedBatch::default(); routes.len()],
+            offsets: vec![Vec::new(); routes.len()],
+            dead: 0,
+        }
+    }
+
+    /// The bytes of all sinks together.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        self.sinks.iter().map(|s| s.data.len() + s.records.len() * 64).sum()
+    }
+
+    /// Encodes a message for each of `sinks`. What a sink's encoder refuses becomes a dead letter.
+    pub fn send(&mut self, routes: &Routes, sinks: &[usize], message: Message<'_>, id: &OutputId<'_>) {
+        for &sink in sinks {
+            match routes.sinks[sink].encoder.encode(message, id, &mut self.sinks[sink]) {
+                Ok(()) => self.note_offset(sink, id),
+                Err(reason) => self.bury(
+                    routes,
+                    &DeadLetter { reason: &reason, kind: "encode", stage: "sink", plugin: None, attempts: 1 },
+                    Buried::Message(message),
+                    id,
+                ),
+            }
+        }
+    }
+
+    /// Makes a dead letter of a message.
+    pub fn bury(&mut self, routes: &Routes, why: &DeadLetter<'_>, what: Buried<'_>, id: &OutputId<'_>) {
+        self.dead += 1;
+        let frame = why.message(routes, what, id);
+        for &sink in &routes.dead_letters {
+            if routes.sinks[sink].encoder.encode(frame.get(0), id, &mut self.sinks[sink]).is_ok() {
+                self.note_offset(sink, id);
+            }
+        }
+    }
+
+    /// Puts each sink's messages in the order of the source's messages that they are results of.
+    pub(crate) fn sort_by_offset(&mut self) {
+        for (sink, offsets) in self.sinks.iter_mut().zip(&mut self.offsets) {
+            if !offsets.is_sorted() {
+                let mut order: Vec<usize> = (0..offsets.len()).collect();
+                order.sort_by_key(|i| offsets[*i]);
+                sink.records = order.iter().map(|i| sink.records[*i].clone()).collect();
+                *offsets = order.iter().map(|i| offsets[*i]).collect();
+            }
+        }
+    }
+
+    /// Takes out what is the result of messages before `offset`; the rest must be sorted.
+    pub(crate) fn take_before(&mut self, offset: u64) -> Outbox {
+        let mut taken = Outbox::default();
+        for (sink, offsets) in self.sinks.iter_mut().zip(&mut self.offsets) {
+            let n = offsets.partition_point(|o| *o < offset);
+            let rest = EncodedBatch { data: sink.data.clone(), records: sink.records.split_off(n) };
+            let rest_offsets = offsets.split_off(n);
+            taken.sinks.push(std::mem::replace(sink, rest));
+            taken.offsets.push(std::mem::replace(offsets, rest_offsets));
+        }
+        taken
+    }
+
+    /// Puts another outbox of the same routes behind this one; the offsets are of no use any more.
+    pub fn append(&mut self, other: Outbox) {
+        for (sink, more) in self.sinks.iter_mut().zip(other.sinks) {
+            sink.append(more);
+        }
+        self.dead += other.dead;
+    }
+
+    fn note_offset(&mut self, sink: usize, id: &OutputId<'_>) {
+        if let OutputId::Message { offset, .. } = id {
+            self.offsets[sink].push(*offset);
+        }
+    }
 }

@@ -88,6 +88,12 @@ pub trait StateStore: Send + Sync {
     /// # Errors
     /// When it can't be read, or is damaged.
     fn checkpoint(&self) -> Result<Option<Checkpoint>, StoreError>;
+    /// The reset generation: 0 at first, raised by [`StateStore::reset`]. A commit whose checkpoint has
+    /// another one is refused.
+    ///
+    /// # Errors
+    /// When it can't be read, or is damaged.
+    fn generation(&self) -> Result<u64, StoreError>;
     /// The committed value of a key.
     ///
     /// # Errors
@@ -118,4 +124,62 @@ pub trait StateStore: Send + Sync {
     /// # Errors
     /// When it failed.
     fn reset(&self) -> Result<(), StoreError>;
+}
+
+/// What a stored key belongs to: the first byte of the key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StateKind {
+    /// A window's accumulator.
+    Window,
+    /// A running accumulator.
+    Running,
+    /// A plugin's own entry.
+    Plugin,
+}
+
+impl StateKind {
+    fn byte(self) -> u8 {
+        match self {
+            Self::Window => b'w',
+            Self::Running => b'r',
+            Self::Plugin => b's',
+        }
+    }
+}
+
+/// The bytes before everything that one stage stores for one key group: kind, stage u16, group u16, both
+/// big-endian, so that a key group is one range of the store.
+#[must_use]
+pub fn group_prefix(kind: StateKind, stage: u16, group: u16) -> Vec<u8> {
+    let mut key = vec![kind.byte()];
+    key.extend_from_slice(&stage.to_be_bytes());
+    key.extend_from_slice(&group.to_be_bytes());
+    key
+}
+
+/// The stored key of a window's accumulator: the prefix, its end as big-endian i64 (never negative), the key.
+#[must_use]
+pub fn window_key(stage: u16, group: u16, end: i64, key: &[u8]) -> Vec<u8> {
+    let mut stored = group_prefix(StateKind::Window, stage, group);
+    stored.extend_from_slice(&end.to_be_bytes());
+    stored.extend_from_slice(key);
+    stored
+}
+
+/// The stored key of a running accumulator: the prefix, the key.
+#[must_use]
+pub fn running_key(stage: u16, group: u16, key: &[u8]) -> Vec<u8> {
+    let mut stored = group_prefix(StateKind::Running, stage, group);
+    stored.extend_from_slice(key);
+    stored
+}
+
+/// The stored key of a plugin's entry: the prefix, the key's length as big-endian u32, the key, the name.
+#[must_use]
+pub fn plugin_state_key(stage: u16, group: u16, key: &[u8], name: &str) -> Vec<u8> {
+    let mut stored = group_prefix(StateKind::Plugin, stage, group);
+    stored.extend_from_slice(&u32::try_from(key.len()).unwrap_or(u32::MAX).to_be_bytes());
+    stored.extend_from_slice(key);
+    stored.extend_from_slice(name.as_bytes());
+    stored
 }

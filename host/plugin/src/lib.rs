@@ -1,1 +1,45 @@
-//! ...
+//! Plugins as wasmill runs them: admission, compile cache, instances, limits.
+//!
+//! One [`Sandbox`] a process. [`Sandbox::load`] admits a component, compiles it or takes it from the
+//! cache, and gives the engine a [`wasmill_engine::guest::Plugin`]; the engine makes one guest of it
+//! for each worker. Nothing outside this crate knows wasmtime.
+//!
+//! What holds for every plugin:
+//!
+//! - Production calls run under deadline ticks, verdicts under fuel on a fresh instance: only the
+//!   latter say the same on every machine ([`Limits`]).
+//! - After a call that failed, the instance is gone; so is what it staged.
+//! - A plugin sees nothing of the machine: no files, sockets, environment, or clock. It imports what
+//!   the contract always gives, what its stage grants ([`Grants`]), and, for other toolchains, a WASI
+//!   0.2 world in which there is nothing.
+//! - No code that wasmtime compiled elsewhere is ever run: a cache entry must carry this cache's own
+//!   authentication code.
+
+mod admission;
+mod artifact;
+mod cache;
+mod context;
+mod contract;
+mod counters;
+mod engines;
+mod failure;
+mod grants;
+mod guest;
+mod imports;
+mod inspect;
+mod limits;
+mod outline;
+mod pack;
+mod plugin;
+mod sandbox;
+mod text;
+mod typed;
+
+pub use admission::AdmissionError;
+pub use contract::{CONTRACT_VERSION, Width};
+pub use counters::Counter;
+pub use grants::{Grant, Grants, UnknownGrant};
+pub use inspect::{ImportNeed, Inspection};
+pub use limits::Limits;
+pub use pack::{PackError, pack};
+pub use sandbox::{Sandbox, SandboxError, SandboxOptions, StageConfig};

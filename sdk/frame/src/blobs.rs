@@ -89,6 +89,12 @@ impl BlobsWriter {
         }
     }
 
+    /// Whether there is none yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
     /// The finished layout.
     #[must_use]
     pub fn finish(self) -> Vec<u8> {

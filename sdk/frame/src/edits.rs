@@ -170,19 +170,36 @@ pub struct EditsWriter {
     count: u32,
 }
 
+/// A place in an [`EditsWriter`] to go back to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    bytes: usize,
+    count: u32,
+}
+
 impl EditsWriter {
     /// No edits yet, for a frame of `messages` messages.
     #[must_use]
     pub fn new(messages: usize) -> Self {
-        let mut bytes = vec![0; HEADER_BYTES];
-        write_header(&mut bytes, MAGIC, 0, length(messages));
-        Self { bytes, count: 0 }
+        Self::with_capacity(messages, 0)
+    }
+
+    /// As [`EditsWriter::new`], with room for `bytes` bytes of edits.
+    #[must_use]
+    pub fn with_capacity(messages: usize, bytes: usize) -> Self {
+        let mut buffer = Vec::with_capacity(HEADER_BYTES + bytes);
+        buffer.resize(HEADER_BYTES, 0);
+        write_header(&mut buffer, MAGIC, 0, length(messages));
+        Self { bytes: buffer, count: 0 }
     }
 
     /// Adds an edit for the message at `index`; indices must not fall.
     ///
     /// # Panics
     /// When a name is longer than 65,535 bytes.
+    // Inlined, an edit with a literal name is a few stores; a call of WebAssembly's memory.copy for
+    // each part costs several times as much.
+    #[inline(always)]
     pub fn push(&mut self, index: usize, edit: Edit<'_>) {
         let timestamp;
         let (op, flag, name, value): (u8, bool, &str, &[u8]) = match edit {
@@ -206,13 +223,64 @@ impl EditsWriter {
             Ok(n) => n.to_le_bytes(),
             Err(_) => panic!("a name of {} bytes", name.len()),
         };
-        self.bytes.extend_from_slice(&[op, u8::from(flag)]);
-        self.bytes.extend_from_slice(&name_bytes);
-        self.bytes.extend_from_slice(&length(index).to_le_bytes());
-        self.bytes.extend_from_slice(&length(value.len()).to_le_bytes());
+        let mut head = [op, u8::from(flag), name_bytes[0], name_bytes[1], 0, 0, 0, 0, 0, 0, 0, 0];
+        put_u32(&mut head, 4, length(index));
+        put_u32(&mut head, 8, length(value.len()));
+        self.bytes.reserve(EDIT_BYTES + name.len() + value.len());
+        self.bytes.extend_from_slice(&head);
         self.bytes.extend_from_slice(name.as_bytes());
         self.bytes.extend_from_slice(value);
         self.count += 1;
+    }
+
+    /// Adds an edit whose value goes on with what `write` appends, which saves a copy. What `write`
+    /// finds in the buffer belongs to earlier edits: it must only append. The edit must be one that
+    /// takes a value. When `write` fails, no edit is added.
+    ///
+    /// # Errors
+    /// What `write` gives.
+    #[inline(always)]
+    pub fn push_with<E>(
+        &mut self,
+        index: usize,
+        edit: Edit<'_>,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let before = self.mark();
+        self.push(index, edit);
+        let appended_at = self.bytes.len();
+        if let Err(e) = write(&mut self.bytes) {
+            self.rewind(before);
+            return Err(e);
+        }
+        let by = length(self.bytes.len() - appended_at);
+        let value_length = u32_at(&self.bytes, before.bytes + 8);
+        put_u32(&mut self.bytes, before.bytes + 8, length(value_length as usize + by as usize));
+        Ok(())
+    }
+
+    /// The place behind the last edit.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        Mark { bytes: self.bytes.len(), count: self.count }
+    }
+
+    /// Takes away the edits behind a mark of this writer.
+    pub fn rewind(&mut self, mark: Mark) {
+        self.bytes.truncate(mark.bytes);
+        self.count = mark.count;
+    }
+
+    /// Puts another writer's edits behind these.
+    pub fn append(&mut self, other: &Self) {
+        self.bytes.extend_from_slice(&other.bytes[HEADER_BYTES..]);
+        self.count += other.count;
+    }
+
+    /// Whether there is no edit yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
     }
 
     /// The finished layout.

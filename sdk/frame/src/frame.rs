@@ -221,6 +221,10 @@ impl<'a> Frame<'a> {
     }
 }
 
+/// A message's entry in a frame's table.
+#[derive(Debug, Clone)]
+pub struct Record([u8; RECORD_BYTES]);
+
 /// A frame that its owner builds and changes in place.
 #[derive(Debug, Clone)]
 pub struct FrameBuf {
@@ -425,20 +429,64 @@ impl FrameBuf {
         self.set_span(index, META, column.as_bytes());
     }
 
-    /// Keeps the messages for which `keep` is true, in order.
-    pub fn retain(&mut self, mut keep: impl FnMut(usize) -> bool) {
-        let mut to = 0;
-        for from in 0..self.count {
-            if keep(from) {
-                if to != from {
-                    let at = HEADER_BYTES + from * RECORD_BYTES;
-                    self.bytes.copy_within(at..at + RECORD_BYTES, HEADER_BYTES + to * RECORD_BYTES);
-                }
-                to += 1;
-            }
+    /// Takes all metadata away, and with it the fields that plugins don't see.
+    pub fn clear_metadata(&mut self, index: usize) {
+        self.set_span(index, META, b"");
+    }
+
+    /// The message's entry in the table, to be put back with [`FrameBuf::push_record`].
+    #[must_use]
+    pub fn record(&self, index: usize) -> Record {
+        let at = self.record_at(index);
+        let mut record = [0; RECORD_BYTES];
+        record.copy_from_slice(&self.bytes[at..at + RECORD_BYTES]);
+        Record(record)
+    }
+
+    /// Adds a message behind the others that shares its bytes with the message `record` was taken
+    /// from, as that was at the time.
+    ///
+    /// # Panics
+    /// When the record is of another frame and its spans leave this one's arena.
+    pub fn push_record(&mut self, record: &Record) {
+        let at = HEADER_BYTES + self.count * RECORD_BYTES;
+        if at + RECORD_BYTES > self.arena_at {
+            self.grow_table();
         }
-        self.set_count(to);
-        if to == 0 {
+        let arena_bytes = self.bytes.len() - self.arena_at;
+        for field in [ID, TYPE, KEY, PAYLOAD, META] {
+            let (offset, len) = (u32_at(&record.0, field), u32_at(&record.0, field + 4));
+            assert!(offset as usize + len as usize <= arena_bytes, "a record of another frame");
+        }
+        self.bytes[at..at + RECORD_BYTES].copy_from_slice(&record.0);
+        self.set_count(self.count + 1);
+    }
+
+    /// Keeps the messages named in `order`, in that order.
+    ///
+    /// # Panics
+    /// When `order` names a message that is not there.
+    pub fn arrange(&mut self, order: &[usize]) {
+        let rising = order.windows(2).all(|w| w[0] < w[1]);
+        if rising {
+            // In place: a message only ever moves towards the front.
+            for (to, &from) in order.iter().enumerate() {
+                let at = self.record_at(from);
+                self.bytes.copy_within(at..at + RECORD_BYTES, HEADER_BYTES + to * RECORD_BYTES);
+            }
+        } else {
+            let mut table = Vec::with_capacity(order.len() * RECORD_BYTES);
+            for &from in order {
+                let at = self.record_at(from);
+                table.extend_from_slice(&self.bytes[at..at + RECORD_BYTES]);
+            }
+            while HEADER_BYTES + table.len() > self.arena_at {
+                self.grow_table();
+            }
+            self.bytes[HEADER_BYTES..HEADER_BYTES + table.len()].copy_from_slice(&table);
+        }
+        self.set_count(order.len());
+        if order.is_empty() {
             self.bytes.truncate(self.arena_at);
         }
     }

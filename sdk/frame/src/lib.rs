@@ -26,7 +26,7 @@ pub mod meta;
 
 pub use blobs::{Blobs, BlobsWriter};
 pub use edits::{Edit, Edits, EditsWriter};
-pub use frame::{Frame, FrameBuf, Message, Parts};
+pub use frame::{Frame, FrameBuf, Message, Parts, Record};
 pub use groups::{Group, Groups, GroupsWriter};
 pub use meta::{Meta, MetaKind, MetaWriter};
 

@@ -1,0 +1,406 @@
+//! State on disk, in fjall.
+//!
+//! ```text
+//! <directory>/FORMAT   the version of all this, as a decimal number
+//! <directory>/HEAD     how far the database must be (head.rs)
+//! <directory>/db/      the database: one keyspace, `g<generation>`, so that a reset is one step
+//!     c                the checkpoint, as JSON
+//!     f                what was foretold: epoch u64, facts
+//!     s<key>           the state's entries
+//! ```
+//! Each value ends with a hash of its key and itself. fjall checks its blocks and its log's batches when
+//! it reads them; the hash also finds what happens between, and a value under another's key.
+
+use std::fs;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use wasmill_engine::state::{Checkpoint, Delta, Epoch, StateStore, StoreError};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+use super::head::{self, Found, Head, HeadFile};
+use super::refuse_stale;
+use crate::os;
+
+/// The version of what is on disk.
+pub const FORMAT: u32 = 1;
+
+/// The longest key: the database's own limit, less the prefix.
+const KEY_BYTES_MAX: usize = 65_000;
+const HASH_BYTES: usize = 8;
+const CHECKPOINT: &[u8] = b"c";
+const FORETOLD: &[u8] = b"f";
+const ENTRY: u8 = b's';
+
+/// State on disk.
+pub struct DiskStore {
+    directory: PathBuf,
+    db: Database,
+    keyspace: RwLock<Keyspace>,
+    writer: Mutex<Writer>,
+}
+
+/// What a commit must know; one commits at a time.
+struct Writer {
+    head: Head,
+    head_file: HeadFile,
+    foretold: Option<Epoch>,
+}
+
+impl DiskStore {
+    /// Where the state of a pipeline is, below the data directory.
+    #[must_use]
+    pub fn directory(data_directory: &Path, pipeline: &str) -> PathBuf {
+        data_directory.join(pipeline).join("state")
+    }
+
+    /// Opens the store in a directory, and makes it where there is none.
+    ///
+    /// # Errors
+    /// When another process has it open, it is of another format, damaged, or can't be read or written.
+    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+        let io = |what: &str, path: &Path, e: &io::Error| StoreError::Io {
+            what: format!("{what} {}", path.display()),
+            cause: os::cause(e),
+        };
+        fs::create_dir_all(directory).map_err(|e| io("cannot create", directory, &e))?;
+        let db_path = directory.join("db");
+        check_format(directory, &db_path)?;
+
+        let db = guarded(directory, || Database::builder(&db_path).open())?;
+        let (generation, keyspace) = newest(directory, &db)?;
+        let head_path = directory.join("HEAD");
+        let found = head::read(&head_path).map_err(|e| io("cannot read", &head_path, &e))?;
+        let checkpoint = read_checkpoint(directory, &keyspace)?;
+        let head = Head { generation, epoch: checkpoint.map_or(0, |c| c.epoch) };
+        match found {
+            Found::Head(must) if must > head => {
+                return Err(corrupt(
+                    directory,
+                    format!(
+                        "commit {} of generation {} is missing, the last one there is {} of {}",
+                        must.epoch, must.generation, head.epoch, head.generation
+                    ),
+                ));
+            }
+            Found::Damaged => {
+                tracing::warn!(path = %head_path.display(), "a damaged HEAD was written anew: nothing is lost");
+            }
+            _ => {}
+        }
+        let head_file = HeadFile::create(&head_path, head).map_err(|e| io("cannot write", &head_path, &e))?;
+        let foretold = read_foretold(directory, &keyspace)?.map(|(epoch, _)| epoch);
+        Ok(Self {
+            directory: directory.to_owned(),
+            db,
+            keyspace: RwLock::new(keyspace),
+            writer: Mutex::new(Writer { head, head_file, foretold }),
+        })
+    }
+
+    /// Resets the store in a directory even where it can't be opened for damage or its format: it is made
+    /// anew, of a greater generation. Answers the generation.
+    ///
+    /// # Errors
+    /// When another process has it open, or files can't be removed or made.
+    pub fn reset_at(directory: &Path) -> Result<u64, StoreError> {
+        let generation = match Self::open(directory) {
+            Ok(store) => {
+                store.reset()?;
+                return store.generation();
+            }
+            Err(StoreError::Corrupt { .. } | StoreError::Format { .. }) => {
+                match head::read(&directory.join("HEAD")) {
+                    Ok(Found::Head(head)) => head.generation + 1,
+                    // Unknown: one that no earlier run can have counted up to.
+                    _ => (1 << 32) | u64::from(std::process::id()),
+                }
+            }
+            Err(e) => return Err(e),
+        };
+        let io = |e: &io::Error| StoreError::Io {
+            what: format!("cannot reset {}", directory.display()),
+            cause: os::cause(e),
+        };
+        for path in ["db", "HEAD", "FORMAT"].map(|name| directory.join(name)) {
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            match removed {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(io(&e)),
+                _ => {}
+            }
+        }
+        let store = Self::open(directory)?;
+        store.move_to(generation)?;
+        Ok(generation)
+    }
+
+    /// Moves what is in memory to tables on disk and merges them; happens by itself as the state grows.
+    ///
+    /// # Errors
+    /// When they can't be written.
+    pub fn compact(&self) -> Result<(), StoreError> {
+        let keyspace = self.keyspace();
+        guarded(&self.directory, || {
+            keyspace.rotate_memtable_and_wait()?;
+            keyspace.major_compact()
+        })
+    }
+
+    fn keyspace(&self) -> Keyspace {
+        // The lock only ever guards a handle that is replaced as a whole.
+        self.keyspace.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed(&self, error: &fjall::Error) -> StoreError {
+        store_error(&self.directory, error)
+    }
+
+    fn write_head(&self, writer: &mut Writer, head: Head) -> Result<(), StoreError> {
+        writer.head = head;
+        writer.head_file.write(head).map_err(|e| StoreError::Io {
+            what: format!("cannot write {}", self.directory.join("HEAD").display()),
+            cause: os::cause(&e),
+        })
+    }
+
+    /// Begins an empty keyspace of another generation and leaves the old one.
+    fn move_to(&self, generation: u64) -> Result<(), StoreError> {
+        let mut writer = self.writer();
+        let mut keyspace = self.keyspace.write().unwrap_or_else(PoisonError::into_inner);
+        let new = self
+            .db
+            .keyspace(&name(generation), KeyspaceCreateOptions::default)
+            .map_err(|e| self.failed(&e))?;
+        // From here on the new one counts, whatever happens: the greatest generation is the state.
+        let old = std::mem::replace(&mut *keyspace, new);
+        self.db.delete_keyspace(old).map_err(|e| self.failed(&e))?;
+        self.db.persist(PersistMode::SyncAll).map_err(|e| self.failed(&e))?;
+        writer.foretold = None;
+        self.write_head(&mut writer, Head { generation, epoch: 0 })
+    }
+}
+
+impl StateStore for DiskStore {
+    fn name(&self) -> String {
+        format!("disk {}", self.directory.display())
+    }
+
+    fn is_durable(&self) -> bool {
+        true
+    }
+
+    fn checkpoint(&self) -> Result<Option<Checkpoint>, StoreError> {
+        read_checkpoint(&self.directory, &self.keyspace())
+    }
+
+    fn generation(&self) -> Result<u64, StoreError> {
+        Ok(self.writer().head.generation)
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        read(&self.directory, &self.keyspace(), &entry(key))
+    }
+
+    fn scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+        for item in self.keyspace().prefix(entry(prefix)) {
+            let (key, value) = guarded(&self.directory, || item.into_inner())?;
+            let value = checked(&self.directory, &key, &value)?;
+            visit(&key[1..], value);
+        }
+        Ok(())
+    }
+
+    fn commit(&self, delta: &Delta, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+        let mut writer = self.writer();
+        refuse_stale(&self.name(), checkpoint, writer.head.generation, writer.head.epoch)?;
+        let keyspace = self.keyspace();
+        let mut batch = self.db.batch().durability(Some(PersistMode::SyncAll));
+        for (key, value) in &delta.changes {
+            if key.len() > KEY_BYTES_MAX {
+                let what = format!("commit of epoch {} to {}", checkpoint.epoch, self.name());
+                let cause = format!("a key of {} bytes is above the limit of {KEY_BYTES_MAX}", key.len());
+                return Err(StoreError::Io { what, cause });
+            }
+            let key = entry(key);
+            match value {
+                Some(value) => {
+                    let value = hashed(&key, value);
+                    batch.insert(&keyspace, key, value);
+                }
+                None => batch.remove(&keyspace, key),
+            }
+        }
+        let json = serde_json::to_vec(checkpoint).map_err(|e| corrupt(&self.directory, e.to_string()))?;
+        batch.insert(&keyspace, CHECKPOINT, hashed(CHECKPOINT, &json));
+        if writer.foretold.take_if(|epoch| *epoch <= checkpoint.epoch).is_some() {
+            batch.remove(&keyspace, FORETOLD);
+        }
+        batch.commit().map_err(|e| self.failed(&e))?;
+        let head = Head { generation: writer.head.generation, epoch: checkpoint.epoch };
+        self.write_head(&mut writer, head)
+    }
+
+    fn foretell(&self, epoch: Epoch, facts: &[u8]) -> Result<(), StoreError> {
+        let mut writer = self.writer();
+        let mut value = epoch.to_le_bytes().to_vec();
+        value.extend_from_slice(facts);
+        let mut batch = self.db.batch().durability(Some(PersistMode::SyncAll));
+        batch.insert(&self.keyspace(), FORETOLD, hashed(FORETOLD, &value));
+        batch.commit().map_err(|e| self.failed(&e))?;
+        writer.foretold = Some(epoch);
+        Ok(())
+    }
+
+    fn foretold(&self) -> Result<Option<(Epoch, Vec<u8>)>, StoreError> {
+        read_foretold(&self.directory, &self.keyspace())
+    }
+
+    fn reset(&self) -> Result<(), StoreError> {
+        let generation = self.generation()? + 1;
+        self.move_to(generation)
+    }
+}
+
+fn check_format(directory: &Path, db_path: &Path) -> Result<(), StoreError> {
+    let path = directory.join("FORMAT");
+    let io = |e: &io::Error| StoreError::Io {
+        what: format!("cannot write {}", path.display()),
+        cause: os::cause(e),
+    };
+    let other = |found: String| {
+        Err(StoreError::Format { path: directory.display().to_string(), found, expected: FORMAT })
+    };
+    match fs::read(&path) {
+        Ok(bytes) if bytes == format!("{FORMAT}\n").as_bytes() => Ok(()),
+        // A crash while it was made first: there is nothing behind it yet.
+        Ok(bytes) if !db_path.exists() && bytes.len() < 2 => mark(directory, &path).map_err(|e| io(&e)),
+        Ok(bytes) => other(format!("`{}`", String::from_utf8_lossy(&bytes).trim_end().escape_debug())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound && db_path.exists() => {
+            other("unknown (no FORMAT file)".into())
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => mark(directory, &path).map_err(|e| io(&e)),
+        Err(e) => Err(io(&e)),
+    }
+}
+
+fn mark(directory: &Path, path: &Path) -> io::Result<()> {
+    fs::write(path, format!("{FORMAT}\n"))?;
+    fs::File::open(path)?.sync_all()?;
+    fs::File::open(directory)?.sync_all()
+}
+
+fn name(generation: u64) -> String {
+    format!("g{generation}")
+}
+
+/// The keyspace of the greatest generation; what a reset left behind is removed.
+fn newest(directory: &Path, db: &Database) -> Result<(u64, Keyspace), StoreError> {
+    let mut generations = Vec::new();
+    for name in db.list_keyspace_names() {
+        match name.strip_prefix('g').and_then(|n| n.parse::<u64>().ok()) {
+            Some(generation) => generations.push(generation),
+            None => return Err(corrupt(directory, format!("keyspace `{}` is unknown", name.escape_debug()))),
+        }
+    }
+    generations.sort_unstable();
+    let generation = generations.pop().unwrap_or(0);
+    let open = |generation| {
+        guarded(directory, || db.keyspace(&name(generation), KeyspaceCreateOptions::default))
+    };
+    for old in generations {
+        let old = open(old)?;
+        guarded(directory, || db.delete_keyspace(old))?;
+    }
+    Ok((generation, open(generation)?))
+}
+
+fn entry(key: &[u8]) -> Vec<u8> {
+    let mut entry = Vec::with_capacity(key.len() + 1);
+    entry.push(ENTRY);
+    entry.extend_from_slice(key);
+    entry
+}
+
+fn hash(key: &[u8], value: &[u8]) -> [u8; HASH_BYTES] {
+    xxh3_64_with_seed(value, xxh3_64(key)).to_le_bytes()
+}
+
+fn hashed(key: &[u8], value: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(value.len() + HASH_BYTES);
+    bytes.extend_from_slice(value);
+    bytes.extend_from_slice(&hash(key, value));
+    bytes
+}
+
+fn checked<'a>(directory: &Path, key: &[u8], stored: &'a [u8]) -> Result<&'a [u8], StoreError> {
+    match stored.split_last_chunk::<HASH_BYTES>() {
+        Some((value, sum)) if *sum == hash(key, value) => Ok(value),
+        _ => Err(corrupt(directory, "a value doesn't have its hash".into())),
+    }
+}
+
+fn read(directory: &Path, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+    match guarded(directory, || keyspace.get(key))? {
+        Some(stored) => checked(directory, key, &stored).map(|value| Some(value.to_vec())),
+        None => Ok(None),
+    }
+}
+
+fn read_checkpoint(directory: &Path, keyspace: &Keyspace) -> Result<Option<Checkpoint>, StoreError> {
+    read(directory, keyspace, CHECKPOINT)?
+        .map(|json| serde_json::from_slice(&json).map_err(|e| corrupt(directory, format!("checkpoint: {e}"))))
+        .transpose()
+}
+
+fn read_foretold(directory: &Path, keyspace: &Keyspace) -> Result<Option<(Epoch, Vec<u8>)>, StoreError> {
+    read(directory, keyspace, FORETOLD)?
+        .map(|value| match value.split_first_chunk::<8>() {
+            Some((epoch, facts)) => Ok((Epoch::from_le_bytes(*epoch), facts.to_vec())),
+            None => Err(corrupt(directory, "what was foretold lacks its epoch".into())),
+        })
+        .transpose()
+}
+
+/// Calls the database. It panics on some damage, which is then told as the damage that it is.
+fn guarded<T>(directory: &Path, call: impl FnOnce() -> fjall::Result<T>) -> Result<T, StoreError> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(done) => done.map_err(|e| store_error(directory, &e)),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked");
+            Err(corrupt(directory, format!("the database gave up: {text}")))
+        }
+    }
+}
+
+fn corrupt(directory: &Path, cause: String) -> StoreError {
+    StoreError::Corrupt { what: format!("the state in {}", directory.display()), cause }
+}
+
+fn store_error(directory: &Path, error: &fjall::Error) -> StoreError {
+    use fjall::Error;
+    let path = directory.display().to_string();
+    let io = |e: &io::Error| match e.kind() {
+        // What is there is too short or is not what it should be; the system refused nothing.
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::NotFound => {
+            corrupt(directory, e.to_string())
+        }
+        _ => StoreError::Io { what: format!("the state in {path}"), cause: os::cause(e) },
+    };
+    match error {
+        Error::Locked => StoreError::Locked { path },
+        Error::Io(e) | Error::Storage(fjall::LsmError::Io(e)) => io(e),
+        Error::Poisoned => StoreError::Io {
+            what: format!("the state in {path}"),
+            cause: "an earlier write failed, so nothing more is written; start the pipeline again".into(),
+        },
+        other => corrupt(directory, format!("{other:?}")),
+    }
+}

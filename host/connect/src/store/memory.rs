@@ -1,0 +1,100 @@
+//! State in memory: it ends with the process.
+
+use std::collections::BTreeMap;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use wasmill_engine::state::{Checkpoint, Delta, Epoch, StateStore, StoreError};
+
+use super::refuse_stale;
+
+/// State in memory.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    inner: RwLock<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    entries: BTreeMap<Vec<u8>, Vec<u8>>,
+    checkpoint: Option<Checkpoint>,
+    foretold: Option<(Epoch, Vec<u8>)>,
+    generation: u64,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    // No call below can panic between two changes, so a poisoned lock guards whole state.
+    fn read(&self) -> RwLockReadGuard<'_, Inner> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl StateStore for MemoryStore {
+    fn name(&self) -> String {
+        "memory".into()
+    }
+
+    fn is_durable(&self) -> bool {
+        false
+    }
+
+    fn checkpoint(&self) -> Result<Option<Checkpoint>, StoreError> {
+        Ok(self.read().checkpoint.clone())
+    }
+
+    fn generation(&self) -> Result<u64, StoreError> {
+        Ok(self.read().generation)
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.read().entries.get(key).cloned())
+    }
+
+    fn scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+        let inner = self.read();
+        let from = inner.entries.range::<[u8], _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded));
+        for (key, value) in from.take_while(|(key, _)| key.starts_with(prefix)) {
+            visit(key, value);
+        }
+        Ok(())
+    }
+
+    fn commit(&self, delta: &Delta, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+        let mut inner = self.write();
+        let last = inner.checkpoint.as_ref().map_or(0, |c| c.epoch);
+        refuse_stale("memory", checkpoint, inner.generation, last)?;
+        for (key, value) in &delta.changes {
+            match value {
+                Some(value) => inner.entries.insert(key.clone(), value.clone()),
+                None => inner.entries.remove(key),
+            };
+        }
+        inner.foretold.take_if(|(epoch, _)| *epoch <= checkpoint.epoch);
+        inner.checkpoint = Some(checkpoint.clone());
+        Ok(())
+    }
+
+    fn foretell(&self, epoch: Epoch, facts: &[u8]) -> Result<(), StoreError> {
+        self.write().foretold = Some((epoch, facts.to_vec()));
+        Ok(())
+    }
+
+    fn foretold(&self) -> Result<Option<(Epoch, Vec<u8>)>, StoreError> {
+        Ok(self.read().foretold.clone())
+    }
+
+    fn reset(&self) -> Result<(), StoreError> {
+        let mut inner = self.write();
+        *inner = Inner { generation: inner.generation + 1, ..Inner::default() };
+        Ok(())
+    }
+}

@@ -1,0 +1,235 @@
+//! The registration table: one line a connector.
+//!
+//! A connector is a folder with its spec, which is a struct that serde reads and whose comments are the
+//! users' documentation, and a line below. From the lines come [`SourceSpec`] and [`SinkSpec`], which a
+//! pipeline spec holds: `file: {path: flights.jsonl}`, or `stdin` alone where a spec needs nothing.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::de::value::MapDeserializer;
+use serde::de::{DeserializeOwned, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::json;
+
+use crate::{ConnectorError, Sink, Source};
+
+/// A spec that makes a source.
+pub trait SourceConnector: DeserializeOwned + JsonSchema {
+    /// The source; connects to nothing yet.
+    ///
+    /// # Errors
+    /// What is wrong with the spec.
+    fn source(&self) -> Result<Box<dyn Source>, ConnectorError>;
+}
+
+/// A spec that makes a sink.
+pub trait SinkConnector: DeserializeOwned + JsonSchema {
+    /// The sink; connects to nothing yet.
+    ///
+    /// # Errors
+    /// What is wrong with the spec.
+    fn sink(&self) -> Result<Box<dyn Sink>, ConnectorError>;
+    /// Removes what earlier runs wrote, where that is the sink's own: `wasmill reset`.
+    ///
+    /// # Errors
+    /// What could not be removed.
+    fn reset(&self) -> Result<(), ConnectorError> {
+        Ok(())
+    }
+}
+
+/// A connector, for lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connector {
+    /// Its name in a pipeline spec.
+    pub name: &'static str,
+    /// Whether it can be a source.
+    pub source: bool,
+    /// Whether it can be a sink.
+    pub sink: bool,
+}
+
+/// The connectors of this build, by name.
+#[must_use]
+pub fn connectors() -> Vec<Connector> {
+    let mut names: Vec<&'static str> = SourceSpec::NAMES.iter().chain(SinkSpec::NAMES).copied().collect();
+    names.sort_unstable();
+    names.dedup();
+    let connector = |name| Connector {
+        name,
+        source: SourceSpec::NAMES.contains(&name),
+        sink: SinkSpec::NAMES.contains(&name),
+    };
+    names.into_iter().map(connector).collect()
+}
+
+macro_rules! register {
+    ($(#[$doc:meta])* $specs:ident, $connector:ident, $what:literal: $($name:literal => $variant:ident($spec:ty);)+) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq)]
+        pub enum $specs {
+            $(#[doc = concat!("`", $name, "`")] $variant($spec),)+
+        }
+
+        impl $specs {
+            /// The names, as a pipeline spec has them.
+            pub const NAMES: &'static [&'static str] = &[$($name),+];
+
+            /// The connector's name.
+            #[must_use]
+            pub fn name(&self) -> &'static str {
+                match self { $(Self::$variant(_) => $name,)+ }
+            }
+
+            fn spec(&self) -> &dyn $connector {
+                match self { $(Self::$variant(spec) => spec,)+ }
+            }
+
+            /// The names of those that need nothing but their name.
+            #[must_use]
+            pub fn names_alone() -> Vec<&'static str> {
+                let mut names = Vec::new();
+                $(if from_nothing::<$spec, serde::de::value::Error>().is_ok() { names.push($name); })+
+                names
+            }
+        }
+
+        impl Serialize for $specs {
+            fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                let mut map = s.serialize_map(Some(1))?;
+                match self { $(Self::$variant(spec) => map.serialize_entry($name, spec)?,)+ }
+                map.end()
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $specs {
+            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                struct Named;
+                impl<'de> Visitor<'de> for Named {
+                    type Value = $specs;
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        write!(f, concat!("a ", $what, ": one of {}, with its settings"), $specs::NAMES.join(", "))
+                    }
+                    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Self::Value, E> {
+                        match name {
+                            $($name => from_nothing(). map($specs::$variant),)+
+                            _ => Err(E::unknown_variant(name, $specs::NAMES)),
+                        }
+                    }
+                    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                        let Some(name) = map.next_key::<Cow<'de, str>>()? else {
+                            return Err(A::Error::invalid_length(0, &self));
+                        };
+                        let spec = match &*name {
+                            $($name => $specs::$variant(map.next_value()?),)+
+                            other => return Err(A::Error::unknown_variant(other, $specs::NAMES)),
+                        };
+                        if let Some((more, IgnoredAny)) = map.next_entry::<Cow<'de, str>, _>()? {
+                            return Err(A::Error::custom(format_args!(
+                                concat!("`{}` beside `{}`: a ", $what, " has one name; indent its settings below it"),
+                                more, name
+                            )));
+                        }
+                        Ok(spec)
+                    }
+                }
+                d.deserialize_any(Named)
+            }
+        }
+
+        impl JsonSchema for $specs {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($specs).into()
+            }
+            fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+                let mut forms = vec![json!({ "type": "string", "enum": Self::names_alone() })];
+                $(forms.push(json!({
+                    "type": "object",
+                    "properties": { $name: generator.subschema_for::<$spec>() },
+                    "required": [$name],
+                    "additionalProperties": false
+                }));)+
+                let mut schema = Schema::default();
+                schema.insert("oneOf".into(), forms.into());
+                schema
+            }
+        }
+    };
+}
+
+/// A spec of which every setting has a default.
+fn from_nothing<T: DeserializeOwned, E: serde::de::Error>() -> Result<T, E> {
+    T::deserialize(MapDeserializer::<_, E>::new(std::iter::empty::<(&str, &str)>()))
+}
+
+register! {
+    /// A source in a pipeline spec.
+    SourceSpec, SourceOf, "source":
+    "file" => File(crate::file::FileSourceSpec);
+    "generator" => Generator(crate::generator::GeneratorSourceSpec);
+    "stdin" => Stdin(crate::stdio::StdinSourceSpec);
+}
+
+register! {
+    /// A sink in a pipeline spec.
+    SinkSpec, SinkOf, "sink":
+    "file" => File(crate::file::FileSinkSpec);
+    "stdout" => Stdout(crate::stdio::StdoutSinkSpec);
+}
+
+impl SourceSpec {
+    /// The source; connects to nothing yet.
+    ///
+    /// # Errors
+    /// What is wrong with the spec.
+    pub fn source(&self) -> Result<Box<dyn Source>, ConnectorError> {
+        self.spec().make()
+    }
+}
+
+impl SinkSpec {
+    /// The sink; connects to nothing yet.
+    ///
+    /// # Errors
+    /// What is wrong with the spec.
+    pub fn sink(&self) -> Result<Box<dyn Sink>, ConnectorError> {
+        self.spec().make()
+    }
+
+    /// Removes what earlier runs wrote, where that is the sink's own.
+    ///
+    /// # Errors
+    /// What could not be removed.
+    pub fn reset(&self) -> Result<(), ConnectorError> {
+        self.spec().clear()
+    }
+}
+
+/// The part of [`SourceConnector`] that a `dyn` can have.
+trait SourceOf {
+    fn make(&self) -> Result<Box<dyn Source>, ConnectorError>;
+}
+
+impl<T: SourceConnector> SourceOf for T {
+    fn make(&self) -> Result<Box<dyn Source>, ConnectorError> {
+        self.source()
+    }
+}
+
+/// The part of [`SinkConnector`] that a `dyn` can have.
+trait SinkOf {
+    fn make(&self) -> Result<Box<dyn Sink>, ConnectorError>;
+    fn clear(&self) -> Result<(), ConnectorError>;
+}
+
+impl<T: SinkConnector> SinkOf for T {
+    fn make(&self) -> Result<Box<dyn Sink>, ConnectorError> {
+        self.sink()
+    }
+    fn clear(&self) -> Result<(), ConnectorError> {
+        self.reset()
+    }
+}

@@ -1,0 +1,291 @@
+//! The store contract, run over every store; then what only a store on disk can suffer.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+use wasmill_connect::store::{DiskStore, MemoryStore};
+use wasmill_engine::position::{PartitionId, Position, Progress};
+use wasmill_engine::state::{Checkpoint, Delta, StateStore, StoreError};
+
+fn checkpoint(epoch: u64, generation: u64) -> Checkpoint {
+    let position = Position {
+        incarnation: "4096:abc".into(),
+        offset: epoch * 10,
+        index: 0,
+        stream_time: i64::MIN,
+        progress: Progress::Live,
+    };
+    Checkpoint {
+        epoch,
+        generation,
+        shape: "shape".into(),
+        stream_time: i64::MAX,
+        positions: vec![(PartitionId { source: 0, partition: 1 }, position)],
+        sinks: vec![("out".into(), "token".into())],
+        counts: BTreeMap::from([("in".into(), u64::MAX)]),
+    }
+}
+
+fn delta(changes: &[(&str, Option<&str>)]) -> Delta {
+    let bytes = |s: &str| s.as_bytes().to_vec();
+    Delta { changes: changes.iter().map(|(k, v)| (bytes(k), v.map(bytes))).collect() }
+}
+
+fn all(store: &dyn StateStore, prefix: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let text = |b: &[u8]| String::from_utf8(b.to_vec()).expect("text");
+    store.scan(prefix.as_bytes(), &mut |k, v| found.push((text(k), text(v)))).expect("a scan");
+    found
+}
+
+fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+}
+
+/// Runs a story over each store; `open` closes it and opens it again where it is durable.
+fn for_each_store(story: impl Fn(&mut dyn FnMut() -> Box<dyn StateStore>)) {
+    let directory = tempfile::tempdir().expect("a directory");
+    story(&mut || Box::new(DiskStore::open(directory.path()).expect("a store")));
+    story(&mut || Box::new(MemoryStore::new()));
+}
+
+#[test]
+fn a_commit_is_all_there_with_its_checkpoint() {
+    for_each_store(|open| {
+        let mut store = open();
+        assert_eq!(store.checkpoint().expect("none"), None);
+        assert_eq!(store.generation().expect("a generation"), 0);
+        store
+            .commit(&delta(&[("b", Some("2")), ("a", Some("1")), ("b\u{0}", Some("")), ("c", None)]), &checkpoint(1, 0))
+            .expect("a commit");
+        store.commit(&delta(&[("a", None), ("b", Some("3")), ("", Some("empty key"))]), &checkpoint(2, 0)).expect("a commit");
+        for _ in 0..2 {
+            assert_eq!(store.checkpoint().expect("one"), Some(checkpoint(2, 0)));
+            assert_eq!(store.get(b"b").expect("b"), Some(b"3".to_vec()));
+            assert_eq!(store.get(b"b\0").expect("b0"), Some(Vec::new()));
+            assert_eq!(store.get(b"a").expect("a"), None);
+            assert_eq!(all(&*store, ""), pairs(&[("", "empty key"), ("b", "3"), ("b\u{0}", "")]));
+            assert_eq!(all(&*store, "b\u{0}"), pairs(&[("b\u{0}", "")]));
+            assert_eq!(all(&*store, "x"), []);
+            if store.is_durable() {
+                drop(store);
+                store = open();
+            }
+        }
+    });
+}
+
+#[test]
+fn a_stale_commit_is_refused_and_changes_nothing() {
+    for_each_store(|open| {
+        let store = open();
+        store.commit(&delta(&[("a", Some("1"))]), &checkpoint(5, 0)).expect("a commit");
+        for (stale, part) in [
+            (checkpoint(5, 0), "epoch 5 is committed already"),
+            (checkpoint(4, 0), "epoch 5 is committed already"),
+            (checkpoint(6, 1), "of generation 1, the store of 0"),
+        ] {
+            let error = store.commit(&delta(&[("a", Some("2"))]), &stale).expect_err(part).to_string();
+            assert!(error.contains(part), "{error}");
+        }
+        assert_eq!(store.get(b"a").expect("a"), Some(b"1".to_vec()));
+    });
+}
+
+#[test]
+fn what_was_foretold_stays_until_its_epoch_commits() {
+    for_each_store(|open| {
+        let mut store = open();
+        assert_eq!(store.foretold().expect("none"), None);
+        store.foretell(1, b"one").expect("foretold");
+        store.commit(&Delta::default(), &checkpoint(1, 0)).expect("a commit");
+        assert_eq!(store.foretold().expect("none"), None);
+        store.foretell(3, b"three").expect("foretold");
+        store.commit(&Delta::default(), &checkpoint(2, 0)).expect("a commit");
+        if store.is_durable() {
+            drop(store);
+            store = open();
+        }
+        assert_eq!(store.foretold().expect("three"), Some((3, b"three".to_vec())));
+        store.commit(&Delta::default(), &checkpoint(3, 0)).expect("a commit");
+        assert_eq!(store.foretold().expect("none"), None);
+    });
+}
+
+#[test]
+fn a_reset_forgets_all_but_raises_the_generation() {
+    for_each_store(|open| {
+        let mut store = open();
+        for generation in 0..3 {
+            store.commit(&delta(&[("a", Some("1"))]), &checkpoint(1, generation)).expect("a commit");
+            store.foretell(2, b"two").expect("foretold");
+            store.reset().expect("a reset");
+            for _ in 0..2 {
+                assert_eq!(store.generation().expect("a generation"), generation + 1);
+                assert_eq!(store.checkpoint().expect("none"), None);
+                assert_eq!(store.foretold().expect("none"), None);
+                assert_eq!(all(&*store, ""), []);
+                if store.is_durable() {
+                    drop(store);
+                    store = open();
+                }
+            }
+            let zombie = store.commit(&Delta::default(), &checkpoint(2, generation)).expect_err("stale");
+            assert!(zombie.to_string().contains("it was reset meanwhile"), "{zombie}");
+        }
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn a_store_on_disk_is_a_map(
+        epochs in prop::collection::vec(
+            prop::collection::btree_map("[a-c]{0,3}", prop::option::of("[x-z]{0,20}"), 0..12), 1..12),
+        reopen_at in prop::collection::vec(any::<bool>(), 12),
+    ) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut disk = DiskStore::open(directory.path()).expect("a store");
+        let memory = MemoryStore::new();
+        for (i, changes) in epochs.into_iter().enumerate() {
+            let delta = Delta {
+                changes: changes.into_iter().map(|(k, v)| (k.into_bytes(), v.map(String::into_bytes))).collect(),
+            };
+            let checkpoint = checkpoint(i as u64 + 1, 0);
+            disk.commit(&delta, &checkpoint).expect("a commit");
+            memory.commit(&delta, &checkpoint).expect("a commit");
+            if reopen_at[i] {
+                drop(disk);
+                disk = DiskStore::open(directory.path()).expect("a store");
+            }
+            for prefix in ["", "a", "ab", "c"] {
+                prop_assert_eq!(all(&disk, prefix), all(&memory, prefix));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_second_process_is_told() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let _first = DiskStore::open(directory.path()).expect("a store");
+    let error = DiskStore::open(directory.path()).err().expect("locked");
+    assert!(matches!(error, StoreError::Locked { .. }), "{error}");
+    let error = DiskStore::reset_at(directory.path()).expect_err("locked");
+    assert!(error.to_string().contains("is in use by another wasmill"), "{error}");
+}
+
+#[test]
+fn another_format_is_told_and_can_be_reset() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = DiskStore::open(directory.path()).expect("a store");
+    store.commit(&delta(&[("a", Some("1"))]), &checkpoint(1, 0)).expect("a commit");
+    drop(store);
+    for mark in ["2\n", "1", "", "\u{1b}["] {
+        std::fs::write(directory.path().join("FORMAT"), mark).expect("a mark");
+        let error = DiskStore::open(directory.path()).err().expect("another format");
+        assert!(matches!(error, StoreError::Format { expected: 1, .. }), "{error}");
+        assert!(!error.to_string().contains('\u{1b}'));
+    }
+    std::fs::remove_file(directory.path().join("FORMAT")).expect("no mark");
+    let error = DiskStore::open(directory.path()).err().expect("no format").to_string();
+    assert!(error.contains("holds state of format unknown (no FORMAT file); this wasmill reads format 1"), "{error}");
+
+    assert_eq!(DiskStore::reset_at(directory.path()).expect("a reset"), 1);
+    let store = DiskStore::open(directory.path()).expect("a store");
+    assert_eq!((store.generation().expect("1"), store.checkpoint().expect("none")), (1, None));
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_told_with_its_path() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("file");
+    std::fs::write(&path, "").expect("a file");
+    let error = DiskStore::open(&path.join("state")).err().expect("refused").to_string();
+    assert!(error.contains("file/state") && error.contains("not a directory"), "{error}");
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found.sort();
+    found
+}
+
+fn copy(from: &Path, to: &Path) {
+    for file in files(from) {
+        let target = to.join(file.strip_prefix(from).expect("below"));
+        std::fs::create_dir_all(target.parent().expect("a parent")).expect("a directory");
+        std::fs::copy(&file, target).expect("a copy");
+    }
+}
+
+/// What a store says of itself: all of it, read both ways.
+fn whole(directory: &Path) -> Result<(Option<Checkpoint>, u64, BTreeMap<Vec<u8>, Vec<u8>>), StoreError> {
+    let store = DiskStore::open(directory)?;
+    let mut entries = BTreeMap::new();
+    store.scan(b"", &mut |k, v| {
+        entries.insert(k.to_vec(), v.to_vec());
+    })?;
+    for i in 0..300 {
+        let key = format!("key-{i}").into_bytes();
+        assert_eq!(store.get(&key)?, entries.get(&key).cloned(), "a get and a scan differ");
+    }
+    Ok((store.checkpoint()?, store.generation()?, entries))
+}
+
+/// Flips one bit in every file at a sample of places: each time the store tells the damage, or answers as
+/// before; never something else.
+#[test]
+fn no_flipped_bit_gives_a_wrong_answer() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let good = directory.path().join("good");
+    let store = DiskStore::open(&good).expect("a store");
+    store.commit(&delta(&[("gone", Some("by the reset"))]), &checkpoint(1, 0)).expect("a commit");
+    store.reset().expect("a reset");
+    for epoch in 1..=6 {
+        let changes = (0..40).map(|i| {
+            let key = format!("key-{}", (epoch * 37 + i * 7) % 300).into_bytes();
+            (key, (i % 5 != 0).then(|| format!("value {i} of {epoch}").into_bytes()))
+        });
+        store.commit(&Delta { changes: changes.collect() }, &checkpoint(epoch, 1)).expect("a commit");
+        if epoch == 3 {
+            store.compact().expect("tables on disk");
+        }
+    }
+    drop(store);
+    let expected = whole(&good).expect("the good one");
+
+    // The hook prints each panic that the store turns into an error; here that is a wall of text.
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let (mut told, mut wrong) = (0, Vec::new());
+    for file in files(&good) {
+        let name = file.strip_prefix(&good).expect("below").to_owned();
+        let bytes = std::fs::read(&file).expect("a file");
+        // Logs are made longer than they are full.
+        let full = bytes.iter().rposition(|b| *b != 0).map_or(0, |at| (at + 16).min(bytes.len()));
+        let step = (full / 150).max(1);
+        for (n, at) in (0..full).step_by(step).enumerate() {
+            let bad = directory.path().join("bad");
+            let _ = std::fs::remove_dir_all(&bad);
+            copy(&good, &bad);
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1 << (n % 8);
+            std::fs::write(bad.join(&name), flipped).expect("a flip");
+            match std::panic::catch_unwind(|| whole(&bad)) {
+                Ok(Ok(answer)) if answer == expected => {}
+                Ok(Ok(_)) => wrong.push(format!("{} byte {at} bit {}: another answer", name.display(), n % 8)),
+                Ok(Err(_)) => told += 1,
+                Err(_) => wrong.push(format!("{} byte {at}: a panic", name.display())),
+            }
+        }
+    }
+    std::panic::set_hook(hook);
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(told > 100, "only {told} flips were told: does the test still reach the data?");
+}

@@ -1,0 +1,222 @@
+//! Calls of an aggregate's plugin: every answer checked, the messages that it can't take found.
+
+use std::collections::HashMap;
+
+use wasmill_frame::{Blobs, BlobsWriter, Edits, GroupsWriter};
+
+use crate::batch::Batch;
+use crate::guest::{AggregateInfo, CallContext, CallError, Guest, GuestInfo, PluginRef, Trial};
+use crate::stage::{Answer, Origins, StageKind, check_edits, context};
+
+/// A message to fold: its place in the frame, and which accumulator it goes to.
+pub(crate) type Item = (usize, usize);
+
+/// A message that could not be folded.
+pub(crate) struct Unfolded {
+    pub index: usize,
+    pub kind: &'static str,
+    pub reason: String,
+    pub attempts: u32,
+}
+
+/// An aggregate's plugin as one lane calls it.
+pub(crate) struct Aggregator {
+    plugin: PluginRef,
+    guest: Box<dyn Guest>,
+    stage: String,
+    initial: Vec<u8>,
+}
+
+impl Aggregator {
+    pub fn new(stage: &str, plugin: &PluginRef) -> Self {
+        let initial = plugin.info().aggregate.as_ref().map(|a: &AggregateInfo| a.initial.clone());
+        Self {
+            guest: plugin.guest(),
+            plugin: plugin.clone(),
+            stage: stage.to_owned(),
+            initial: initial.unwrap_or_default(),
+        }
+    }
+
+    pub fn info(&self) -> &GuestInfo {
+        self.plugin.info()
+    }
+
+    /// The accumulator of no messages.
+    pub fn initial(&self) -> &[u8] {
+        &self.initial
+    }
+
+    /// Folds messages into accumulators, in the items' order for each accumulator.
+    pub fn fold(&mut self, batch: &Batch, items: &[Item], accumulators: &mut [Vec<u8>]) -> Vec<Unfolded> {
+        let mut unfolded = Vec::new();
+        self.fold_some(batch, items, accumulators, None, &mut unfolded);
+        unfolded
+    }
+
+    /// Folds messages, and collects what the plugin has to say to each.
+    pub fn scan(
+        &mut self,
+        batch: &Batch,
+        items: &[Item],
+        accumulators: &mut [Vec<u8>],
+        answers: &mut Vec<Answer>,
+    ) -> Vec<Unfolded> {
+        let mut unfolded = Vec::new();
+        self.fold_some(batch, items, accumulators, Some(answers), &mut unfolded);
+        unfolded
+    }
+
+    fn fold_some(
+        &mut self,
+        batch: &Batch,
+        items: &[Item],
+        accumulators: &mut [Vec<u8>],
+        mut answers: Option<&mut Vec<Answer>>,
+        unfolded: &mut Vec<Unfolded>,
+    ) {
+        if items.is_empty() {
+            return;
+        }
+        let error =
+            match self.try_fold(batch, items, accumulators, answers.as_deref_mut(), unfolded, Trial::Batch) {
+                Ok(()) => return,
+                Err(error) => error,
+            };
+        if items.len() > 1 {
+            let (front, back) = items.split_at(items.len() / 2);
+            self.fold_some(batch, front, accumulators, answers.as_deref_mut(), unfolded);
+            return self.fold_some(batch, back, accumulators, answers, unfolded);
+        }
+        if let Err(verdict) = self.try_fold(batch, items, accumulators, answers, unfolded, Trial::Verdict) {
+            let error = if matches!(verdict, CallError::Deadline { .. }) { error } else { verdict };
+            unfolded.push(Unfolded {
+                index: items[0].0,
+                kind: error.kind(),
+                reason: error.to_string(),
+                attempts: 2,
+            });
+        }
+    }
+
+    fn try_fold(
+        &mut self,
+        batch: &Batch,
+        items: &[Item],
+        accumulators: &mut [Vec<u8>],
+        answers: Option<&mut Vec<Answer>>,
+        unfolded: &mut Vec<Unfolded>,
+        trial: Trial,
+    ) -> Result<(), CallError> {
+        // Messages by accumulator, in the order in which each accumulator first appears.
+        let mut slots: HashMap<usize, usize> = HashMap::new();
+        let mut groups: Vec<(usize, Vec<usize>)> = Vec::new();
+        for &(index, accumulator) in items {
+            let slot = *slots.entry(accumulator).or_insert_with(|| {
+                groups.push((accumulator, Vec::new()));
+                groups.len() - 1
+            });
+            groups[slot].1.push(index);
+        }
+        let mut writer = GroupsWriter::new();
+        for (accumulator, indices) in &groups {
+            writer.push(&accumulators[*accumulator], indices.iter().copied());
+        }
+        let mut cx = self.context(batch);
+        let frame = batch.frame.as_bytes();
+        let (edits, blobs) = if answers.is_some() {
+            let (edits, blobs) = self.guest.scan(frame, &writer.finish(), &mut cx, trial)?;
+            let view = Edits::parse(&edits, batch.len()).map_err(|m| CallError::Answer(m.to_string()))?;
+            check_edits(view, batch.len(), StageKind::Transform)?;
+            (Some(edits), blobs)
+        } else {
+            (None, self.guest.fold(frame, &writer.finish(), &mut cx, trial)?)
+        };
+        let (folded, failed) = read_folded(&blobs, groups.len(), batch.len())?;
+        for ((accumulator, _), bytes) in groups.iter().zip(folded) {
+            accumulators[*accumulator].clear();
+            accumulators[*accumulator].extend_from_slice(bytes);
+        }
+        unfolded.extend(failed.into_iter().map(|(index, reason)| Unfolded {
+            index,
+            kind: "error",
+            reason,
+            attempts: 1,
+        }));
+        if let (Some(answers), Some(bytes)) = (answers, edits) {
+            answers.push(Answer::Edits { range: 0..batch.len(), bytes });
+        }
+        Ok(())
+    }
+
+    fn context(&self, batch: &Batch) -> CallContext {
+        context(self.plugin.info(), &self.stage, batch, 0..batch.len(), Origins::Source)
+    }
+
+    /// Finishes accumulators: a JSON value or a reason for each. One that traps is found by halving.
+    pub fn finish(&mut self, accumulators: &[&[u8]]) -> Vec<Result<Vec<u8>, (String, &'static str)>> {
+        match self.try_finish(accumulators, Trial::Batch) {
+            Ok(values) => values,
+            Err(_) if accumulators.len() > 1 => {
+                let (front, back) = accumulators.split_at(accumulators.len() / 2);
+                let mut values = self.finish(front);
+                values.extend(self.finish(back));
+                values
+            }
+            Err(_) => match self.try_finish(accumulators, Trial::Verdict) {
+                Ok(values) => values,
+                Err(e) => vec![Err((e.to_string(), e.kind()))],
+            },
+        }
+    }
+
+    fn try_finish(
+        &mut self,
+        accumulators: &[&[u8]],
+        trial: Trial,
+    ) -> Result<Vec<Result<Vec<u8>, (String, &'static str)>>, CallError> {
+        let mut writer = BlobsWriter::new();
+        for bytes in accumulators {
+            writer.push(0, bytes);
+        }
+        let answer = self.guest.finish(&writer.finish(), &mut CallContext::default(), trial)?;
+        let blobs = Blobs::parse(&answer).map_err(|m| CallError::Answer(m.to_string()))?;
+        if blobs.len() != accumulators.len() {
+            return Err(count_differs("finish", accumulators.len(), blobs.len()));
+        }
+        Ok(blobs
+            .iter()
+            .map(|(tag, bytes)| match tag {
+                0 if crate::stage::is_json(bytes) => Ok(bytes.to_vec()),
+                0 => Err(("finish answered a value that is not JSON".to_owned(), "answer")),
+                _ => Err((String::from_utf8_lossy(bytes).into_owned(), "error")),
+            })
+            .collect())
+    }
+}
+
+fn count_differs(call: &str, expected: usize, found: usize) -> CallError {
+    CallError::Answer(format!("{call} answered {found} blobs where {expected} were asked for"))
+}
+
+type Folded<'a> = (Vec<&'a [u8]>, Vec<(usize, String)>);
+
+/// Reads what fold answers: the accumulators, then the messages that failed.
+fn read_folded(bytes: &[u8], groups: usize, messages: usize) -> Result<Folded<'_>, CallError> {
+    let blobs = Blobs::parse(bytes).map_err(|m| CallError::Answer(m.to_string()))?;
+    if blobs.len() < groups {
+        return Err(count_differs("fold", groups, blobs.len()));
+    }
+    let mut accumulators = Vec::with_capacity(groups);
+    let mut failed = Vec::new();
+    for (i, (tag, blob)) in blobs.iter().enumerate() {
+        match (i < groups, tag as usize) {
+            (true, 0) => accumulators.push(blob),
+            (false, tag) if tag > 0 && tag <= messages => {
+                failed.push((tag - 1, String::from_utf8_lossy(blob).into_owned()));
+            }
+            _ => return Err(CallError::Answer(format!("fold answered blob {i} with the tag {tag}"))),
+        }
+    }
+    Ok((accumulators, failed))
+}

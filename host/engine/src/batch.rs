@@ -1,0 +1,180 @@
+//! A batch: a frame with what the host alone knows of each message.
+
+use wasmill_frame::{FrameBuf, Parts};
+
+use crate::position::PartitionId;
+use crate::time::START;
+
+/// What left the main way before a message, since the message before it: dropped, failed or routed.
+/// It still counts: for stream time, and in the totals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Passed {
+    /// The greatest event time among them.
+    pub time: i64,
+    /// How many messages of the source they were.
+    pub read: u32,
+    /// How many of them a filter or transform dropped.
+    pub dropped: u32,
+    /// How many of them went to the dead-letter queue.
+    pub dead: u32,
+}
+
+impl Passed {
+    /// Nothing left.
+    pub const NONE: Self = Self { time: START, read: 0, dropped: 0, dead: 0 };
+
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            time: self.time.max(other.time),
+            read: self.read + other.read,
+            dropped: self.dropped + other.dropped,
+            dead: self.dead + other.dead,
+        }
+    }
+}
+
+/// What the host knows of one message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// Which partition's; behind a window, of no meaning.
+    pub partition: PartitionId,
+    /// The offset of the message of the source that this one is a result of; behind a window, which
+    /// of the batch's firings.
+    pub offset: u64,
+    /// Stream time at this message, set by the coordinator.
+    pub stamp: i64,
+    /// Which of its results, numbered when the stateless stages are done.
+    pub index: u32,
+    /// What counts when it is released: 1 read for the message of the source itself, 0 for one that a
+    /// plugin emitted beside; and what left of the same message of the source just before it.
+    pub own: Passed,
+    /// What left before it of earlier messages.
+    pub passed: Passed,
+}
+
+/// Gathers what leaves a batch between the messages that stay.
+#[derive(Debug)]
+pub(crate) struct Leaving {
+    earlier: Passed,
+    same: Passed,
+    offset: Option<u64>,
+}
+
+impl Leaving {
+    pub fn new() -> Self {
+        Self { earlier: Passed::NONE, same: Passed::NONE, offset: None }
+    }
+
+    /// A message leaves; its own counts and what left before it go with it.
+    pub fn leave(&mut self, row: &Row, time: i64, dropped: bool, dead: bool) {
+        self.turn(row.offset);
+        self.earlier = self.earlier.and(row.passed);
+        let (dropped, dead) = (u32::from(dropped), u32::from(dead));
+        self.same = self.same.and(row.own).and(Passed { time, read: 0, dropped, dead });
+    }
+
+    /// A message stays.
+    pub fn stay(&mut self, row: &mut Row) {
+        self.turn(row.offset);
+        row.passed = std::mem::replace(&mut self.earlier, Passed::NONE).and(row.passed);
+        row.own = std::mem::replace(&mut self.same, Passed::NONE).and(row.own);
+    }
+
+    /// What left behind the last message that stays.
+    pub fn tail(self) -> Passed {
+        self.earlier.and(self.same)
+    }
+
+    fn turn(&mut self, offset: u64) {
+        if self.offset != Some(offset) {
+            self.offset = Some(offset);
+            self.earlier = self.earlier.and(std::mem::replace(&mut self.same, Passed::NONE));
+        }
+    }
+}
+
+/// Messages on their way: in the prefix consecutive ones of one partition, in a lane a run of the
+/// virtual log.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// Whose they are; in a lane the rows say.
+    pub partition: PartitionId,
+    /// The messages.
+    pub frame: FrameBuf,
+    /// What the host knows of each.
+    pub rows: Vec<Row>,
+    /// What left behind the last one.
+    pub tail: Passed,
+    /// The offset to read next.
+    pub next: u64,
+    /// Messages that the host's own steps could not take: index, kind, reason; rising.
+    failed: Vec<(usize, &'static str, String)>,
+}
+
+impl Batch {
+    /// An empty batch with room.
+    #[must_use]
+    pub fn with_capacity(partition: PartitionId, next: u64, messages: usize, arena_bytes: usize) -> Self {
+        Self {
+            partition,
+            frame: FrameBuf::with_capacity(messages, arena_bytes),
+            rows: Vec::with_capacity(messages),
+            tail: Passed::NONE,
+            next,
+            failed: Vec::new(),
+        }
+    }
+
+    /// Adds a message of the source.
+    pub fn push(&mut self, parts: &Parts<'_>, offset: u64) {
+        self.frame.push(parts);
+        self.push_row(offset);
+    }
+
+    /// Adds the row of a message of the source that is in the frame already.
+    pub fn push_row(&mut self, offset: u64) {
+        self.rows.push(Row {
+            partition: self.partition,
+            offset,
+            stamp: START,
+            index: 0,
+            own: Passed { read: 1, ..Passed::NONE },
+            passed: std::mem::replace(&mut self.tail, Passed::NONE),
+        });
+    }
+
+    /// Notes that a message can't go on; it is taken out with the others by the step that notes it.
+    pub(crate) fn fail(&mut self, index: usize, kind: &'static str, reason: String) {
+        self.failed.push((index, kind, reason));
+    }
+
+    /// The messages noted as failed, and forgets them.
+    pub(crate) fn take_failed(&mut self) -> Vec<(usize, &'static str, String)> {
+        std::mem::take(&mut self.failed)
+    }
+
+    /// How many messages it has.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether it has none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Numbers the results of each message of the source, in order.
+    pub fn number(&mut self) {
+        let mut last = None;
+        let mut index = 0;
+        for row in &mut self.rows {
+            index = if last == Some(row.offset) { index + 1 } else { 0 };
+            last = Some(row.offset);
+            row.index = index;
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! An epoch's commit: what all lanes and the coordinator handed over at a barrier, put together.
+
+use std::collections::BTreeMap;
+
+use crate::coordinator::Barrier;
+use crate::lane::{Counts, LaneEpoch};
+use crate::output::Outbox;
+use crate::state::{Checkpoint, Delta, Epoch};
+
+/// Everything that one epoch makes durable. The order is: `foretell`, write and flush `out`, put the
+/// sinks' tokens into `checkpoint`, store `delta` with `checkpoint`, publish, acknowledge.
+#[derive(Debug)]
+pub struct Commit {
+    /// Facts that the outputs depend on, to be durable before any of them leaves.
+    pub foretell: Option<Vec<u8>>,
+    /// What leaves.
+    pub out: Outbox,
+    /// What changes in the state.
+    pub delta: Delta,
+    /// Positions and totals; its sinks' tokens are the ones of the commit before.
+    pub checkpoint: Checkpoint,
+    /// What this epoch counted.
+    pub counts: Counts,
+    /// How many windows are open behind it.
+    pub open_windows: usize,
+}
+
+/// Puts commits together and keeps the totals.
+pub struct Collector {
+    lanes: usize,
+    generation: u64,
+    shape: String,
+    totals: Counts,
+    sinks: Vec<(String, String)>,
+    open: BTreeMap<Epoch, (Option<Barrier>, Vec<LaneEpoch>)>,
+}
+
+impl Collector {
+    /// A collector that goes on from a checkpoint.
+    #[must_use]
+    pub fn new(lanes: usize, generation: u64, shape: String, checkpoint: Option<&Checkpoint>) -> Self {
+        Self {
+            lanes,
+            generation,
+            shape,
+            totals: checkpoint.map(|c| counts_from(&c.counts)).unwrap_or_default(),
+            sinks: checkpoint.map(|c| c.sinks.clone()).unwrap_or_default(),
+            open: BTreeMap::new(),
+        }
+    }
+
+    /// Takes the coordinator's part.
+    pub fn barrier(&mut self, barrier: Barrier) -> Option<Commit> {
+        let epoch = barrier.epoch;
+        self.open.entry(epoch).or_default().0 = Some(barrier);
+        self.complete(epoch)
+    }
+
+    /// Takes a lane's part. A lane's parts come in the order of their epochs.
+    pub fn lane(&mut self, epoch: Epoch, part: LaneEpoch) -> Option<Commit> {
+        self.open.entry(epoch).or_default().1.push(part);
+        self.complete(epoch)
+    }
+
+    /// The totals since the pipeline's first run, of the epochs put together so far.
+    #[must_use]
+    pub fn totals(&self) -> Counts {
+        self.totals
+    }
+
+    fn complete(&mut self, epoch: Epoch) -> Option<Commit> {
+        let (barrier, parts) = self.open.get(&epoch)?;
+        if barrier.is_none() || parts.len() < self.lanes {
+            return None;
+        }
+        let (barrier, parts) = self.open.remove(&epoch)?;
+        let barrier = barrier?;
+        let mut counts = barrier.counts;
+        let mut out = barrier.out;
+        let mut delta = Delta::default();
+        let mut open_windows = 0;
+        for part in parts {
+            out.append(part.out);
+            delta.changes.extend(part.delta.changes);
+            counts.add(part.counts);
+            open_windows += part.open_windows;
+        }
+        self.totals.add(counts);
+        let checkpoint = Checkpoint {
+            epoch,
+            generation: self.generation,
+            shape: self.shape.clone(),
+            stream_time: barrier.stream_time,
+            positions: barrier.positions,
+            sinks: self.sinks.clone(),
+            counts: counts_to(self.totals),
+        };
+        Some(Commit { foretell: barrier.foretell, out, delta, checkpoint, counts, open_windows })
+    }
+}
+
+const NAMES: [&str; 6] = ["read", "dropped", "late", "dead_letters", "written", "windows_fired"];
+
+/// Totals as a checkpoint keeps them.
+fn counts_to(c: Counts) -> BTreeMap<String, u64> {
+    let values = [c.read, c.dropped, c.late, c.dead, c.written, c.fired];
+    NAMES.iter().map(|n| (*n).to_owned()).zip(values).collect()
+}
+
+/// Totals from a checkpoint.
+#[must_use]
+pub fn counts_from(counts: &BTreeMap<String, u64>) -> Counts {
+    let get = |i: usize| counts.get(NAMES[i]).copied().unwrap_or_default();
+    Counts { read: get(0), dropped: get(1), late: get(2), dead: get(3), written: get(4), fired: get(5) }
+}

@@ -1,0 +1,448 @@
+//! The coordinator: puts prepared batches in order, stamps and merges them, hands them to the lanes by
+//! key, and says what an epoch is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::batch::Batch;
+use crate::key::{key_group, lane_of};
+use crate::lane::{Counts, LaneInput};
+use crate::output::{Outbox, Routes};
+use crate::position::{PartitionId, Position, Progress};
+use crate::prefix::Prepared;
+use crate::state::{Checkpoint, Epoch};
+use crate::time::START;
+use crate::topology::{Order, Topology};
+use crate::virtual_log::{Reached, Released, Run, VirtualLog};
+
+/// The coordinator's part of an epoch.
+#[derive(Debug)]
+pub struct Barrier {
+    /// Which epoch ends here.
+    pub epoch: Epoch,
+    /// How far each partition is.
+    pub positions: Vec<(PartitionId, Position)>,
+    /// Stream time that windows have closed by.
+    pub stream_time: i64,
+    /// What left before the lanes.
+    pub out: Outbox,
+    /// What was counted before the lanes.
+    pub counts: Counts,
+    /// Facts that the epoch's outputs depend on.
+    pub foretell: Option<Vec<u8>>,
+}
+
+/// What an epoch's outputs depend on and its messages don't tell.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Facts {
+    /// The interleaving, in arrival order.
+    runs: Vec<Run>,
+    /// How far the epoch came: before a replay is there, nobody is called idle, nor comes back.
+    reached: Vec<Reached>,
+}
+
+/// Why a pipeline can't go on from its checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ResumeError {
+    /// The state is of another shape.
+    #[error(
+        "the stored state belongs to another shape of this pipeline.\n  stored: {stored}\n  now:    {now}\nStages, keys, windows or key groups were changed: go back to the old ones, or run `wasmill reset` to forget state and positions"
+    )]
+    Shape {
+        /// The shape stored.
+        stored: String,
+        /// Today's.
+        now: String,
+    },
+    /// A partition's log is another one.
+    #[error(
+        "{partition} is not the log that was read before (its start has changed: {stored} then, {now} now); run `wasmill reset` to read it from its start"
+    )]
+    Incarnation {
+        /// The partition's name.
+        partition: String,
+        /// The incarnation stored.
+        stored: String,
+        /// Today's.
+        now: String,
+    },
+    /// A partition with a position is gone.
+    #[error("{partition} was read before and is gone; put it back, or run `wasmill reset`")]
+    Gone {
+        /// The partition.
+        partition: String,
+    },
+    /// Facts were foretold that can't be read.
+    #[error("the facts foretold for epoch {epoch} can't be read: {cause}")]
+    Facts {
+        /// Which epoch's.
+        epoch: Epoch,
+        /// Why.
+        cause: String,
+    },
+}
+
+/// A partition as the connectors found it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundPartition {
+    /// Which.
+    pub id: PartitionId,
+    /// What people call it.
+    pub name: String,
+    /// Which log it is.
+    pub incarnation: String,
+}
+
+/// The coordinator.
+pub struct Coordinator {
+    has_lanes: bool,
+    lanes: usize,
+    key_groups: u16,
+    /// Whether outputs depend on facts that the messages don't tell.
+    foretells: bool,
+    routes: Arc<Routes>,
+    epoch: Epoch,
+    log: VirtualLog,
+    starts: BTreeMap<PartitionId, Position>,
+    pending: BTreeMap<PartitionId, Pending>,
+    idle_asked: BTreeSet<PartitionId>,
+    /// Whether anything happened since the last barrier.
+    touched: bool,
+    released_bytes: usize,
+    sent_stream_time: i64,
+}
+
+#[derive(Default)]
+struct Pending {
+    next: u64,
+    results: BTreeMap<u64, Prepared>,
+    /// Raw batches in all, once the reader has come to the end.
+    end: Option<u64>,
+    /// Results of a partition that comes back from being idle; they wait for a barrier.
+    held: Vec<Prepared>,
+}
+
+impl Coordinator {
+    /// A coordinator that goes on from a checkpoint and, where there are some, from foretold facts.
+    ///
+    /// # Errors
+    /// When the checkpoint does not fit the topology or the partitions found.
+    pub fn new(
+        topology: &Topology,
+        routes: &Arc<Routes>,
+        lanes: usize,
+        found: &[FoundPartition],
+        checkpoint: Option<&Checkpoint>,
+        foretold: Option<(Epoch, &[u8])>,
+    ) -> Result<Self, ResumeError> {
+        let shape = topology.shape();
+        if let Some(c) = checkpoint.filter(|c| c.shape != shape) {
+            return Err(ResumeError::Shape { stored: c.shape.clone(), now: shape });
+        }
+        let closing = checkpoint.map_or(START, |c| c.stream_time);
+        let mut stored: BTreeMap<PartitionId, Position> =
+            checkpoint.map(|c| c.positions.iter().cloned().collect()).unwrap_or_default();
+        let mut starts = BTreeMap::new();
+        for partition in found {
+            let position = match stored.remove(&partition.id) {
+                Some(p) if p.incarnation != partition.incarnation => {
+                    return Err(ResumeError::Incarnation {
+                        partition: partition.name.clone(),
+                        stored: p.incarnation,
+                        now: partition.incarnation.clone(),
+                    });
+                }
+                Some(p) => p,
+                // A partition that appears is stamped at least at the closing stream time.
+                None => Position {
+                    incarnation: partition.incarnation.clone(),
+                    offset: 0,
+                    index: 0,
+                    stream_time: closing,
+                    progress: Progress::Live,
+                },
+            };
+            starts.insert(partition.id, position);
+        }
+        if let Some((id, _)) = stored.first_key_value() {
+            return Err(ResumeError::Gone { partition: routes.partition_name(*id) });
+        }
+        let epoch = checkpoint.map_or(1, |c| c.epoch + 1);
+        let facts = match foretold {
+            Some((of, facts)) if of == epoch => serde_json::from_slice(facts)
+                .map_err(|e| ResumeError::Facts { epoch, cause: e.to_string() })?,
+            _ => Facts::default(),
+        };
+        let positions = starts.iter().map(|(id, p)| (*id, p.clone())).collect();
+        let has_lanes = topology.has_lanes();
+        // Without lanes each partition is a log of its own: nothing waits for another.
+        let order = if has_lanes { topology.order } else { Order::Arrival };
+        Ok(Self {
+            has_lanes,
+            lanes,
+            key_groups: topology.key_groups,
+            foretells: has_lanes && (order == Order::Arrival || topology.idle_marks),
+            routes: Arc::clone(routes),
+            epoch,
+            log: VirtualLog::new(order, closing, positions, facts.runs, facts.reached),
+            pending: starts.keys().map(|id| (*id, Pending::default())).collect(),
+            starts,
+            idle_asked: BTreeSet::new(),
+            touched: false,
+            released_bytes: 0,
+            sent_stream_time: START,
+        })
+    }
+
+    /// Where each partition is to be read from, and whether it had ended before.
+    pub fn starts(&self) -> impl Iterator<Item = (PartitionId, &Position)> {
+        self.starts.iter().map(|(id, p)| (*id, p))
+    }
+
+    /// The epoch that is open.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Takes a prepared batch; batches of a partition may come in any order.
+    pub fn accept(&mut self, prepared: Prepared) {
+        let partition = prepared.partition;
+        let Some(pending) = self.pending.get_mut(&partition) else { return };
+        pending.results.insert(prepared.sequence, prepared);
+        self.take_pending(partition);
+    }
+
+    /// The reader has come to the end, after so many raw batches.
+    pub fn end(&mut self, partition: PartitionId, batches: u64) {
+        if let Some(pending) = self.pending.get_mut(&partition) {
+            pending.end = Some(batches);
+            self.take_pending(partition);
+        }
+    }
+
+    fn take_pending(&mut self, partition: PartitionId) {
+        let Some(pending) = self.pending.get_mut(&partition) else { return };
+        let mut ready = Vec::new();
+        while let Some(prepared) = pending.results.remove(&pending.next) {
+            pending.next += 1;
+            ready.push(prepared);
+        }
+        let ended = pending.end == Some(pending.next);
+        let idle = self.log.queue(partition).is_some_and(|q| q.progress == Progress::Idle);
+        if idle && (!ready.is_empty() || !pending.held.is_empty()) {
+            pending.held.extend(ready);
+            return; // `barrier` brings it back
+        }
+        if !ready.is_empty() {
+            self.idle_asked.remove(&partition);
+        }
+        for prepared in ready {
+            self.push(prepared);
+        }
+        if ended {
+            self.log.set_progress(partition, Progress::Ended);
+            self.touched = true;
+        }
+    }
+
+    fn push(&mut self, prepared: Prepared) {
+        self.touched = true;
+        self.log.push(prepared.batch, prepared.out, prepared.raw_bytes);
+    }
+
+    /// A partition was quiet for the idle timeout: stream time goes on without it, from the next barrier.
+    pub fn idle(&mut self, partition: PartitionId) {
+        let quiet = self.log.queue(partition).is_some_and(|q| q.is_empty() && q.progress == Progress::Live);
+        if quiet && self.pending.get(&partition).is_some_and(|p| p.results.is_empty()) {
+            self.idle_asked.insert(partition);
+        }
+    }
+
+    /// Whether a fact waits for a barrier of its own.
+    #[must_use]
+    pub fn wants_barrier(&self) -> bool {
+        !self.idle_asked.is_empty() || self.pending.values().any(|p| !p.held.is_empty())
+    }
+
+    /// Whether an epoch may end here: not while a replay follows a logged interleaving.
+    #[must_use]
+    pub fn can_barrier(&self) -> bool {
+        !self.log.is_replaying()
+    }
+
+    /// Whether an epoch that ended here would hold anything.
+    #[must_use]
+    pub fn is_touched(&self) -> bool {
+        self.touched || self.has_news()
+    }
+
+    /// Whether stream time has gone on since the lanes last heard of it.
+    fn has_news(&self) -> bool {
+        self.has_lanes && self.log.closing() > self.sent_stream_time
+    }
+
+    /// The raw bytes that wait to be released.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> usize {
+        self.log.waiting_bytes()
+    }
+
+    /// The bytes released, and those that left before the lanes, since the last barrier.
+    #[must_use]
+    pub fn epoch_bytes(&self) -> usize {
+        self.released_bytes + self.log.beside_bytes()
+    }
+
+    /// Stream time that windows have closed by.
+    #[must_use]
+    pub fn stream_time(&self) -> i64 {
+        self.log.closing()
+    }
+
+    /// The live partitions that hold stream time while nothing of them is ready, least first.
+    #[must_use]
+    pub fn waiting_for(&self) -> Vec<(PartitionId, i64)> {
+        self.log.waiting_for()
+    }
+
+    /// Releases about `bytes_max` bytes in order. Answers an input for each lane that has something to do.
+    pub fn release(&mut self, bytes_max: usize) -> Vec<(usize, LaneInput)> {
+        let mut exchange = Exchange::new(self.lanes, self.key_groups);
+        let has_lanes = self.has_lanes;
+        self.released_bytes += self.log.release(bytes_max, |released| {
+            if has_lanes {
+                exchange.take(released);
+            }
+        });
+        if !has_lanes {
+            return Vec::new();
+        }
+        let stream_time = self.log.closing();
+        let advanced = stream_time > self.sent_stream_time;
+        self.sent_stream_time = stream_time;
+        self.touched |= advanced;
+        exchange
+            .lanes
+            .into_iter()
+            .enumerate()
+            .filter(|(_, batch)| advanced || batch.is_some())
+            .map(|(lane, batch)| {
+                let batch = batch.unwrap_or_else(|| empty_batch(0, 0));
+                (lane, LaneInput { batch, stream_time })
+            })
+            .collect()
+    }
+
+    /// Ends the epoch: everything released so far belongs to it.
+    ///
+    /// # Panics
+    /// While a replay is following a logged interleaving; see [`Coordinator::can_barrier`].
+    pub fn barrier(&mut self) -> Barrier {
+        assert!(self.can_barrier(), "a replayed interleaving is one epoch");
+        let (mut positions, beside, runs) = self.log.barrier();
+        let left = beside.passed;
+        let counts = Counts {
+            read: left.read,
+            dropped: left.dropped,
+            dead: left.dead,
+            written: if self.has_lanes { 0 } else { left.released },
+            ..Counts::default()
+        };
+        let mut out = Outbox::new(&self.routes);
+        for part in beside.out {
+            out.append(part);
+        }
+        let stream_time = self.log.closing();
+        // Facts take effect at the barrier: they are in its positions, and what depends on them is in
+        // the next epoch.
+        let asked = std::mem::take(&mut self.idle_asked);
+        let back: Vec<PartitionId> =
+            self.pending.iter().filter(|(_, p)| !p.held.is_empty()).map(|(id, _)| *id).collect();
+        for id in &asked {
+            self.log.set_progress(*id, Progress::Idle);
+        }
+        for id in &back {
+            self.log.set_progress(*id, Progress::Live);
+        }
+        for (id, position) in &mut positions {
+            if asked.contains(id) {
+                position.progress = Progress::Idle;
+            }
+            if back.contains(id) {
+                position.progress = Progress::Live;
+                position.stream_time = position.stream_time.max(stream_time);
+            }
+        }
+        self.touched = false;
+        self.released_bytes = 0;
+        let epoch = self.epoch;
+        self.epoch += 1;
+        for id in back {
+            let held = self.pending.get_mut(&id).map(|p| std::mem::take(&mut p.held)).unwrap_or_default();
+            for prepared in held {
+                self.push(prepared);
+            }
+            self.take_pending(id);
+        }
+        self.touched |= !asked.is_empty();
+        let foretell = self.foretells.then(|| {
+            let reached = positions.iter().map(|(id, p)| (*id, p.offset, p.index)).collect();
+            serde_json::to_vec(&Facts { runs, reached }).unwrap_or_default()
+        });
+        Barrier { epoch, positions, stream_time, out, counts, foretell }
+    }
+
+    /// Whether every partition has ended and everything of it is released.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        !self.has_news()
+            && self
+                .pending
+                .keys()
+                .all(|id| self.log.queue(*id).is_some_and(|q| q.is_empty() && q.progress == Progress::Ended))
+    }
+}
+
+fn empty_batch(messages: usize, bytes: usize) -> Batch {
+    Batch::with_capacity(PartitionId { source: 0, partition: 0 }, 0, messages, bytes)
+}
+
+/// Hands messages to the lanes that own their keys.
+struct Exchange {
+    lanes: Vec<Option<Batch>>,
+    key_groups: u16,
+}
+
+impl Exchange {
+    fn new(lanes: usize, key_groups: u16) -> Self {
+        Self { lanes: vec![None; lanes.max(1)], key_groups }
+    }
+
+    fn take(&mut self, released: Released<'_>) {
+        match released {
+            // One lane and nothing before it: the batch goes through without a copy.
+            Released::Whole(batch) if self.lanes.len() == 1 && self.lanes[0].is_none() => {
+                self.lanes[0] = Some(batch);
+            }
+            Released::Whole(batch) => self.copy(&batch, 0..batch.len()),
+            Released::Some(batch, range) => self.copy(batch, range),
+        }
+    }
+
+    fn copy(&mut self, from: &Batch, range: std::ops::Range<usize>) {
+        let lanes = self.lanes.len();
+        for index in range {
+            let message = from.frame.get(index);
+            let group = key_group(message.key().unwrap_or_default(), self.key_groups);
+            let lane = if lanes == 1 { 0 } else { lane_of(group, self.key_groups, lanes) };
+            let to = self.lanes[lane]
+                .get_or_insert_with(|| empty_batch(from.len(), from.frame.size_bytes() / lanes));
+            to.frame.push(&message.parts());
+            to.rows.push(from.rows[index]);
+        }
+    }
+}

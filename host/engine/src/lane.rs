@@ -1,0 +1,220 @@
+//! A lane: the stateful part of a pipeline for a range of key groups, single-threaded.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::batch::Batch;
+use crate::key::lane_of;
+use crate::output::{Outbox, Routes};
+use crate::plugin_state::PluginState;
+use crate::running::{Running, RunningSpec};
+use crate::stage::{Firing, Origins, Stage, StageSpec};
+use crate::state::{Delta, Epoch, StateStore, StoreError};
+use crate::windowed::{WindowSpec, Windowed};
+
+/// A stage behind the key_by.
+#[derive(Clone)]
+pub enum KeyedSpec {
+    /// A transform or filter.
+    Stage(Arc<StageSpec>),
+    /// A windowed aggregate.
+    Window(WindowSpec),
+    /// A running aggregate.
+    Running(RunningSpec),
+}
+
+/// What a part of a pipeline counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Messages read from sources.
+    pub read: u64,
+    /// Messages dropped because a plugin asked for it.
+    pub dropped: u64,
+    /// Messages that came too late for their windows, whatever became of them.
+    pub late: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// Messages out of the last stage.
+    pub written: u64,
+    /// Windows that fired.
+    pub fired: u64,
+}
+
+impl Counts {
+    /// Adds another count to this one.
+    pub fn add(&mut self, other: Self) {
+        self.read += other.read;
+        self.dropped += other.dropped;
+        self.late += other.late;
+        self.dead += other.dead;
+        self.written += other.written;
+        self.fired += other.fired;
+    }
+}
+
+/// Messages of a lane's keys, in the virtual log's order, and the stream time behind them.
+#[derive(Debug, Clone)]
+pub struct LaneInput {
+    /// The messages, their rows stamped.
+    pub batch: Batch,
+    /// Stream time behind them: windows that are over at it fire.
+    pub stream_time: i64,
+}
+
+/// What a lane hands over at a barrier.
+#[derive(Debug, Clone, Default)]
+pub struct LaneEpoch {
+    /// What leaves.
+    pub out: Outbox,
+    /// What changed in its state.
+    pub delta: Delta,
+    /// What it counted.
+    pub counts: Counts,
+    /// How many windows are open.
+    pub open_windows: usize,
+}
+
+enum LaneStage {
+    Stage(Stage),
+    Window(Windowed),
+    Running(Running),
+}
+
+/// A lane.
+pub struct Lane {
+    stages: Vec<LaneStage>,
+    routes: Arc<Routes>,
+    out: Outbox,
+    counts: Counts,
+}
+
+impl Lane {
+    /// The lane number `lane` of `lanes`, with the state of its key groups as the store has it.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub fn new(
+        specs: &[KeyedSpec],
+        routes: &Arc<Routes>,
+        store: &Arc<dyn StateStore>,
+        key_groups: u16,
+        (lane, lanes): (usize, usize),
+    ) -> Result<Self, StoreError> {
+        let mut stages = Vec::with_capacity(specs.len());
+        for (number, spec) in specs.iter().enumerate() {
+            let number = u16::try_from(number).unwrap_or(u16::MAX);
+            let mut stage = match spec {
+                KeyedSpec::Stage(spec) if spec.plugin.info().needs_state => {
+                    let state = PluginState::new(number, key_groups, Arc::clone(store));
+                    LaneStage::Stage(Stage::with_state(spec, Arc::new(Mutex::new(state))))
+                }
+                KeyedSpec::Stage(spec) => LaneStage::Stage(Stage::new(spec)),
+                KeyedSpec::Window(spec) => LaneStage::Window(Windowed::new(spec, number, key_groups)),
+                KeyedSpec::Running(spec) => LaneStage::Running(Running::new(spec, number, key_groups)),
+            };
+            for group in (0..key_groups).filter(|g| lane_of(*g, key_groups, lanes) == lane) {
+                match &mut stage {
+                    LaneStage::Window(windowed) => windowed.restore(store.as_ref(), group)?,
+                    LaneStage::Running(running) => running.restore(store.as_ref(), group)?,
+                    LaneStage::Stage(_) => {}
+                }
+            }
+            stages.push(stage);
+        }
+        Ok(Self { stages, routes: Arc::clone(routes), out: Outbox::new(routes), counts: Counts::default() })
+    }
+
+    /// Takes a run of the virtual log in, then fires what is over.
+    pub fn process(&mut self, input: LaneInput) {
+        let mut batch = input.batch;
+        self.flow(0, &mut batch, Origins::Source);
+        for number in 0..self.stages.len() {
+            self.fire(number, input.stream_time);
+        }
+    }
+
+    fn fire(&mut self, number: usize, stream_time: i64) {
+        let mut fired: Vec<(Batch, Vec<Firing>)> = Vec::new();
+        let LaneStage::Window(windowed) = &mut self.stages[number] else { return };
+        windowed.fire(stream_time, &self.routes, &mut self.out, |batch, firings, _| {
+            fired.push((batch, firings.to_vec()));
+        });
+        for (mut batch, firings) in fired {
+            self.counts.fired += firings.len() as u64;
+            self.flow(number + 1, &mut batch, Origins::Windows(&firings));
+        }
+    }
+
+    /// Sends messages through the stages from `first` on.
+    fn flow(&mut self, first: usize, batch: &mut Batch, origins: Origins<'_>) {
+        for stage in &mut self.stages[first..] {
+            if batch.is_empty() {
+                break;
+            }
+            match stage {
+                LaneStage::Stage(stage) => stage.run(batch, origins, &self.routes, &mut self.out),
+                LaneStage::Running(running) => running.run(batch, origins, &self.routes, &mut self.out),
+                LaneStage::Window(windowed) => {
+                    windowed.take(batch, &self.routes, &mut self.out, &mut self.counts);
+                    count_dropped(batch, &mut self.counts);
+                    return;
+                }
+            }
+        }
+        count_dropped(batch, &mut self.counts);
+        self.counts.written += batch.len() as u64;
+        send_main(batch, origins, &self.routes, &mut self.out);
+    }
+
+    /// The bytes that wait for the next barrier.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> usize {
+        self.out.size_bytes()
+    }
+
+    /// Hands over what the epoch made.
+    pub fn barrier(&mut self, epoch: Epoch) -> LaneEpoch {
+        let mut delta = Delta::default();
+        let mut open_windows = 0;
+        for stage in &mut self.stages {
+            match stage {
+                LaneStage::Window(windowed) => {
+                    windowed.take_delta(&mut delta);
+                    open_windows += windowed.open();
+                }
+                LaneStage::Running(running) => running.take_delta(&mut delta),
+                LaneStage::Stage(stage) => {
+                    if let Some(state) = stage.state() {
+                        state.lock().unwrap_or_else(PoisonError::into_inner).take_delta(epoch, &mut delta);
+                    }
+                }
+            }
+        }
+        let out = std::mem::replace(&mut self.out, Outbox::new(&self.routes));
+        let mut counts = std::mem::take(&mut self.counts);
+        counts.dead += out.dead;
+        LaneEpoch { out, delta, counts, open_windows }
+    }
+
+    /// An epoch is in the store.
+    pub fn committed(&mut self, epoch: Epoch) {
+        for stage in &mut self.stages {
+            if let LaneStage::Stage(stage) = stage
+                && let Some(state) = stage.state()
+            {
+                state.lock().unwrap_or_else(PoisonError::into_inner).committed(epoch);
+            }
+        }
+    }
+}
+
+fn count_dropped(batch: &Batch, counts: &mut Counts) {
+    let dropped: u32 = batch.rows.iter().map(|r| r.passed.dropped).sum();
+    counts.dropped += u64::from(dropped + batch.tail.dropped);
+}
+
+/// Encodes what comes out of the last stage for every sink that takes it.
+pub(crate) fn send_main(batch: &Batch, origins: Origins<'_>, routes: &Routes, out: &mut Outbox) {
+    for (message, row) in batch.frame.view().iter().zip(&batch.rows) {
+        out.send(routes, routes.main(), message, &origins.id(row));
+    }
+}

@@ -1,0 +1,186 @@
+//! The prefix: decode, event time, stateless stages, key. It keeps no state, so several workers may run
+//! a partition's batches side by side; the coordinator puts the results back in order.
+
+use std::sync::Arc;
+
+use wasmill_frame::Message;
+
+use crate::batch::{Batch, Leaving, Passed};
+use crate::dead_letter::{Buried, DeadLetter};
+use crate::input::RawBatch;
+use crate::key::{Found, OnNull};
+use crate::lane::send_main;
+use crate::output::{Outbox, OutputId, Routes};
+use crate::position::PartitionId;
+use crate::stage::{Origins, Stage};
+use crate::time::{TIMESTAMP_NONE, timestamp_in_range};
+use crate::topology::{TimeSpec, Topology};
+
+/// What the prefix made of a raw batch.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Whose.
+    pub partition: PartitionId,
+    /// Which raw batch of the partition, counted from 0: results come back in any order.
+    pub sequence: u64,
+    /// What goes on to the lanes; without lanes its messages are in `out` already.
+    pub batch: Batch,
+    /// What leaves here.
+    pub out: Outbox,
+    /// The raw bytes that it was made of.
+    pub raw_bytes: usize,
+}
+
+/// The prefix as one worker runs it.
+pub struct Prefix {
+    topology: Arc<Topology>,
+    routes: Arc<Routes>,
+    stages: Vec<Stage>,
+    key: Vec<u8>,
+}
+
+impl Prefix {
+    /// A prefix with guests of its own.
+    #[must_use]
+    pub fn new(topology: &Arc<Topology>, routes: &Arc<Routes>) -> Self {
+        Self {
+            stages: topology.prefix.iter().map(Stage::new).collect(),
+            topology: Arc::clone(topology),
+            routes: Arc::clone(routes),
+            key: Vec::new(),
+        }
+    }
+
+    /// Runs one raw batch.
+    pub fn run(&mut self, raw: &RawBatch, sequence: u64) -> Prepared {
+        let mut out = Outbox::new(&self.routes);
+        let mut batch = self.decode(raw, &mut out);
+        for stage in &mut self.stages {
+            stage.run(&mut batch, Origins::Source, &self.routes, &mut out);
+        }
+        self.set_keys(&mut batch, &mut out);
+        batch.number();
+        if !self.topology.has_lanes() {
+            send_main(&batch, Origins::Source, &self.routes, &mut out);
+        }
+        out.sort_by_offset();
+        Prepared { partition: raw.partition, sequence, batch, out, raw_bytes: raw.data.len() }
+    }
+
+    fn decode(&self, raw: &RawBatch, out: &mut Outbox) -> Batch {
+        let decoder = &self.topology.decoders[usize::from(raw.partition.source)];
+        let mut batch = Batch::with_capacity(raw.partition, raw.next, raw.records.len(), raw.data.len());
+        for record in &raw.records {
+            let value = &raw.data[record.value.clone()];
+            let key = record.key.clone().map(|k| &raw.data[k]);
+            let before = batch.frame.len();
+            let decoded = match &record.rejected {
+                Some(reason) => Err(reason.clone()),
+                None => decoder.decode(value, key, record.appended_ms, &mut batch.frame),
+            };
+            match decoded {
+                Ok(()) => {
+                    debug_assert_eq!(batch.frame.len(), before + 1);
+                    batch.push_row(record.offset);
+                }
+                Err(reason) => {
+                    let reason = match record.line {
+                        Some(line) => format!("line {line}: {reason}"),
+                        None => reason,
+                    };
+                    self.bury(raw.partition, record.offset, "decode", &reason, Buried::Bytes(value), out);
+                    batch.tail = batch.tail.and(Passed { read: 1, dead: 1, ..Passed::NONE });
+                }
+            }
+        }
+        if let Some(time) = &self.topology.time {
+            for index in 0..batch.len() {
+                match event_time(time, batch.frame.get(index)) {
+                    Ok(ms) => batch.frame.set_timestamp(index, ms, None),
+                    Err(reason) => batch.fail(index, "time", reason),
+                }
+            }
+            self.take_out_failed(&mut batch, "source", out);
+        }
+        batch
+    }
+
+    fn set_keys(&mut self, batch: &mut Batch, out: &mut Outbox) {
+        let Some(spec) = &self.topology.key else { return };
+        for index in 0..batch.len() {
+            match spec.extract(batch.frame.get(index), &mut self.key) {
+                Ok(true) => batch.frame.set_key(index, Some(&self.key)),
+                Ok(false) => match spec.on_null {
+                    OnNull::Shared => batch.frame.set_key(index, Some(b"")),
+                    OnNull::Drop => batch.fail(index, "", String::new()),
+                    OnNull::DeadLetter => {
+                        let paths: Vec<String> = spec.paths.iter().map(ToString::to_string).collect();
+                        batch.fail(index, "key", format!("no key: nothing at `{}`", paths.join("`, `")));
+                    }
+                },
+                Err(reason) => batch.fail(index, "key", reason),
+            }
+        }
+        self.take_out_failed(batch, "key_by", out);
+    }
+
+    /// Takes the messages out that failed in the host's own steps; one without a kind is dropped.
+    fn take_out_failed(&self, batch: &mut Batch, stage: &str, out: &mut Outbox) {
+        let failed = batch.take_failed();
+        if failed.is_empty() {
+            return;
+        }
+        let mut order = Vec::with_capacity(batch.len());
+        let mut rows = Vec::with_capacity(batch.len());
+        let mut leaving = Leaving::new();
+        let mut failures = failed.iter().peekable();
+        for index in 0..batch.len() {
+            let mut row = batch.rows[index];
+            let Some((_, kind, reason)) = failures.next_if(|(i, ..)| *i == index) else {
+                leaving.stay(&mut row);
+                order.push(index);
+                rows.push(row);
+                continue;
+            };
+            let message = batch.frame.get(index);
+            let dropped = kind.is_empty();
+            if !dropped {
+                let why = DeadLetter { reason, kind, stage, plugin: None, attempts: 1 };
+                out.bury(&self.routes, &why, Buried::Message(message), &Origins::Source.id(&row));
+            }
+            leaving.leave(&row, message.timestamp(), dropped, !dropped);
+        }
+        batch.tail = leaving.tail().and(batch.tail);
+        batch.frame.arrange(&order);
+        batch.rows = rows;
+    }
+
+    fn bury(
+        &self,
+        partition: PartitionId,
+        offset: u64,
+        kind: &'static str,
+        reason: &str,
+        what: Buried<'_>,
+        out: &mut Outbox,
+    ) {
+        let why = DeadLetter { reason, kind, stage: "source", plugin: None, attempts: 1 };
+        out.bury(&self.routes, &why, what, &OutputId::Message { partition, offset, index: 0 });
+    }
+}
+
+fn event_time(spec: &TimeSpec, message: Message<'_>) -> Result<i64, String> {
+    let text = match spec.path.find(message)? {
+        Found::Null => return Err(format!("no event time: nothing at `{}`", spec.path)),
+        Found::Nested(_) => {
+            return Err(format!("the event time at `{}` is an object or an array", spec.path));
+        }
+        Found::Literal(text) => text.to_owned(),
+        Found::Text(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+    };
+    let ms = (spec.parse)(&text).map_err(|e| format!("the event time at `{}`: {e}", spec.path))?;
+    if ms == TIMESTAMP_NONE || !timestamp_in_range(ms) {
+        return Err(format!("the event time {ms} at `{}` is not between 1970 and 9999", spec.path));
+    }
+    Ok(ms)
+}

@@ -1,0 +1,438 @@
+//! One transform or filter: calls its plugin on a batch, finds the messages that it can't process,
+//! and applies its edits.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use wasmill_frame::{Edit, Edits, FrameBuf, MetaKind};
+
+use crate::batch::{Batch, Leaving, Passed, Row};
+use crate::dead_letter::{Buried, DeadLetter};
+use crate::guest::{CallContext, CallError, Guest, GuestInfo, MessageFacts, PluginRef, Trial};
+use crate::output::{Outbox, OutputId, Routes};
+use crate::plugin_state::{PluginState, StateHandle};
+use crate::time::TIMESTAMP_NONE;
+
+/// The most messages that a plugin may emit, on average over a batch, for each that it is given.
+pub const EMITS_PER_MESSAGE_MAX: usize = 1_000;
+
+/// Which interface of the plugin a stage calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StageKind {
+    /// `transform`.
+    Transform,
+    /// `filter`.
+    Filter,
+}
+
+/// A transform or filter of a pipeline.
+#[derive(Clone)]
+pub struct StageSpec {
+    /// Its name in the pipeline.
+    pub name: String,
+    /// Which interface it calls.
+    pub kind: StageKind,
+    /// Whose.
+    pub plugin: PluginRef,
+}
+
+/// What the messages of a batch are results of.
+#[derive(Clone, Copy)]
+pub enum Origins<'a> {
+    /// Messages of a source.
+    Source,
+    /// Firings of windows.
+    Windows(&'a [Firing]),
+}
+
+/// A window that fired.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Firing {
+    /// The aggregate's stage.
+    pub stage: Arc<str>,
+    /// The key.
+    pub key: Box<[u8]>,
+    /// The window's start in milliseconds.
+    pub start: i64,
+    /// The window's end in milliseconds.
+    pub end: i64,
+    /// Which firing of the window, from 0.
+    pub revision: u32,
+}
+
+impl<'a> Origins<'a> {
+    /// The output id of a row.
+    #[must_use]
+    pub fn id(self, row: &Row) -> OutputId<'a> {
+        match self {
+            Self::Source => {
+                OutputId::Message { partition: row.partition, offset: row.offset, index: row.index }
+            }
+            Self::Windows(firings) => {
+                let f = &firings[usize::try_from(row.offset).unwrap_or(usize::MAX)];
+                OutputId::Window {
+                    stage: &f.stage,
+                    key: &f.key,
+                    start: f.start,
+                    end: f.end,
+                    revision: f.revision,
+                    index: row.index,
+                }
+            }
+        }
+    }
+}
+
+/// A stage as one worker runs it.
+pub struct Stage {
+    spec: Arc<StageSpec>,
+    guest: Box<dyn Guest>,
+    state: Option<Arc<Mutex<PluginState>>>,
+}
+
+impl Stage {
+    /// A stage without state.
+    #[must_use]
+    pub fn new(spec: &Arc<StageSpec>) -> Self {
+        Self { spec: Arc::clone(spec), guest: spec.plugin.guest(), state: None }
+    }
+
+    /// A stage behind a key_by, whose plugin may use the keys' state.
+    #[must_use]
+    pub fn with_state(spec: &Arc<StageSpec>, state: Arc<Mutex<PluginState>>) -> Self {
+        Self { spec: Arc::clone(spec), guest: spec.plugin.guest(), state: Some(state) }
+    }
+
+    /// The stage's state, where it has any.
+    pub(crate) fn state(&self) -> Option<&Arc<Mutex<PluginState>>> {
+        self.state.as_ref()
+    }
+
+    /// Runs the stage over a batch. What leaves the main way goes to `out`; afterwards the batch is what
+    /// goes on.
+    pub fn run(&mut self, batch: &mut Batch, origins: Origins<'_>, routes: &Routes, out: &mut Outbox) {
+        if batch.is_empty() {
+            return;
+        }
+        let mut answers = Vec::new();
+        self.ask(batch, 0..batch.len(), origins, &mut answers);
+        apply(batch, &answers, &self.spec.name, self.spec.plugin.info(), origins, routes, out);
+    }
+
+    /// Asks the plugin about a range of the batch; halves it until what fails stands alone.
+    fn ask(&mut self, batch: &Batch, range: Range<usize>, origins: Origins<'_>, answers: &mut Vec<Answer>) {
+        let error = match self.call(batch, &range, origins, Trial::Batch) {
+            Ok(bytes) => return answers.push(Answer::Edits { range, bytes }),
+            Err(error) => error,
+        };
+        if range.len() == 1 {
+            // A batch's failure convicts nobody: the verdict is given on a fresh instance, under fuel.
+            return answers.push(match self.call(batch, &range, origins, Trial::Verdict) {
+                Ok(bytes) => Answer::Edits { range, bytes },
+                Err(verdict) if matches!(verdict, CallError::Deadline { .. }) => {
+                    Answer::Failed { index: range.start, error }
+                }
+                Err(verdict) => Answer::Failed { index: range.start, error: verdict },
+            });
+        }
+        let middle = range.start + range.len() / 2;
+        self.ask(batch, range.start..middle, origins, answers);
+        self.ask(batch, middle..range.end, origins, answers);
+    }
+
+    fn call(
+        &mut self,
+        batch: &Batch,
+        range: &Range<usize>,
+        origins: Origins<'_>,
+        trial: Trial,
+    ) -> Result<Vec<u8>, CallError> {
+        let part;
+        let frame = if range.len() == batch.len() {
+            &batch.frame
+        } else {
+            part = slice(&batch.frame, range.clone());
+            &part
+        };
+        let info = self.spec.plugin.info();
+        let mut cx = context(info, &self.spec.name, batch, range.clone(), origins);
+        if let Some(state) = self.state.as_ref().filter(|_| info.needs_state) {
+            cx.state = Some(Box::new(StateHandle::begin(state, batch, range.clone())));
+        }
+        let answer = match self.spec.kind {
+            StageKind::Transform => self.guest.transform(frame.as_bytes(), &mut cx, trial),
+            StageKind::Filter => self.guest.filter(frame.as_bytes(), &mut cx, trial),
+        };
+        let answer = answer.and_then(|bytes| {
+            check(&bytes, range.len(), self.spec.kind)?;
+            Ok(bytes)
+        });
+        if let Some(state) = &self.state {
+            state.lock().unwrap_or_else(PoisonError::into_inner).end_call(answer.is_ok());
+        }
+        answer
+    }
+}
+
+/// What calls need to know of the messages, where the plugin asks for any of it.
+pub(crate) fn context(
+    info: &GuestInfo,
+    stage: &str,
+    batch: &Batch,
+    range: Range<usize>,
+    origins: Origins<'_>,
+) -> CallContext {
+    let mut cx = CallContext::default();
+    if info.needs_facts {
+        let mut ordinal = 0u32;
+        let mut last = None;
+        cx.facts.extend(range.map(|i| {
+            let row = &batch.rows[i];
+            let time = batch.frame.get(i).timestamp();
+            ordinal = if last == Some(row.offset) { ordinal + 1 } else { 0 };
+            last = Some(row.offset);
+            MessageFacts {
+                time: if time == TIMESTAMP_NONE { 0 } else { time },
+                seed: seed(stage, &origins.id(row), ordinal),
+            }
+        }));
+    }
+    cx
+}
+
+/// The seed of a message's random numbers: a pure function of what the message is a result of.
+fn seed(stage: &str, id: &OutputId<'_>, ordinal: u32) -> u64 {
+    let mut bytes = stage.as_bytes().to_vec();
+    bytes.push(0);
+    match id {
+        OutputId::Message { partition, offset, .. } => {
+            bytes.extend_from_slice(&partition.source.to_le_bytes());
+            bytes.extend_from_slice(&partition.partition.to_le_bytes());
+            bytes.extend_from_slice(&offset.to_le_bytes());
+        }
+        OutputId::Window { key, start, end, .. } => {
+            bytes.extend_from_slice(&start.to_le_bytes());
+            bytes.extend_from_slice(&end.to_le_bytes());
+            bytes.extend_from_slice(key);
+        }
+    }
+    bytes.extend_from_slice(&ordinal.to_le_bytes());
+    xxhash_rust::xxh3::xxh3_64(&bytes)
+}
+
+/// A copy of some messages of a frame.
+fn slice(frame: &FrameBuf, range: Range<usize>) -> FrameBuf {
+    let bytes = range.clone().map(|i| frame.get(i).arena_bytes()).sum();
+    let mut part = FrameBuf::with_capacity(range.len(), bytes);
+    for i in range {
+        part.push(&frame.get(i).parts());
+    }
+    part
+}
+
+fn check(bytes: &[u8], messages: usize, kind: StageKind) -> Result<(), CallError> {
+    let edits = Edits::parse(bytes, messages).map_err(|m| CallError::Answer(m.to_string()))?;
+    check_edits(edits, messages, kind)
+}
+
+/// Checks what the layout can't: that a filter only filters, that JSON is JSON, that emits are bounded.
+pub(crate) fn check_edits(edits: Edits<'_>, messages: usize, kind: StageKind) -> Result<(), CallError> {
+    let mut emits = 0;
+    for (_, edit) in edits.iter() {
+        let wrong = match edit {
+            Edit::Drop | Edit::Fail(_) => None,
+            _ if kind == StageKind::Filter => Some("a filter may only drop or fail messages".to_owned()),
+            Edit::SetMetadata { name, value, json: true } if !is_json(value) => {
+                Some(format!("metadata `{name}` is set to JSON that isn't"))
+            }
+            Edit::Emit { .. } => {
+                emits += 1;
+                (emits > messages.saturating_mul(EMITS_PER_MESSAGE_MAX))
+                    .then(|| format!("more than {EMITS_PER_MESSAGE_MAX} messages emitted for each given"))
+            }
+            _ => None,
+        };
+        if let Some(wrong) = wrong {
+            return Err(CallError::Answer(wrong));
+        }
+    }
+    Ok(())
+}
+
+/// Whether bytes are one JSON value.
+pub(crate) fn is_json(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<&serde_json::value::RawValue>(bytes).is_ok()
+}
+
+/// What the plugin said about a part of a batch.
+pub(crate) enum Answer {
+    /// Edits, checked, for these messages.
+    Edits {
+        /// Which messages.
+        range: Range<usize>,
+        /// The edits' bytes.
+        bytes: Vec<u8>,
+    },
+    /// One message that it can't process.
+    Failed {
+        /// Which.
+        index: usize,
+        /// Why.
+        error: CallError,
+    },
+}
+
+/// What becomes of one message.
+enum Fate<'a> {
+    Keep,
+    Drop,
+    Route(&'a str),
+    Fail(&'static str, &'a str),
+}
+
+/// Applies answers, which stand in the messages' order and cover the batch, and takes out what leaves.
+pub(crate) fn apply(
+    batch: &mut Batch,
+    answers: &[Answer],
+    stage: &str,
+    plugin: &GuestInfo,
+    origins: Origins<'_>,
+    routes: &Routes,
+    out: &mut Outbox,
+) {
+    let messages = batch.len();
+    let mut fates: Vec<(usize, Fate<'_>)> = Vec::new();
+    let mut emitted: Vec<(usize, usize)> = Vec::new(); // (behind which message, place in the frame)
+    let errors: Vec<String> = answers
+        .iter()
+        .map(|a| match a {
+            Answer::Failed { error, .. } => error.to_string(),
+            Answer::Edits { .. } => String::new(),
+        })
+        .collect();
+    for (answer, error) in answers.iter().zip(&errors) {
+        match answer {
+            Answer::Failed { index, error: e } => fates.push((*index, Fate::Fail(e.kind(), error))),
+            Answer::Edits { range, bytes } => {
+                let Ok(edits) = Edits::parse(bytes, range.len()) else { continue };
+                let mut current = None;
+                let mut target = 0;
+                let mut original = None;
+                for (index, edit) in edits.iter() {
+                    let index = range.start + index;
+                    if current != Some(index) {
+                        current = Some(index);
+                        target = index;
+                        original = Some(batch.frame.record(index));
+                    }
+                    match edit {
+                        Edit::Drop => fates.push((target, Fate::Drop)),
+                        Edit::Output(name) => fates.push((target, Fate::Route(name))),
+                        Edit::Fail(reason) => fates.push((target, Fate::Fail("error", reason))),
+                        Edit::Emit { copy } => {
+                            if let Some(original) = &original {
+                                batch.frame.push_record(original);
+                            }
+                            target = messages + emitted.len();
+                            emitted.push((index, target));
+                            if !copy {
+                                batch.frame.set_payload(target, b"", false);
+                                batch.frame.clear_metadata(target);
+                            }
+                        }
+                        edit => change(&mut batch.frame, target, edit),
+                    }
+                }
+            }
+        }
+    }
+    if fates.is_empty() && emitted.is_empty() {
+        return;
+    }
+    rebuild(batch, &mut fates, &emitted, |batch, index, row, fate| {
+        let id = origins.id(row);
+        let message = batch.frame.get(index);
+        let bury = |out: &mut Outbox, kind, reason: &str| {
+            let attempts = if kind == "error" { 1 } else { 2 };
+            let why = DeadLetter { reason, kind, stage, plugin: Some(plugin), attempts };
+            out.bury(routes, &why, Buried::Message(message), &id);
+        };
+        let dead = out.dead;
+        match fate {
+            Fate::Route(name) => match routes.named(name) {
+                Ok(sinks) => out.send(routes, sinks, message, &id),
+                Err(reason) => bury(out, "error", &reason),
+            },
+            Fate::Fail(kind, reason) => bury(out, kind, reason),
+            Fate::Keep | Fate::Drop => {}
+        }
+        out.dead > dead
+    });
+}
+
+/// One edit of a message's own fields.
+fn change(frame: &mut FrameBuf, target: usize, edit: Edit<'_>) {
+    match edit {
+        Edit::Payload(payload) => frame.set_payload(target, payload, false),
+        Edit::Key(key) => frame.set_key(target, key),
+        Edit::Timestamp(time) => frame.set_timestamp(target, time, None),
+        Edit::Kind(kind) => frame.set_kind(target, kind),
+        Edit::Id(id) => frame.set_id(target, id),
+        Edit::SetMetadata { name, value, json } => {
+            let kind = if json { MetaKind::Json } else { MetaKind::Text };
+            frame.set_metadata(target, kind, name, value);
+        }
+        Edit::RemoveMetadata(name) => frame.remove_metadata(target, name),
+        Edit::Drop | Edit::Output(_) | Edit::Fail(_) | Edit::Emit { .. } => {}
+    }
+}
+
+/// Puts emitted messages in their places and takes out what leaves; `leave` is told of each that is
+/// neither kept nor dropped, and answers whether it became a dead letter.
+fn rebuild<'a>(
+    batch: &mut Batch,
+    fates: &mut [(usize, Fate<'a>)],
+    emitted: &[(usize, usize)],
+    mut leave: impl FnMut(&Batch, usize, &Row, &Fate<'a>) -> bool,
+) {
+    let messages = batch.len();
+    let total = messages + emitted.len();
+    // The first fate that is not Keep decides: a message that failed stays failed.
+    let mut fate: Vec<&Fate<'a>> = vec![&Fate::Keep; total];
+    for (index, f) in fates.iter().rev() {
+        fate[*index] = f;
+    }
+    let mut order = Vec::with_capacity(total);
+    let mut rows = Vec::with_capacity(total);
+    let mut leaving = Leaving::new();
+    let mut emits = emitted.iter().peekable();
+    let mut last = None;
+    let mut ordinal = 0u32;
+    for message in 0..messages {
+        let behind = std::iter::from_fn(|| emits.next_if(|(m, _)| *m == message).map(|(_, place)| *place));
+        for place in std::iter::once(message).chain(behind) {
+            let mut row = batch.rows[message];
+            if place != message {
+                row.own = Passed::NONE;
+                row.passed = Passed::NONE;
+            }
+            ordinal = if last == Some(row.offset) { ordinal + 1 } else { 0 };
+            last = Some(row.offset);
+            row.index = ordinal;
+            if matches!(fate[place], Fate::Keep) {
+                leaving.stay(&mut row);
+                order.push(place);
+                rows.push(row);
+                continue;
+            }
+            let time = batch.frame.get(place).timestamp();
+            let dropped = matches!(fate[place], Fate::Drop);
+            let dead = leave(batch, place, &row, fate[place]);
+            // TIMESTAMP_NONE is START: no event time, no progress.
+            leaving.leave(&row, time, dropped, dead);
+        }
+    }
+    batch.tail = leaving.tail().and(batch.tail);
+    batch.frame.arrange(&order);
+    batch.rows = rows;
+}

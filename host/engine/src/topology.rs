@@ -1,0 +1,94 @@
+//! A pipeline as the engine runs it.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use crate::input::Decoder;
+use crate::key::{KeySpec, Path};
+use crate::lane::KeyedSpec;
+use crate::stage::StageSpec;
+
+/// In which order the stateful part takes the messages of several partitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Order {
+    /// By (stamp, source, partition, position, index): the same whatever the interleaving.
+    #[default]
+    Log,
+    /// As they arrive, for latency; the interleaving is logged before any output leaves.
+    Arrival,
+}
+
+/// Where a message's event time comes from, if not from the decoder.
+#[derive(Debug, Clone)]
+pub struct TimeSpec {
+    /// The place.
+    pub path: Path,
+    /// Reads RFC 3339 or milliseconds as text.
+    ///
+    /// Given by the codecs, so that the engine knows no calendar.
+    pub parse: fn(&str) -> Result<i64, String>,
+}
+
+/// A pipeline as the engine runs it.
+#[derive(Clone)]
+pub struct Topology {
+    /// How each source's records are read, in the sources' order.
+    pub decoders: Vec<Arc<dyn Decoder>>,
+    /// Where event time comes from, if not from the decoder.
+    pub time: Option<TimeSpec>,
+    /// The stateless stages before the key_by.
+    pub prefix: Vec<Arc<StageSpec>>,
+    /// The key, if there is a key_by.
+    pub key: Option<KeySpec>,
+    /// The stages behind it.
+    pub keyed: Vec<KeyedSpec>,
+    /// The order in which they take messages.
+    pub order: Order,
+    /// Whether quiet partitions are called idle.
+    pub idle_marks: bool,
+    /// Into how many groups keys are hashed; part of the shape.
+    pub key_groups: u16,
+}
+
+impl Topology {
+    /// The default number of key groups.
+    pub const KEY_GROUPS: u16 = 128;
+
+    /// Whether there is a stateful part, and with it lanes.
+    #[must_use]
+    pub fn has_lanes(&self) -> bool {
+        !self.keyed.is_empty()
+    }
+
+    /// Everything that stored state depends on, as text: state of another shape is refused.
+    #[must_use]
+    pub fn shape(&self) -> String {
+        let stages: Vec<_> = self
+            .keyed
+            .iter()
+            .map(|stage| match stage {
+                KeyedSpec::Stage(s) => json!({"stage": s.name, "state": s.plugin.info().needs_state}),
+                KeyedSpec::Window(w) => json!({
+                    "window": &*w.name,
+                    "tumbling_ms": w.window.size_ms(),
+                    "state_version": w.plugin.info().aggregate.as_ref().map(|a| a.state_version),
+                }),
+                KeyedSpec::Running(r) => json!({
+                    "running": &*r.name,
+                    "state_version": r.plugin.info().aggregate.as_ref().map(|a| a.state_version),
+                }),
+            })
+            .collect();
+        let key: Option<Vec<String>> =
+            self.key.as_ref().map(|k| k.paths.iter().map(ToString::to_string).collect());
+        json!({
+            "sources": self.decoders.len(),
+            "exchange": "memory",
+            "key": key,
+            "key_groups": self.key_groups,
+            "stages": stages,
+        })
+        .to_string()
+    }
+}

@@ -1,0 +1,405 @@
+//! The virtual log: all partitions of a pipeline's sources as one log.
+//!
+//! In [`Order::Log`] messages are merged by (stamp, source, partition, position, index); one is released
+//! once no live partition can still send a smaller key. In [`Order::Arrival`] they are released as they
+//! come, and the interleaving is kept so that it can be logged and followed again.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::batch::{Batch, Passed};
+use crate::output::Outbox;
+use crate::position::{PartitionId, Position, Progress};
+use crate::time::{END, START, TIMESTAMP_NONE};
+use crate::topology::Order;
+
+/// A run of the interleaving: so many messages of one partition.
+pub type Run = (PartitionId, u64);
+
+/// How far a partition was: offset and index.
+pub type Reached = (PartitionId, u64, u32);
+
+/// What a partition has ready, and how far it is.
+pub(crate) struct Queue {
+    incarnation: String,
+    /// Stamped batches that are not wholly released.
+    batches: VecDeque<Ready>,
+    /// How many messages of the first batch are released.
+    cursor: usize,
+    /// Stream time behind everything in `batches`.
+    stream_time: i64,
+    /// Where the partition is when `batches` is empty.
+    next: u64,
+    /// Stream time behind the last released message.
+    released: i64,
+    pub progress: Progress,
+    /// Results of the message at the restored offset that were taken in before a restart.
+    skip: Option<(u64, u32)>,
+}
+
+struct Ready {
+    batch: Batch,
+    out: Outbox,
+    raw_bytes: usize,
+    /// Whether what left before the message at the cursor is counted already.
+    counted: bool,
+}
+
+/// Messages on their way to the lanes.
+pub(crate) enum Released<'a> {
+    /// A whole batch.
+    Whole(Batch),
+    /// Some messages of a batch.
+    Some(&'a Batch, std::ops::Range<usize>),
+}
+
+/// What leaves beside the main way, and counts, when messages are released.
+#[derive(Debug, Default)]
+pub(crate) struct Beside {
+    pub passed: Left,
+    pub out: Vec<Outbox>,
+}
+
+/// What was read and what left the main way, over a whole epoch.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Left {
+    pub read: u64,
+    pub dropped: u64,
+    pub dead: u64,
+    pub released: u64,
+}
+
+impl Left {
+    fn add(&mut self, passed: Passed) {
+        self.read += u64::from(passed.read);
+        self.dropped += u64::from(passed.dropped);
+        self.dead += u64::from(passed.dead);
+    }
+}
+
+/// All partitions as one log.
+pub(crate) struct VirtualLog {
+    queues: BTreeMap<PartitionId, Queue>,
+    order: Order,
+    /// Stream time that windows have closed by; it never falls.
+    closing: i64,
+    /// Partitions in the order in which their batches came; for arrival order.
+    arrivals: VecDeque<PartitionId>,
+    /// The interleaving since the last barrier.
+    runs: Vec<Run>,
+    /// The interleaving that a replay must follow first.
+    replay: VecDeque<Run>,
+    /// How far an epoch had come whose outputs may be out: no fact may take effect before.
+    hold_until: Vec<Reached>,
+    beside: Beside,
+    beside_bytes: usize,
+    waiting_bytes: usize,
+}
+
+impl VirtualLog {
+    pub fn new(
+        order: Order,
+        closing: i64,
+        positions: Vec<(PartitionId, Position)>,
+        replay: Vec<Run>,
+        hold_until: Vec<Reached>,
+    ) -> Self {
+        let queues = positions
+            .into_iter()
+            .map(|(id, p)| {
+                let queue = Queue {
+                    incarnation: p.incarnation,
+                    batches: VecDeque::new(),
+                    cursor: 0,
+                    stream_time: p.stream_time,
+                    next: p.offset,
+                    released: p.stream_time,
+                    // That it had ended says its reader again; until then it may still have something to send.
+                    progress: if p.progress == Progress::Ended { Progress::Live } else { p.progress },
+                    skip: (p.index > 0).then_some((p.offset, p.index)),
+                };
+                (id, queue)
+            })
+            .collect();
+        Self {
+            queues,
+            order,
+            closing,
+            arrivals: VecDeque::new(),
+            runs: Vec::new(),
+            replay: replay.into(),
+            hold_until,
+            beside: Beside::default(),
+            beside_bytes: 0,
+            waiting_bytes: 0,
+        }
+    }
+
+    pub fn queue(&self, partition: PartitionId) -> Option<&Queue> {
+        self.queues.get(&partition)
+    }
+
+    pub fn closing(&self) -> i64 {
+        self.closing
+    }
+
+    /// Raw bytes of batches that are not wholly released.
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
+    }
+
+    /// Bytes that left beside the main way since the last barrier.
+    pub fn beside_bytes(&self) -> usize {
+        self.beside_bytes
+    }
+
+    /// Whether a replay has not yet come to where an epoch was that may be out.
+    pub fn is_replaying(&self) -> bool {
+        !self.replay.is_empty()
+            || self.hold_until.iter().any(|(id, offset, index)| {
+                self.queues.get(id).is_some_and(|q| q.reached() < (*offset, *index))
+            })
+    }
+
+    /// Stamps a batch and puts it behind its partition's others.
+    pub fn push(&mut self, mut batch: Batch, out: Outbox, raw_bytes: usize) {
+        let partition = batch.partition;
+        let Some(queue) = self.queues.get_mut(&partition) else { return };
+        queue.skip_restored(&mut batch);
+        for (row, message) in batch.rows.iter_mut().zip(batch.frame.view().iter()) {
+            // A message without event time moves nothing: TIMESTAMP_NONE is START.
+            debug_assert_eq!(TIMESTAMP_NONE, START);
+            queue.stream_time =
+                queue.stream_time.max(row.passed.time).max(row.own.time).max(message.timestamp());
+            row.stamp = queue.stream_time;
+        }
+        queue.stream_time = queue.stream_time.max(batch.tail.time);
+        self.waiting_bytes += raw_bytes;
+        queue.batches.push_back(Ready { batch, out, raw_bytes, counted: false });
+        self.arrivals.push_back(partition);
+        self.finish_batches(partition);
+    }
+
+    /// Sets what a partition has to do with progress; what it sends from now on is stamped at least at
+    /// the closing stream time if it comes back.
+    pub fn set_progress(&mut self, partition: PartitionId, progress: Progress) {
+        let closing = self.closing;
+        if let Some(queue) = self.queues.get_mut(&partition) {
+            if queue.progress == Progress::Idle && progress == Progress::Live {
+                queue.stream_time = queue.stream_time.max(closing);
+                queue.released = queue.released.max(closing);
+            }
+            queue.progress = progress;
+        }
+    }
+
+    /// Releases about `bytes_max` bytes of messages, in order, to `take`; answers how many bytes.
+    pub fn release(&mut self, bytes_max: usize, mut take: impl FnMut(Released<'_>)) -> usize {
+        let mut bytes = 0;
+        while bytes < bytes_max {
+            let Some((partition, up_to, count)) = self.next_run() else { break };
+            bytes += self.release_run(partition, up_to, count, bytes_max - bytes, &mut take).max(1);
+        }
+        self.advance();
+        bytes
+    }
+
+    /// The partition whose turn it is, the key that its messages must stay below, and how many they may be.
+    fn next_run(&self) -> Option<(PartitionId, Option<(i64, PartitionId)>, u64)> {
+        if let Some((partition, count)) = self.replay.front() {
+            let queue = self.queues.get(partition)?;
+            return (!queue.batches.is_empty()).then_some((*partition, None, *count));
+        }
+        if self.order == Order::Arrival {
+            let partition = *self.arrivals.front()?;
+            let ready = self.queues.get(&partition)?.batches.front()?;
+            return Some((partition, None, ready.batch.len() as u64));
+        }
+        let mut bounds = self.queues.iter().filter_map(|(id, q)| Some((q.bound()?, *id)));
+        let (mut first, mut second) = (bounds.next()?, None);
+        for bound in bounds {
+            if bound < first {
+                second = Some(first);
+                first = bound;
+            } else if second.is_none_or(|s| bound < s) {
+                second = Some(bound);
+            }
+        }
+        let queue = self.queues.get(&first.1)?;
+        (!queue.batches.is_empty()).then_some((first.1, second, u64::MAX))
+    }
+
+    fn release_run(
+        &mut self,
+        partition: PartitionId,
+        up_to: Option<(i64, PartitionId)>,
+        count: u64,
+        bytes_max: usize,
+        take: &mut impl FnMut(Released<'_>),
+    ) -> usize {
+        let Some(queue) = self.queues.get_mut(&partition) else { return 0 };
+        let cursor = queue.cursor;
+        let Some(ready) = queue.batches.front_mut() else { return 0 };
+        let room = usize::try_from(count).unwrap_or(usize::MAX);
+        let mut end = ready.batch.len().min(cursor.saturating_add(room));
+        if let Some(bound) = up_to {
+            let rows = &ready.batch.rows[cursor..end];
+            end = cursor + rows.partition_point(|r| (r.stamp, partition) < bound);
+        }
+        let mut bytes = ready.raw_bytes;
+        let mut whole = cursor == 0 && end == ready.batch.len();
+        if !whole || bytes > bytes_max {
+            let mut last = cursor;
+            bytes = 0;
+            while last < end && (last == cursor || bytes < bytes_max) {
+                bytes += ready.batch.frame.get(last).arena_bytes() + size_of::<crate::batch::Row>();
+                last += 1;
+            }
+            end = last;
+            whole = cursor == 0 && end == ready.batch.len();
+        }
+        for row in &mut ready.batch.rows[cursor..end] {
+            if std::mem::take(&mut ready.counted) {
+                row.passed = Passed::NONE;
+            }
+            self.beside.passed.add(std::mem::replace(&mut row.passed, Passed::NONE));
+            self.beside.passed.add(std::mem::replace(&mut row.own, Passed::NONE));
+            queue.released = row.stamp;
+        }
+        if whole {
+            // The rows stay: positions are told from them until the batch is finished, which is at once.
+            let empty = Batch::with_capacity(partition, ready.batch.next, 0, 0);
+            let mut batch = std::mem::replace(&mut ready.batch, empty);
+            ready.batch.tail = std::mem::replace(&mut batch.tail, Passed::NONE);
+            take(Released::Whole(batch));
+            queue.cursor = 0;
+        } else {
+            take(Released::Some(&ready.batch, cursor..end));
+            queue.cursor = end;
+        }
+        let released = (end - cursor) as u64;
+        self.beside.passed.released += released;
+        if self.order == Order::Arrival {
+            match self.runs.last_mut() {
+                Some((last, n)) if *last == partition => *n += released,
+                _ => self.runs.push((partition, released)),
+            }
+        }
+        if let Some((_, left)) = self.replay.front_mut() {
+            *left -= released;
+            if *left == 0 {
+                self.replay.pop_front();
+            }
+        }
+        self.finish_batches(partition);
+        bytes
+    }
+
+    /// Puts batches away whose messages are all released.
+    fn finish_batches(&mut self, partition: PartitionId) {
+        let Some(queue) = self.queues.get_mut(&partition) else { return };
+        while queue.batches.front().is_some_and(|r| queue.cursor == r.batch.len()) {
+            let Some(ready) = queue.batches.pop_front() else { break };
+            queue.cursor = 0;
+            queue.next = ready.batch.next;
+            queue.released = queue.released.max(ready.batch.tail.time);
+            self.beside.passed.add(ready.batch.tail);
+            self.beside_bytes += ready.out.size_bytes();
+            self.beside.out.push(ready.out);
+            self.waiting_bytes -= ready.raw_bytes;
+            if let Some(at) = self.arrivals.iter().position(|p| *p == partition) {
+                self.arrivals.remove(at);
+            }
+        }
+    }
+
+    /// Raises the closing stream time to what no partition can fall below any more.
+    fn advance(&mut self) {
+        let least = self.queues.values().filter_map(Queue::bound).min();
+        let now = least.unwrap_or_else(|| {
+            if self.queues.values().all(|q| q.progress == Progress::Ended) {
+                END
+            } else {
+                self.queues.values().map(|q| q.stream_time).max().unwrap_or(START)
+            }
+        });
+        self.closing = self.closing.max(now);
+    }
+
+    /// Everything up to here belongs to the epoch: where each partition is, what left beside, and the
+    /// interleaving.
+    pub fn barrier(&mut self) -> (Vec<(PartitionId, Position)>, Beside, Vec<Run>) {
+        self.advance();
+        let mut positions = Vec::with_capacity(self.queues.len());
+        for (id, queue) in &mut self.queues {
+            let (offset, index) = queue.reached();
+            let (mut stream_time, mut progress) = (queue.released, queue.progress);
+            if let Some(ready) = queue.batches.front_mut() {
+                let row = &ready.batch.rows[queue.cursor];
+                progress = Progress::Live;
+                stream_time = stream_time.max(row.passed.time);
+                // A restart reads on at this message: what left before it is behind it then.
+                if !std::mem::replace(&mut ready.counted, true) {
+                    self.beside.passed.add(row.passed);
+                }
+                self.beside.out.push(ready.out.take_before(offset));
+            }
+            let incarnation = queue.incarnation.clone();
+            positions.push((*id, Position { incarnation, offset, index, stream_time, progress }));
+        }
+        self.beside_bytes = 0;
+        (positions, std::mem::take(&mut self.beside), std::mem::take(&mut self.runs))
+    }
+
+    /// The live partitions that hold stream time with nothing ready, least stream time first.
+    pub fn waiting_for(&self) -> Vec<(PartitionId, i64)> {
+        let mut waiting: Vec<(PartitionId, i64)> = self
+            .queues
+            .iter()
+            .filter(|(_, q)| q.batches.is_empty() && q.progress == Progress::Live)
+            .map(|(id, q)| (*id, q.stream_time))
+            .collect();
+        waiting.sort_by_key(|(_, time)| *time);
+        waiting
+    }
+}
+
+impl Queue {
+    /// The least stamp that this partition's next message can have; none if it holds nothing up.
+    fn bound(&self) -> Option<i64> {
+        match self.batches.front() {
+            Some(ready) => Some(ready.batch.rows[self.cursor].stamp),
+            None if self.progress == Progress::Live => Some(self.stream_time),
+            None => None,
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.batches.is_empty()
+    }
+
+    /// The next offset, and how many results of the message there are released.
+    fn reached(&self) -> (u64, u32) {
+        match self.batches.front() {
+            Some(ready) => {
+                let row = &ready.batch.rows[self.cursor];
+                (row.offset, row.index)
+            }
+            // Nothing was read since the restart: the position stays.
+            None => self.skip.filter(|(at, _)| *at == self.next).unwrap_or((self.next, 0)),
+        }
+    }
+
+    /// Takes out the results that were taken in before a restart.
+    fn skip_restored(&mut self, batch: &mut Batch) {
+        let Some((offset, taken)) = self.skip else { return };
+        if batch.next > offset {
+            self.skip = None;
+        }
+        let skipped = batch.rows.iter().take_while(|r| r.offset == offset && r.index < taken).count();
+        if skipped > 0 {
+            let order: Vec<usize> = (skipped..batch.len()).collect();
+            batch.frame.arrange(&order);
+            batch.rows.drain(..skipped);
+        }
+    }
+}

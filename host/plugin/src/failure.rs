@@ -1,0 +1,108 @@
+//! Why a call failed, as the engine sees it.
+
+use wasmill_engine::guest::CallError;
+use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
+
+use crate::context::{Ctx, Stop};
+use crate::engines::Mode;
+use crate::text::{ERROR_BYTES_MAX, tame};
+
+/// Why a call failed: wasmtime's reason, or the host's own.
+pub(crate) enum Failure {
+    Wasm(wasmtime::Error),
+    Call(CallError),
+}
+
+impl From<wasmtime::Error> for Failure {
+    fn from(error: wasmtime::Error) -> Self {
+        Self::Wasm(error)
+    }
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        Self::Call(error)
+    }
+}
+
+/// Gives a failure its kind and its text.
+pub(crate) fn classify(failure: Failure, cx: &Ctx, mode: Mode) -> CallError {
+    let error = match failure {
+        Failure::Wasm(error) => error,
+        Failure::Call(error) => return error,
+    };
+    let limits = &cx.shared.limits;
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::Interrupt) => {
+            let limit_ms = match mode {
+                Mode::Production => limits.deadline_ms,
+                Mode::Verdict => limits.verdict_wall_ms,
+            };
+            return CallError::Deadline { limit_ms };
+        }
+        Some(Trap::OutOfFuel) => return CallError::Fuel { limit: limits.fuel },
+        _ if cx.meter.denied => return CallError::Memory { limit_bytes: limits.memory_bytes_max },
+        _ => {}
+    }
+    if let Some(said) = cx.panic.clone().or_else(|| cx.world.last_words()) {
+        return CallError::Trap(tame(&said, ERROR_BYTES_MAX));
+    }
+    if error.is::<PoolConcurrencyLimitError>() {
+        let max = limits.instances_max;
+        return CallError::Trap(format!(
+            "no room for another instance: all {max} of the process are taken; raise instances_max"
+        ));
+    }
+    let backtrace = error.downcast_ref::<WasmBacktrace>();
+    let mut text = match (error.downcast_ref::<Stop>(), error.downcast_ref::<Trap>()) {
+        (Some(stop), _) => stop.to_string(),
+        (_, Some(trap)) => trap.to_string(),
+        _ => {
+            let cause = cause(&error, limits.answer_bytes_max);
+            // Nothing of the guest was running: the host was reading its answer.
+            if backtrace.is_none() {
+                return CallError::Answer(cause);
+            }
+            cause
+        }
+    };
+    if let Some(place) = backtrace.and_then(place) {
+        text = format!("{text}, in {place}");
+    }
+    CallError::Trap(tame(&text, ERROR_BYTES_MAX))
+}
+
+fn cause(error: &wasmtime::Error, bytes_max: usize) -> String {
+    let text = error.root_cause().to_string();
+    // wasmtime keeps this error's type to itself.
+    if text.contains("fuel allocated for hostcalls has been exhausted") {
+        return format!("more than {bytes_max} bytes at once");
+    }
+    tame(&text, ERROR_BYTES_MAX)
+}
+
+/// Parts of the names of functions that say nothing of where a guest went wrong.
+const NOISE: [&str; 7] = ["rust_panic", "panicking", "begin_unwind", "__rust", "abort", "alloc::", "std::"];
+
+/// The first place of a backtrace that its author would know: the innermost with a line of a file that
+/// isn't a library's, else the innermost with a name.
+fn place(backtrace: &WasmBacktrace) -> Option<String> {
+    let mut named = None;
+    for frame in backtrace.frames() {
+        for symbol in frame.symbols() {
+            let Some(file) = symbol.file() else { continue };
+            if file.contains("/library/") || file.contains("/rustc/") || file.contains(".cargo/registry") {
+                continue;
+            }
+            let name = symbol.name().or(frame.func_name()).unwrap_or("a function");
+            let line = symbol.line().unwrap_or(0);
+            return Some(format!("{name} at {file}:{line}"));
+        }
+        if named.is_none()
+            && let Some(name) = frame.func_name().filter(|name| !NOISE.iter().any(|n| name.contains(n)))
+        {
+            named = Some(name.to_owned());
+        }
+    }
+    named
+}

@@ -1,0 +1,117 @@
+//! State of a message's key.
+
+use wasmill_frame::{Blobs, BlobsWriter};
+use wasmtime::component::Linker;
+
+use super::Cx;
+use crate::context::Ctx;
+use crate::contract::full_name;
+
+/// Adds the `state` import.
+pub(super) fn add(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
+    let mut state = linker.instance(&full_name("state"))?;
+    state.func_wrap("get", |mut cx: Cx<'_>, (message, name): (u32, String)| {
+        cx.data_mut().enter()?;
+        Ok((get(cx.data_mut(), message, &name),))
+    })?;
+    state.func_wrap(
+        "set",
+        |mut cx: Cx<'_>, (message, name, value, ttl_ms): (u32, String, Vec<u8>, Option<u64>)| {
+            cx.data_mut().enter()?;
+            Ok((set(cx.data_mut(), message, &name, Some(&value), ttl_ms),))
+        },
+    )?;
+    state.func_wrap("delete", |mut cx: Cx<'_>, (message, name): (u32, String)| {
+        cx.data_mut().enter()?;
+        Ok((set(cx.data_mut(), message, &name, None, None),))
+    })?;
+    state.func_wrap("increment", |mut cx: Cx<'_>, (message, name, by): (u32, String, i64)| {
+        cx.data_mut().enter()?;
+        Ok((increment(cx.data_mut(), message, &name, by),))
+    })?;
+    state.func_wrap("get-many", |mut cx: Cx<'_>, (names,): (Vec<u8>,)| {
+        cx.data_mut().enter()?;
+        Ok((get_many(cx.data_mut(), &names),))
+    })?;
+    state.func_wrap("change-many", |mut cx: Cx<'_>, (changes,): (Vec<u8>,)| {
+        cx.data_mut().enter()?;
+        Ok((change_many(cx.data_mut(), &changes),))
+    })?;
+    state.func_wrap("increment-many", |mut cx: Cx<'_>, (names, by): (Vec<u8>, i64)| {
+        cx.data_mut().enter()?;
+        Ok((increment_many(cx.data_mut(), &names, by),))
+    })
+}
+
+const NO_STATE: &str = "state: this call has none; state belongs to messages, so it is there in transform, filter, fold and scan alone";
+
+fn get(cx: &mut Ctx, message: u32, name: &str) -> Result<Option<Vec<u8>>, String> {
+    let state = cx.call.state.as_mut().ok_or(NO_STATE)?;
+    let value = state.get(message, name)?;
+    cx.charge_state(name.len() + value.as_ref().map_or(0, Vec::len))?;
+    Ok(value)
+}
+
+fn set(
+    cx: &mut Ctx,
+    message: u32,
+    name: &str,
+    value: Option<&[u8]>,
+    ttl_ms: Option<u64>,
+) -> Result<(), String> {
+    cx.charge_state(name.len() + value.map_or(0, <[u8]>::len))?;
+    cx.call.state.as_mut().ok_or(NO_STATE)?.set(message, name, value, ttl_ms)
+}
+
+fn increment(cx: &mut Ctx, message: u32, name: &str, by: i64) -> Result<i64, String> {
+    let old = match get(cx, message, name)? {
+        None => 0,
+        Some(bytes) => std::str::from_utf8(&bytes)
+            .ok()
+            .and_then(|text| text.parse::<i64>().ok())
+            .ok_or_else(|| format!("state: `{name}` holds no whole number, so it can't be incremented"))?,
+    };
+    let sum = old.checked_add(by).ok_or_else(|| format!("state: `{name}` would leave 64 bits"))?;
+    set(cx, message, name, Some(sum.to_string().as_bytes()), None)?;
+    Ok(sum)
+}
+
+fn text(bytes: &[u8]) -> Result<&str, String> {
+    std::str::from_utf8(bytes).map_err(|_| "state: a name is not UTF-8".to_owned())
+}
+
+fn blobs<'a>(bytes: &'a [u8], what: &str) -> Result<Blobs<'a>, String> {
+    Blobs::parse(bytes).map_err(|e| format!("state: {what}: {e}"))
+}
+
+fn get_many(cx: &mut Ctx, names: &[u8]) -> Result<Vec<u8>, String> {
+    let mut values = BlobsWriter::new();
+    for (message, name) in blobs(names, "names")?.iter() {
+        match get(cx, message, text(name)?)? {
+            Some(value) => values.push(1, &value),
+            None => values.push(0, b""),
+        }
+    }
+    Ok(values.finish())
+}
+
+fn change_many(cx: &mut Ctx, changes: &[u8]) -> Result<(), String> {
+    let changes = blobs(changes, "changes")?;
+    if changes.len() % 2 != 0 {
+        return Err(format!("state: {} changes are not two by two, a name and a value", changes.len()));
+    }
+    let mut changes = changes.iter();
+    while let (Some((message, name)), Some((kind, value))) = (changes.next(), changes.next()) {
+        let value = match kind {
+            0 => None,
+            1 => Some(value),
+            other => return Err(format!("state: a change has tag {other}, not 0 to delete or 1 to set")),
+        };
+        set(cx, message, text(name)?, value, None)?;
+    }
+    Ok(())
+}
+
+fn increment_many(cx: &mut Ctx, names: &[u8], by: i64) -> Result<Vec<i64>, String> {
+    blobs(names, "names")?.iter().map(|(message, name)| increment(cx, message, text(name)?, by)).collect()
+}

@@ -1,0 +1,88 @@
+//! What bounds a plugin.
+
+/// What bounds a plugin. Every bound has its unit in its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// How long a call in production may take, instance creation included: 1,000 ms. Kept by ticks, so
+    /// exact to about 20 ms.
+    pub deadline_ms: u64,
+    /// The instructions that a verdict may take, instance creation included: 1,000,000,000, of the
+    /// order of a second.
+    pub fuel: u64,
+    /// How long a verdict may take on the clock before the host stops it for its own sake: 60,000 ms.
+    pub verdict_wall_ms: u64,
+    /// All memories and tables of one instance together: 256 MiB.
+    pub memory_bytes_max: usize,
+    /// An instance that has grown by more than this since its start is thrown away after the call, since
+    /// linear memory never shrinks: 64 MiB.
+    pub instance_growth_bytes_max: usize,
+    /// What one call may answer, and what one call to the host may carry: 64 MiB.
+    pub answer_bytes_max: usize,
+    /// How often a guest may call the host in one call: 1,000,000 times.
+    pub host_calls_max: u32,
+    /// Names and values that one call may read from and write to state, together: 64 MiB.
+    pub state_bytes_max: usize,
+    /// Log lines of one plugin a second; the rest are counted and dropped: 100.
+    pub log_lines_per_second_max: u32,
+    /// The length of one log line; the rest is cut: 4 KiB.
+    pub log_line_bytes_max: usize,
+    /// How many counters of its own a plugin may have: 64.
+    pub metric_names_max: usize,
+    /// The instances that all plugins of the process may have at once: 256. Each reserves address space
+    /// (4 GiB), not memory.
+    pub instances_max: u32,
+    /// A guest's stack: 512 KiB.
+    pub stack_bytes_max: usize,
+    /// The size of a plugin's file: 64 MiB.
+    pub file_bytes_max: usize,
+    /// The size of one function in it: 1 MiB. Compile time and memory grow faster than a function does.
+    pub function_bytes_max: usize,
+    /// How many functions it may have: 200,000.
+    pub functions_max: usize,
+    /// How long loading waits for the compiler: 120,000 ms.
+    pub compile_ms_max: u64,
+    /// The size of the compile cache; the oldest entries go first: 1 GiB.
+    pub cache_bytes_max: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            deadline_ms: 1_000,
+            fuel: 1_000_000_000,
+            verdict_wall_ms: 60_000,
+            memory_bytes_max: 256 << 20,
+            instance_growth_bytes_max: 64 << 20,
+            answer_bytes_max: 64 << 20,
+            host_calls_max: 1_000_000,
+            state_bytes_max: 64 << 20,
+            log_lines_per_second_max: 100,
+            log_line_bytes_max: 4 << 10,
+            metric_names_max: 64,
+            instances_max: 256,
+            stack_bytes_max: 512 << 10,
+            file_bytes_max: 64 << 20,
+            function_bytes_max: 1 << 20,
+            functions_max: 200_000,
+            compile_ms_max: 120_000,
+            cache_bytes_max: 1 << 30,
+        }
+    }
+}
+
+impl Limits {
+    /// The limits that a verdict depends on, as text: part of a pipeline's shape, so that a verdict
+    /// replays.
+    #[must_use]
+    pub fn shape(&self) -> String {
+        format!(
+            "fuel={} memory={} answer={} host-calls={} state={} stack={}",
+            self.fuel,
+            self.memory_bytes_max,
+            self.answer_bytes_max,
+            self.host_calls_max,
+            self.state_bytes_max,
+            self.stack_bytes_max
+        )
+    }
+}

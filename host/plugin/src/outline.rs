@@ -1,0 +1,70 @@
+//! What a component's bytes say of it before anything is compiled.
+
+use wasmparser::{KnownCustom, Parser, Payload};
+
+/// What a component's bytes say of it.
+#[derive(Debug, Default)]
+pub(crate) struct Outline {
+    /// The names that it imports.
+    pub imports: Vec<String>,
+    /// The names that it exports.
+    pub exports: Vec<String>,
+    /// Its version, where its metadata names one.
+    pub version: Option<String>,
+    /// What made it: (field, name, version).
+    pub producers: Vec<(String, String, String)>,
+    /// How many functions its modules define.
+    pub functions: usize,
+    /// The bytes of the longest of them.
+    pub longest_function_bytes: usize,
+}
+
+/// Reads the outline. Allocates nothing in proportion to what the bytes claim, only to what they hold.
+pub(crate) fn read(bytes: &[u8]) -> Result<Outline, String> {
+    let mut outline = Outline::default();
+    let mut depth = 0_usize;
+    let fail = |e: wasmparser::BinaryReaderError| e.to_string();
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload.map_err(fail)? {
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::CodeSectionEntry(body) => {
+                outline.functions += 1;
+                outline.longest_function_bytes = outline.longest_function_bytes.max(body.range().len());
+            }
+            Payload::ComponentImportSection(section) if depth == 0 => {
+                for import in section {
+                    outline.imports.push(import.map_err(fail)?.name.name.to_owned());
+                }
+            }
+            Payload::ComponentExportSection(section) if depth == 0 => {
+                for export in section {
+                    outline.exports.push(export.map_err(fail)?.name.name.to_owned());
+                }
+            }
+            Payload::CustomSection(section) => match section.as_known() {
+                KnownCustom::Producers(fields) => read_producers(fields, &mut outline),
+                _ if depth == 0 && section.name() == "version" => {
+                    outline.version =
+                        std::str::from_utf8(section.data()).ok().map(|v| crate::text::tame(v, 64));
+                }
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+    Ok(outline)
+}
+
+/// Producers are a courtesy: what doesn't parse is left out.
+fn read_producers(fields: wasmparser::ProducersSectionReader<'_>, outline: &mut Outline) {
+    for field in fields.into_iter().flatten() {
+        for value in field.values.into_iter().flatten() {
+            let tame = |t| crate::text::tame(t, 128);
+            let entry = (tame(field.name), tame(value.name), tame(value.version));
+            if outline.producers.len() < 64 && !outline.producers.contains(&entry) {
+                outline.producers.push(entry);
+            }
+        }
+    }
+}

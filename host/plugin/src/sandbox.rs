@@ -1,0 +1,296 @@
+//! The sandbox: one a process, with everything that plugins share.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use wasmill_engine::guest::{GuestInfo, PluginRef};
+use wasmtime::component::Component;
+
+use crate::admission::{self, AdmissionError, Admitted};
+use crate::artifact;
+use crate::cache::Cache;
+use crate::context::Shared;
+use crate::contract;
+use crate::counters::{Counter, Counters};
+use crate::engines::{Engines, Mode};
+use crate::grants::{Grant, Grants};
+use crate::guest;
+use crate::imports::empty_world;
+use crate::limits::Limits;
+use crate::plugin::{Loaded, LoadedRef, Prepared};
+
+/// What a pipeline spec says under a stage's `config`: values as JSON.
+pub type StageConfig = BTreeMap<String, String>;
+
+/// How a sandbox is made.
+#[derive(Debug, Clone)]
+pub struct SandboxOptions {
+    /// What bounds every plugin.
+    pub limits: Limits,
+    /// Where compiled plugins are kept; none: they are compiled at each start.
+    pub cache: Option<PathBuf>,
+    /// The wall clock in milliseconds since 1970, for plugins that are granted it.
+    pub wall_clock_ms: fn() -> i64,
+}
+
+impl Default for SandboxOptions {
+    /// The default limits, no cache, the system's clock.
+    fn default() -> Self {
+        Self { limits: Limits::default(), cache: None, wall_clock_ms: system_clock_ms }
+    }
+}
+
+impl SandboxOptions {
+    /// Where the operating system keeps this user's caches; none where it can't be known.
+    #[must_use]
+    pub fn user_cache() -> Option<PathBuf> {
+        let from = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let base = if cfg!(windows) {
+            from("LOCALAPPDATA")
+        } else if cfg!(target_os = "macos") {
+            from("HOME").map(|home| home.join("Library/Caches"))
+        } else {
+            from("XDG_CACHE_HOME").or_else(|| from("HOME").map(|home| home.join(".cache")))
+        };
+        base.map(|base| base.join("wasmill"))
+    }
+}
+
+fn system_clock_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// Why there is no sandbox.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "can't start the sandbox for plugins: {0}; are instances_max, memory_bytes_max and stack_bytes_max in this machine's bounds?"
+)]
+pub struct SandboxError(String);
+
+/// The sandbox of a process. Dropping it stops its ticks once its plugins are gone too.
+pub struct Sandbox {
+    host: Arc<Host>,
+}
+
+/// What all plugins of a sandbox share.
+pub(crate) struct Host {
+    engines: Engines,
+    limits: Limits,
+    cache: Option<Cache>,
+    counters: Counters,
+    wall_clock_ms: fn() -> i64,
+}
+
+impl Sandbox {
+    /// Makes a sandbox. A cache that can't be opened is done without, with a warning.
+    ///
+    /// # Errors
+    /// When the machine can't hold what the limits ask for.
+    pub fn new(options: SandboxOptions) -> Result<Self, SandboxError> {
+        let SandboxOptions { limits, cache, wall_clock_ms } = options;
+        let engines = Engines::new(&limits).map_err(|e| SandboxError(format!("{e:#}")))?;
+        let cache = cache.and_then(|directory| {
+            let opened = Cache::open(&directory, limits.cache_bytes_max);
+            opened
+                .inspect_err(|e| {
+                    tracing::warn!(path = %directory.display(), error = %e, "no compile cache; plugins are compiled at each start");
+                })
+                .ok()
+        });
+        let counters = Counters::default();
+        Ok(Self { host: Arc::new(Host { engines, limits, cache, counters, wall_clock_ms }) })
+    }
+
+    /// Admits and loads a plugin from its file. Its name is the file's, without the ending.
+    ///
+    /// # Errors
+    /// Why it was not admitted, and what to do.
+    pub fn load(
+        &self,
+        path: &Path,
+        grants: &Grants,
+        config: StageConfig,
+    ) -> Result<PluginRef, AdmissionError> {
+        let bytes = admission::read_file(path, &self.host.limits)?;
+        self.load_bytes(&name_of(path), &bytes, grants, config)
+    }
+
+    /// Admits and loads a plugin from memory.
+    ///
+    /// # Errors
+    /// As [`Sandbox::load`].
+    pub fn load_bytes(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        grants: &Grants,
+        config: StageConfig,
+    ) -> Result<PluginRef, AdmissionError> {
+        let admitted = admission::check_form(name, bytes, &self.host.limits)?;
+        admission::check_imports(name, &admitted.outline, grants)?;
+        self.load_admitted(name, bytes, admitted, grants, config)
+    }
+
+    fn load_admitted(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        admitted: Admitted,
+        grants: &Grants,
+        config: StageConfig,
+    ) -> Result<PluginRef, AdmissionError> {
+        let Admitted { exports, outline } = admitted;
+        let host = &self.host;
+        let imports = |interface: &str| outline.imports.contains(&contract::full_name(interface));
+        let info = GuestInfo {
+            name: name.to_owned(),
+            digest: digest(bytes),
+            version: outline.version.clone(),
+            kinds: contract::kinds(exports.iter().map(|(_, role, _)| *role)),
+            needs_facts: imports("clock")
+                || imports("random")
+                || outline.imports.iter().any(|i| empty_world::needs_facts(i)),
+            needs_state: imports("state"),
+            aggregate: None,
+        };
+        let wasm: Arc<[u8]> = bytes.into();
+        let component = host.compile(Mode::Production, name, &info.digest, &wasm)?;
+        let production = Prepared::new(&component, grants, &exports)
+            .map_err(|what| AdmissionError::Signature { plugin: name.to_owned(), what })?;
+        let clock = (host.wall_clock_ms, grants.has(Grant::WallClock));
+        let counters = host.counters.of(name);
+        let shared = Shared::new(name, host.limits.clone(), config, counters, clock, host.engines.seconds());
+        let mut loaded = Loaded {
+            host: Arc::clone(host),
+            info,
+            shared: Arc::new(shared),
+            grants: grants.clone(),
+            wasm,
+            exports,
+            production,
+            verdict: OnceLock::new(),
+        };
+        if loaded.info.kinds.aggregate {
+            let describe = guest::describe(&loaded);
+            loaded.info.aggregate =
+                Some(describe.map_err(|e| AdmissionError::Describe {
+                    plugin: name.to_owned(),
+                    cause: e.to_string(),
+                })?);
+        }
+        Ok(Arc::new(LoadedRef(Arc::new(loaded))))
+    }
+
+    /// The counters that plugins keep of their own. A count stands once the call that made it succeeded.
+    #[must_use]
+    pub fn counters(&self) -> Vec<Counter> {
+        self.host.counters.snapshot()
+    }
+
+    /// The limits that it was made with.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.host.limits
+    }
+}
+
+impl Host {
+    /// A component compiled for this mode: from the cache, or by the compiler.
+    pub fn compile(
+        &self,
+        mode: Mode,
+        plugin: &str,
+        digest: &str,
+        wasm: &Arc<[u8]>,
+    ) -> Result<Component, AdmissionError> {
+        let engine = self.engines.get(mode);
+        let entry = entry_name(engine, digest);
+        if let Some(cached) = self.cache.as_ref().and_then(|cache| cache.get(&entry)) {
+            match artifact::deserialize(engine, &cached) {
+                Ok(component) => return Ok(component),
+                Err(error) => {
+                    tracing::warn!(plugin, %error, "compile cache entry doesn't fit; compiling again");
+                }
+            }
+        }
+        let component = self.compile_in_time(engine, plugin, wasm)?;
+        if let Some(cache) = &self.cache {
+            let put = component
+                .serialize()
+                .map_err(|e| e.to_string())
+                .and_then(|bytes| cache.put(&entry, &bytes).map_err(|e| e.to_string()));
+            if let Err(error) = put {
+                tracing::warn!(plugin, error, "could not keep a compiled plugin; it will be compiled again");
+            }
+        }
+        Ok(component)
+    }
+
+    /// Compiles on a thread of its own. The compiler can't be stopped: past the limit the thread runs on
+    /// to its end, and its result is dropped. Its memory is bounded only by the sizes that admission checks.
+    fn compile_in_time(
+        &self,
+        engine: &wasmtime::Engine,
+        plugin: &str,
+        wasm: &Arc<[u8]>,
+    ) -> Result<Component, AdmissionError> {
+        let (send, receive) = mpsc::channel();
+        let (engine, wasm) = (engine.clone(), Arc::clone(wasm));
+        let compile_error = |cause| AdmissionError::Compile { plugin: plugin.to_owned(), cause };
+        std::thread::Builder::new()
+            .name("wasmill-compile".into())
+            .stack_size(8 << 20)
+            .spawn(move || {
+                // Nobody receives once the time is up.
+                drop(send.send(Component::from_binary(&engine, &wasm)));
+            })
+            .map_err(|e| compile_error(e.to_string()))?;
+        let limit_ms = self.limits.compile_ms_max;
+        match receive.recv_timeout(Duration::from_millis(limit_ms)) {
+            Ok(compiled) => compiled.map_err(|e| compile_error(crate::text::tame(&format!("{e:#}"), 2_048))),
+            Err(RecvTimeoutError::Timeout) => {
+                Err(AdmissionError::CompileTime { plugin: plugin.to_owned(), limit_ms })
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                Err(compile_error("the compiler panicked; please report this plugin".to_owned()))
+            }
+        }
+    }
+}
+
+/// A cache entry's name: the plugin's digest, and wasmtime's version, target and configuration.
+fn entry_name(engine: &wasmtime::Engine, digest: &str) -> String {
+    struct Blake(blake3::Hasher);
+    impl std::hash::Hasher for Blake {
+        fn write(&mut self, bytes: &[u8]) {
+            self.0.update(bytes);
+        }
+        fn finish(&self) -> u64 {
+            0
+        }
+    }
+    let mut hasher = Blake(blake3::Hasher::new());
+    std::hash::Hash::hash(&engine.precompile_compatibility_hash(), &mut hasher);
+    hasher.0.update(digest.as_bytes());
+    hasher.0.finalize().to_hex().to_string()
+}
+
+/// SHA-256 in hexadecimal, as `sha256sum` prints it.
+pub(crate) fn digest(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    let mut text = String::with_capacity(64);
+    for byte in Sha256::digest(bytes) {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+/// A plugin's name: its file's, without the ending.
+pub(crate) fn name_of(path: &Path) -> String {
+    path.file_stem().map_or_else(|| "plugin".to_owned(), |stem| stem.to_string_lossy().into_owned())
+}

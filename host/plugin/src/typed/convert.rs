@@ -1,0 +1,196 @@
+//! Frames into records, records into edits and blobs.
+
+use wasmill_engine::guest::CallError;
+use wasmill_frame::{
+    Blobs, BlobsWriter, Edit, EditsWriter, Frame, Groups, Malformed, MetaKind, TIMESTAMP_NONE,
+    timestamp_in_range,
+};
+
+use super::types::{
+    Entry, EntryRef, Folded, GroupRef, Message, MessageRef, Outcome, PairRef, Routed, Verdict,
+};
+
+/// The longest name in a layout.
+const NAME_BYTES_MAX: usize = u16::MAX as usize;
+
+/// What the engine gave is not the layout: a fault of the host's.
+pub(crate) fn not_the_layout(error: &Malformed) -> CallError {
+    CallError::Refused(format!("the host called with bytes that are not the layout: {error}"))
+}
+
+/// A frame's messages.
+pub(crate) fn messages<'a>(frame: &Frame<'a>) -> Vec<MessageRef<'a>> {
+    let message = |m: wasmill_frame::Message<'a>| MessageRef {
+        id: m.id(),
+        kind: m.kind(),
+        key: m.key(),
+        payload: m.payload(),
+        timestamp: Some(m.timestamp()).filter(|t| *t != TIMESTAMP_NONE),
+        metadata: entries(&m).collect(),
+    };
+    frame.iter().map(message).collect()
+}
+
+/// The metadata that a plugin sees.
+fn entries<'a>(message: &wasmill_frame::Message<'a>) -> impl Iterator<Item = EntryRef<'a>> + use<'a> {
+    message.metadata().entries().filter(|e| e.kind.is_metadata()).map(|e| EntryRef {
+        name: std::str::from_utf8(e.name).unwrap_or_default(),
+        value: std::str::from_utf8(e.value).unwrap_or_default(),
+        json: e.kind == MetaKind::Json,
+    })
+}
+
+/// Groups over a frame.
+pub(crate) fn groups<'a>(groups: &Groups<'a>) -> Vec<GroupRef<'a>> {
+    let group = |g: wasmill_frame::Group<'a>| GroupRef {
+        accumulator: g.accumulator,
+        messages: g.indices().map(|i| i as u32).collect(),
+    };
+    groups.iter().map(group).collect()
+}
+
+/// Accumulators two by two.
+pub(crate) fn pairs<'a>(blobs: Blobs<'a>) -> Vec<PairRef<'a>> {
+    let mut blobs = blobs.iter();
+    let mut pairs = Vec::with_capacity(blobs.len() / 2);
+    while let (Some((_, left)), Some((_, right))) = (blobs.next(), blobs.next()) {
+        pairs.push(PairRef { left, right });
+    }
+    pairs
+}
+
+fn count(what: &str, answered: usize, expected: usize) -> Result<(), CallError> {
+    if answered == expected {
+        return Ok(());
+    }
+    Err(CallError::Answer(format!("{answered} {what} to {expected}")))
+}
+
+/// Outcomes as edits. `replace` and `several` become the differences from the message that came, so that
+/// what a plugin doesn't see survives. A timestamp that is left out stays as it was.
+pub(crate) fn outcomes_to_edits(frame: &Frame<'_>, outcomes: &[Outcome]) -> Result<Vec<u8>, CallError> {
+    count("outcomes", outcomes.len(), frame.len())?;
+    let mut edits = EditsWriter::new(frame.len());
+    for (index, outcome) in outcomes.iter().enumerate() {
+        let came = frame.get(index);
+        match outcome {
+            Outcome::Keep => {}
+            Outcome::Drop => edits.push(index, Edit::Drop),
+            Outcome::Fail(reason) => edits.push(index, Edit::Fail(reason)),
+            Outcome::Replace(message) => match check(message, None) {
+                Ok(()) => push_differences(&mut edits, index, &came, message),
+                Err(reason) => edits.push(index, Edit::Fail(&reason)),
+            },
+            Outcome::Several(routed) => push_several(&mut edits, index, &came, routed),
+        }
+    }
+    Ok(edits.finish())
+}
+
+fn push_several(edits: &mut EditsWriter, index: usize, came: &wasmill_frame::Message<'_>, routed: &[Routed]) {
+    if routed.is_empty() {
+        return edits.push(index, Edit::Drop);
+    }
+    // All or none: half of an answer would be worse than its failure.
+    if let Err(reason) = routed.iter().try_for_each(|r| check(&r.message, r.output.as_deref())) {
+        return edits.push(index, Edit::Fail(&reason));
+    }
+    for (place, Routed { message, output }) in routed.iter().enumerate() {
+        if place > 0 {
+            edits.push(index, Edit::Emit { copy: true });
+        }
+        push_differences(edits, index, came, message);
+        if let Some(output) = output {
+            edits.push(index, Edit::Output(output));
+        }
+    }
+}
+
+/// Whether a message fits the layout.
+fn check(message: &Message, output: Option<&str>) -> Result<(), String> {
+    if let Some(time) = message.timestamp.filter(|t| !timestamp_in_range(*t)) {
+        return Err(format!(
+            "the plugin answered the timestamp {time}, which is not from 1970 to the year 9999"
+        ));
+    }
+    let names = message.metadata.iter().map(|e| e.name.as_str()).chain(output);
+    match names.map(str::len).find(|n| *n > NAME_BYTES_MAX) {
+        Some(bytes) => {
+            Err(format!("the plugin answered a name of {bytes} bytes; up to {NAME_BYTES_MAX} fit"))
+        }
+        None => Ok(()),
+    }
+}
+
+fn push_differences(edits: &mut EditsWriter, index: usize, came: &wasmill_frame::Message<'_>, now: &Message) {
+    if now.id != came.id() {
+        edits.push(index, Edit::Id(&now.id));
+    }
+    if now.kind != came.kind() {
+        edits.push(index, Edit::Kind(&now.kind));
+    }
+    if now.key.as_deref() != came.key() {
+        edits.push(index, Edit::Key(now.key.as_deref()));
+    }
+    if now.payload != came.payload() {
+        edits.push(index, Edit::Payload(&now.payload));
+    }
+    if let Some(time) = now.timestamp.filter(|t| *t != came.timestamp()) {
+        edits.push(index, Edit::Timestamp(time));
+    }
+    let before: Vec<EntryRef<'_>> = entries(came).collect();
+    for (place, entry) in before.iter().enumerate() {
+        let is_first = before[..place].iter().all(|e| e.name != entry.name);
+        if is_first && now.metadata.iter().all(|e| e.name != entry.name) {
+            edits.push(index, Edit::RemoveMetadata(entry.name));
+        }
+    }
+    for Entry { name, value, json } in &now.metadata {
+        let same =
+            before.iter().rev().find(|e| e.name == name).is_some_and(|e| e.value == value && e.json == *json);
+        if !same {
+            edits.push(index, Edit::SetMetadata { name, value: value.as_bytes(), json: *json });
+        }
+    }
+}
+
+/// A filter's verdicts as edits.
+pub(crate) fn verdicts_to_edits(verdicts: &[Verdict], messages: usize) -> Result<Vec<u8>, CallError> {
+    count("verdicts", verdicts.len(), messages)?;
+    let mut edits = EditsWriter::new(messages);
+    for (index, verdict) in verdicts.iter().enumerate() {
+        match verdict {
+            Verdict::Keep => {}
+            Verdict::Drop => edits.push(index, Edit::Drop),
+            Verdict::Fail(reason) => edits.push(index, Edit::Fail(reason)),
+        }
+    }
+    Ok(edits.finish())
+}
+
+/// New accumulators, and the messages that failed.
+pub(crate) fn folded_to_blobs(folded: &Folded, groups: usize) -> Result<Vec<u8>, CallError> {
+    count("accumulators", folded.accumulators.len(), groups)?;
+    let mut blobs = BlobsWriter::new();
+    for accumulator in &folded.accumulators {
+        blobs.push(0, accumulator);
+    }
+    for failed in &folded.failed {
+        let tag = failed
+            .message
+            .checked_add(1)
+            .ok_or_else(|| CallError::Answer(format!("message {} is out of the frame", failed.message)))?;
+        blobs.push(tag, failed.reason.as_bytes());
+    }
+    Ok(blobs.finish())
+}
+
+/// Byte strings as blobs of tag 0, one for each that was asked for.
+pub(crate) fn to_blobs(what: &str, list: &[impl AsRef<[u8]>], expected: usize) -> Result<Vec<u8>, CallError> {
+    count(what, list.len(), expected)?;
+    let mut blobs = BlobsWriter::new();
+    for bytes in list {
+        blobs.push(0, bytes.as_ref());
+    }
+    Ok(blobs.finish())
+}

@@ -1,0 +1,218 @@
+//! The command line: what can be typed, and its help.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::exit;
+
+/// Runs streams of messages through plugins.
+#[derive(Debug, Parser)]
+#[command(
+    name = "wasmill",
+    version,
+    about = "Runs streams of messages through plugins",
+    long_about = "Runs streams of messages through plugins.\n\n\
+        A pipeline is a YAML file: where messages come from, what happens to them, where they go. What \
+        happens to them is done by plugins, sandboxed WebAssembly components that can be written in any \
+        language.",
+    after_help = exit::HELP,
+    after_long_help = AFTER,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// What is logged to stderr: a level, or a list such as `info,wasmill_engine=debug`. Default:
+    /// RUST_LOG, else info.
+    #[arg(long, global = true, value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+const AFTER: &str = "\
+Examples:
+  wasmill check flights.yaml          is the pipeline right? do its plugins load?
+  wasmill explain flights.yaml        what will it do, and what does it promise?
+  wasmill run flights.yaml            run it until its sources end or a signal comes
+  wasmill plugin inspect enrich.wasm  what is in this plugin?
+  wasmill test enrich.wasm cases.yaml run the plugin's test cases in the sandbox
+
+Environment:
+  Every key of a spec can be set by environment: WASMILL_ and the keys in capitals, with two underscores
+  between levels: WASMILL_EPOCH__INTERVAL=1s, WASMILL_SOURCE__FILE__PATH=in.jsonl. Some have short names:
+  WORKER_COUNT, BATCH_SIZE, PLUGIN_DIR, DATA_DIR, SHUTDOWN_TIMEOUT. Options are stronger than the
+  environment, the environment than the file; an empty variable says nothing.
+  In a spec, ${NAME} and ${NAME:-default} stand for variables.
+
+  ENVIRONMENT=development  logs for people; any other value logs JSON. Unset: for people on a terminal.
+  RUST_LOG                 what is logged, where --log is not given.
+  NO_COLOR                 set to anything: no colours.
+
+Exit codes:
+    0  all went well
+    1  the run failed
+    2  the command or a pipeline spec is wrong, or asks for what can't be given
+    3  a plugin was refused: it can't be loaded, or does not fit its stage
+    4  a source, sink or data directory can't be used
+    5  test cases failed
+  130  a second signal ended the run before it could end in order";
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs pipelines until their sources end or a signal comes
+    #[command(long_about = "Runs pipelines until their sources end or a signal comes.\n\n\
+        SIGINT or SIGTERM ends them in order: what was read is finished and committed, within \
+        shutdown_timeout. A second signal ends at once; the next run goes on at the last commit.")]
+    Run(Run),
+    /// Checks pipelines without running them
+    #[command(long_about = "Checks pipelines without running them: the spec, whether each plugin loads and \
+        fits its stage, whether sources can be reached, whether the delivery that is asked for is \
+        possible.")]
+    Check(Check),
+    /// Shows what a pipeline will do and what it promises
+    #[command(
+        long_about = "Shows what a pipeline will do and what it promises: stages and their order, where \
+        messages change hands, the guarantee of each route from a source to a sink and why, and what \
+        keeps results from being the same in a replay."
+    )]
+    Explain(Explain),
+    /// Looks into plugins
+    Plugin {
+        /// What to do with the plugin.
+        #[command(subcommand)]
+        command: PluginCommand,
+    },
+    /// Runs a plugin's test cases in the sandbox
+    #[command(long_about = "Runs a plugin's test cases in the sandbox that production uses.\n\n\
+        Each case gives messages and says what must come of them. It is run as one batch and again \
+        message by message: a plugin must answer the same. The format is told by `wasmill test --format`.")]
+    Test(Test),
+    /// Forgets a pipeline's positions and state: its next run starts anew
+    Reset(Reset),
+    /// Lists the sources and sinks of this build, with their settings
+    Connectors(Connectors),
+    /// Prints the JSON Schema of pipeline specs
+    Schema,
+}
+
+/// What overrides a spec.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Overrides {
+    /// How many threads work [spec: workers; environment: WORKER_COUNT]
+    #[arg(long, value_name = "N")]
+    pub workers: Option<u32>,
+    /// How many messages a plugin is given at once, at most [spec: batch_size; environment: BATCH_SIZE]
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<u32>,
+    /// The folder of the plugins [spec: plugin_dir; environment: PLUGIN_DIR]
+    #[arg(long, value_name = "FOLDER")]
+    pub plugin_dir: Option<PathBuf>,
+    /// The folder of the state [spec: data_dir; environment: DATA_DIR]
+    #[arg(long, value_name = "FOLDER")]
+    pub data_dir: Option<PathBuf>,
+}
+
+/// `wasmill run`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: wasmill run flights.yaml --workers 4")]
+pub struct Run {
+    /// The pipelines
+    #[arg(required = true, value_name = "PIPELINE.yaml")]
+    pub pipelines: Vec<PathBuf>,
+    /// Forget positions and state first
+    #[arg(long)]
+    pub reset: bool,
+    /// Print the summary as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// What overrides the spec.
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+/// `wasmill check`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: wasmill check pipelines/*.yaml")]
+pub struct Check {
+    /// The pipelines
+    #[arg(required = true, value_name = "PIPELINE.yaml")]
+    pub pipelines: Vec<PathBuf>,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// What overrides the spec.
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+/// `wasmill explain`.
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// The pipeline
+    #[arg(value_name = "PIPELINE.yaml")]
+    pub pipeline: PathBuf,
+    /// Print it as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// What overrides the spec.
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+/// `wasmill plugin …`.
+#[derive(Debug, Subcommand)]
+pub enum PluginCommand {
+    /// Shows what a plugin exports, imports and needs
+    Inspect {
+        /// The component
+        #[arg(value_name = "FILE.wasm")]
+        file: PathBuf,
+        /// Print it as JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `wasmill test`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: wasmill test plugins/enrich.wasm plugins/enrich/cases.yaml")]
+pub struct Test {
+    /// Show how cases are written, and end
+    #[arg(long, exclusive = true)]
+    pub format: bool,
+    /// The component
+    #[arg(required_unless_present = "format", value_name = "FILE.wasm")]
+    pub file: Option<PathBuf>,
+    /// The cases, as YAML or one JSON object a line
+    #[arg(required_unless_present = "format", value_name = "CASES")]
+    pub cases: Vec<PathBuf>,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `wasmill reset`.
+#[derive(Debug, Args)]
+pub struct Reset {
+    /// The pipeline
+    #[arg(value_name = "PIPELINE.yaml")]
+    pub pipeline: PathBuf,
+    /// Don't ask
+    #[arg(long)]
+    pub yes: bool,
+    /// What overrides the spec.
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+/// `wasmill connectors`.
+#[derive(Debug, Args)]
+pub struct Connectors {
+    /// Print them as JSON
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,115 @@
+//! `wasmill check`.
+
+use serde::Serialize;
+use wasmill_plugin::Sandbox;
+
+use super::args;
+use super::exit::{Exit, Stop};
+use super::plan::{plan, refuse_too_weak};
+use super::{load, print, print_json, sandbox};
+use crate::report::Diagnostic;
+use crate::spec::{Pipeline, Stage};
+
+#[derive(Serialize)]
+struct Checked {
+    file: String,
+    name: Option<String>,
+    ok: bool,
+    problems: Vec<Problem>,
+}
+
+#[derive(Serialize)]
+struct Problem {
+    exit: u8,
+    text: String,
+}
+
+/// Checks pipelines without running them.
+///
+/// # Errors
+/// Everything that is wrong with any of them; the exit code is the first one's.
+pub fn run(args: &args::Check) -> Result<(), Stop> {
+    let mut all = Vec::new();
+    let mut stops: Vec<Stop> = Vec::new();
+    for file in &args.pipelines {
+        let (name, found) = match load::pipeline(file, &args.overrides) {
+            Ok(pipeline) => (Some(pipeline.name.clone()), check(&pipeline)),
+            Err(stop) => (None, vec![stop]),
+        };
+        let problems = found.iter().map(|s| Problem { exit: s.exit as u8, text: s.shown.clone() }).collect();
+        all.push(Checked { file: file.display().to_string(), name, ok: found.is_empty(), problems });
+        stops.extend(found);
+    }
+    if args.json {
+        print_json(&all)?;
+    } else {
+        for checked in all.iter().filter(|c| c.ok) {
+            print(&format!("{}: ok\n", checked.file))?;
+        }
+    }
+    let Some(exit) = stops.iter().map(|s| s.exit).min_by_key(|e| *e as u8) else { return Ok(()) };
+    let shown: Vec<String> = stops.into_iter().map(|s| s.shown).collect();
+    Err(Stop { exit, shown: if args.json { String::new() } else { shown.join("\n\n") } })
+}
+
+fn check(pipeline: &Pipeline) -> Vec<Stop> {
+    let mut found = Vec::new();
+    match plan(pipeline) {
+        Ok(plan) => found.extend(refuse_too_weak(pipeline, &plan).err()),
+        Err(stop) => found.push(stop),
+    }
+    if pipeline.stages.iter().any(|s| s.plugin().is_some()) {
+        match sandbox::open(Some(&pipeline.limits)) {
+            Ok(sandbox) => {
+                found.extend(pipeline.stages.iter().filter_map(|s| fits(&sandbox, pipeline, s).err()));
+            }
+            Err(stop) => found.push(stop),
+        }
+    }
+    found.extend(reachable(pipeline));
+    found
+}
+
+/// Loads a stage's plugin and asks whether it can do what the stage wants.
+fn fits(sandbox: &Sandbox, pipeline: &Pipeline, stage: &Stage) -> Result<(), Stop> {
+    let Some(plugin) = stage.plugin() else { return Ok(()) };
+    let loaded = sandbox::load(sandbox, pipeline, plugin)?;
+    let kinds = loaded.info().kinds;
+    let right = match stage {
+        Stage::Transform(_) => kinds.transform,
+        Stage::Filter(_) => kinds.filter,
+        Stage::Aggregate(_) => kinds.aggregate,
+        Stage::KeyBy(_) => true,
+    };
+    if right {
+        return Ok(());
+    }
+    let exports = sandbox::kinds(kinds);
+    let title = format!("the plugin `{}` is no {}", plugin.plugin, stage.kind());
+    let label = format!("it exports {exports}");
+    let diagnostic = Diagnostic::at(plugin.span, title, label);
+    Err(Stop::problems(Exit::Plugin, &pipeline.problem(diagnostic)))
+}
+
+/// Asks each source for its partitions, and the data directory for its folder.
+fn reachable(pipeline: &Pipeline) -> Vec<Stop> {
+    let mut found = Vec::new();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => return vec![Stop::error(Exit::Outside, format!("can't start the check: {e}"))],
+    };
+    for (i, spec) in pipeline.sources.iter().enumerate() {
+        let Ok(mut source) = spec.source() else { continue };
+        if let Err(e) = runtime.block_on(source.partitions()) {
+            let mut diagnostic =
+                Diagnostic::new(format!("the source `{}` can't be reached: {e}", spec.name()));
+            diagnostic.span = pipeline.source_span(i);
+            diagnostic.label = "this source".to_owned();
+            found.push(Stop::problems(Exit::Outside, &pipeline.problem(diagnostic)));
+        }
+    }
+    if let Some(folder) = pipeline.data_dir.as_ref().filter(|d| d.exists() && !d.is_dir()) {
+        found.push(Stop::error(Exit::Outside, format!("data_dir: {} is no folder", folder.display())));
+    }
+    found
+}

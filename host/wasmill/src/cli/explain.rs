@@ -1,0 +1,75 @@
+//! `wasmill explain`.
+
+use std::fmt::Write as _;
+
+use super::args;
+use super::exit::Stop;
+use super::plan::{End, Plan, plan, refuse_too_weak};
+use super::{load, print_json};
+
+/// Shows what a pipeline will do.
+///
+/// # Errors
+/// When the spec is wrong, or asks for what can't be given: then after the plan is shown.
+pub fn run(args: &args::Explain) -> Result<(), Stop> {
+    let pipeline = load::pipeline(&args.pipeline, &args.overrides)?;
+    let plan = plan(&pipeline)?;
+    if args.json {
+        print_json(&plan)?;
+    } else {
+        super::print(&text(&plan))?;
+    }
+    refuse_too_weak(&pipeline, &plan)
+}
+
+fn end(text: &mut String, word: &str, end: &End) {
+    let takes = end.takes.as_ref().map(|t| format!("takes {t}; ")).unwrap_or_default();
+    let _ = writeln!(text, "  {word:<9} {:<16} {takes}{}", end.name, end.is.join(", "));
+    if let Some(path) = end.settings.get("path").and_then(|p| p.as_str()) {
+        let _ = writeln!(text, "  {:<9} {:<16} path {path}", "", "");
+    }
+}
+
+/// The plan as text. Writing to a `String` can't fail.
+fn text(plan: &Plan) -> String {
+    let mut t = String::new();
+    let _ = writeln!(t, "pipeline {} ({})\n", plan.name, plan.file);
+    plan.sources.iter().for_each(|s| end(&mut t, "source", s));
+    for step in &plan.stages {
+        let _ = writeln!(t, "  {:<9} {:<16} {}", step.kind, step.name, step.runs);
+        if let Some(plugin) = &step.plugin {
+            let grants: Vec<String> =
+                step.grants.iter().map(|g| super::sandbox::grant(*g).to_string()).collect();
+            let grants =
+                if grants.is_empty() { String::new() } else { format!(", granted {}", grants.join(", ")) };
+            let _ = writeln!(t, "  {:<9} {:<16} plugin {plugin}{grants}", "", "");
+        }
+    }
+    plan.sinks.iter().for_each(|s| end(&mut t, "sink", s));
+    t.push_str("\nguarantees\n");
+    for route in &plan.routes {
+        let _ = writeln!(t, "  {} → {}: {}", route.source, route.sink, route.guarantee);
+        for because in &route.because {
+            let _ = writeln!(t, "    because {because}");
+        }
+        for more in &route.for_more {
+            let _ = writeln!(t, "    for more, {more}");
+        }
+    }
+    t.push_str("\nreplay\n");
+    if plan.replayable {
+        t.push_str(
+            "  a replay gives the same results, whatever the workers, the batch size and the crashes\n",
+        );
+    }
+    for reason in &plan.not_replayable_because {
+        let _ = writeln!(t, "  results may differ in a replay: {reason}");
+    }
+    if !plan.notes.is_empty() {
+        t.push_str("\nnotes\n");
+        for note in &plan.notes {
+            let _ = writeln!(t, "  {note}");
+        }
+    }
+    t
+}

@@ -1,0 +1,306 @@
+//! What a pipeline will do and promise, as `check` and `explain` tell it.
+
+use serde::Serialize;
+use wasmill_connect::{SinkTraits, SourceTraits};
+
+use super::exit::{Exit, Stop};
+use crate::report::Diagnostic;
+use crate::spec::guarantee::{Route, RouteSink, RouteSource, route, too_weak};
+use crate::spec::{Delivery, Grant, Late, Order, Pipeline, Stage};
+
+/// A pipeline as it will run.
+#[derive(Debug, Serialize)]
+pub struct Plan {
+    /// The pipeline's name.
+    pub name: String,
+    /// Its file.
+    pub file: String,
+    /// Its sources.
+    pub sources: Vec<End>,
+    /// Its stages in order.
+    pub stages: Vec<Step>,
+    /// Its sinks, the one for dead letters included.
+    pub sinks: Vec<End>,
+    /// What is promised for each source and sink.
+    pub routes: Vec<Route>,
+    /// What the spec asks for.
+    pub delivery: Delivery,
+    /// How many threads work.
+    pub workers: usize,
+    /// Whether a replay gives the same results.
+    pub replayable: bool,
+    /// What keeps it from that.
+    pub not_replayable_because: Vec<String>,
+    /// What the author may want to know.
+    pub notes: Vec<String>,
+}
+
+/// A source or a sink.
+#[derive(Debug, Serialize)]
+pub struct End {
+    /// What people call it.
+    pub name: String,
+    /// Its settings, as the spec has them.
+    pub settings: serde_json::Value,
+    /// What it is like.
+    pub is: Vec<&'static str>,
+    /// What a sink takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub takes: Option<String>,
+}
+
+/// One stage.
+#[derive(Debug, Serialize)]
+pub struct Step {
+    /// transform, filter, key_by or aggregate.
+    pub kind: &'static str,
+    /// Its name; of a key_by the key.
+    pub name: String,
+    /// Its plugin's file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plugin: Option<String>,
+    /// Its grants.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub grants: Vec<Grant>,
+    /// Where it runs and in which order it sees messages.
+    pub runs: String,
+}
+
+/// The key groups of a pipeline.
+const KEY_GROUPS: u16 = wasmill_engine::topology::Topology::KEY_GROUPS;
+
+/// Plans a pipeline. Connects to nothing.
+///
+/// # Errors
+/// When the settings of a source or sink can't be right.
+pub fn plan(pipeline: &Pipeline) -> Result<Plan, Stop> {
+    let (sources, source_traits) = sources(pipeline)?;
+    let (mut sinks, sink_traits) = sinks(pipeline)?;
+    let durable = pipeline.data_dir.is_some();
+    let mut routes = Vec::new();
+    for (source, traits) in sources.iter().zip(&source_traits) {
+        for (sink, sink_traits) in sinks.iter().zip(&sink_traits) {
+            routes.push(route(
+                RouteSource { name: &source.name, traits: *traits },
+                durable,
+                RouteSink { name: &sink.name, traits: *sink_traits },
+            ));
+        }
+    }
+    let mut notes = Vec::new();
+    match &pipeline.dead_letter {
+        Some(_) => {}
+        None => notes.push(
+            "no dead_letter: a message that can't be processed is counted, and gone; add `dead_letter` to keep it"
+                .to_owned(),
+        ),
+    }
+    if pipeline.is_stateful() && !durable {
+        notes.push("no data_dir: state is in memory, and a restart begins anew".to_owned());
+    }
+    if let Some(dead) = &pipeline.dead_letter {
+        let traits = dead.sink().map_err(|e| Stop::error(Exit::Usage, format!("dead_letter: {e}")))?.traits();
+        sinks.push(End {
+            name: dead.name().to_owned(),
+            settings: settings(dead),
+            is: sink_is(traits),
+            takes: Some("dead letters".to_owned()),
+        });
+    }
+    let not_replayable_because = not_replayable(pipeline, &source_traits);
+    Ok(Plan {
+        name: pipeline.name.clone(),
+        file: pipeline.file.display().to_string(),
+        stages: steps(pipeline, sources.len()),
+        sources,
+        sinks,
+        routes,
+        delivery: pipeline.delivery,
+        workers: pipeline.workers,
+        replayable: not_replayable_because.is_empty(),
+        not_replayable_because,
+        notes,
+    })
+}
+
+/// Refuses a pipeline that asks for more than one of its routes can give.
+///
+/// # Errors
+/// The route, why it can't, and what to change, at the place in the spec.
+pub fn refuse_too_weak(pipeline: &Pipeline, plan: &Plan) -> Result<(), Stop> {
+    // What nobody asked for is told by `explain`, not refused.
+    let Some(span) = pipeline.delivery_span() else { return Ok(()) };
+    let weak = too_weak(&plan.routes, pipeline.delivery);
+    let Some(worst) = weak.first() else { return Ok(()) };
+    let asked = match pipeline.delivery {
+        Delivery::ExactlyOnce => "exactly-once",
+        Delivery::AtLeastOnce => "at-least-once",
+    };
+    let title = format!("{asked} is not possible from {} to {}", worst.source, worst.sink);
+    let mut diagnostic = Diagnostic::at(span, title, format!("this route is {}", worst.guarantee));
+    for because in &worst.because {
+        diagnostic = diagnostic.help(format!("because {because}"));
+    }
+    for more in &worst.for_more {
+        diagnostic = diagnostic.help(format!("to get it, {more}"));
+    }
+    Err(Stop::problems(Exit::Usage, &pipeline.problem(diagnostic)))
+}
+
+fn settings(spec: &impl Serialize) -> serde_json::Value {
+    match serde_json::to_value(spec) {
+        // One key, the connector's name: its settings are below it.
+        Ok(serde_json::Value::Object(map)) => map.into_iter().next().map(|(_, v)| v).unwrap_or_default(),
+        _ => serde_json::Value::Null,
+    }
+}
+
+/// The name of the `index`-th of several ends, numbered where a name stands twice.
+fn numbered(names: &[&str], index: usize) -> String {
+    let name = names[index];
+    if names.iter().filter(|n| **n == name).count() == 1 {
+        return name.to_owned();
+    }
+    let before = names[..=index].iter().filter(|n| **n == name).count();
+    format!("{name} {before}")
+}
+
+fn sources(pipeline: &Pipeline) -> Result<(Vec<End>, Vec<SourceTraits>), Stop> {
+    let names: Vec<&str> = pipeline.sources.iter().map(|s| s.name()).collect();
+    let mut ends = Vec::new();
+    let mut all = Vec::new();
+    for (i, spec) in pipeline.sources.iter().enumerate() {
+        let made = spec.source().map_err(|e| {
+            at(pipeline, pipeline.source_span(i), format!("the source `{}` can't be made: {e}", spec.name()))
+        })?;
+        let traits = made.traits();
+        let is = vec![
+            if traits.seekable { "can be read again" } else { "can't be read again" },
+            if traits.bounded { "ends" } else { "goes on for ever" },
+        ];
+        ends.push(End { name: numbered(&names, i), settings: settings(spec), is, takes: None });
+        all.push(traits);
+    }
+    Ok((ends, all))
+}
+
+fn sinks(pipeline: &Pipeline) -> Result<(Vec<End>, Vec<SinkTraits>), Stop> {
+    let names: Vec<&str> = pipeline.sinks.iter().map(|s| s.connector.name()).collect();
+    let mut ends = Vec::new();
+    let mut all = Vec::new();
+    for (i, sink) in pipeline.sinks.iter().enumerate() {
+        let spec = &sink.connector;
+        let made = spec.sink().map_err(|e| {
+            at(pipeline, pipeline.sink_span(i), format!("the sink `{}` can't be made: {e}", spec.name()))
+        })?;
+        let takes = match &sink.output {
+            None => "what comes out of the last stage".to_owned(),
+            Some(output) => format!("the output `{output}`"),
+        };
+        let traits = made.traits();
+        let is = sink_is(traits);
+        ends.push(End { name: numbered(&names, i), settings: settings(spec), is, takes: Some(takes) });
+        all.push(traits);
+    }
+    Ok((ends, all))
+}
+
+fn sink_is(traits: SinkTraits) -> Vec<&'static str> {
+    vec![match (traits.transactional, traits.refuses_repeats) {
+        (true, _) => "shows only what is committed",
+        (false, true) => "refuses repeats",
+        (false, false) => "shows messages at once",
+    }]
+}
+
+fn at(pipeline: &Pipeline, span: Option<crate::report::Span>, title: String) -> Stop {
+    let mut diagnostic = Diagnostic::new(title);
+    diagnostic.span = span;
+    diagnostic.label = "this one".to_owned();
+    Stop::problems(Exit::Usage, &pipeline.problem(diagnostic))
+}
+
+fn steps(pipeline: &Pipeline, sources: usize) -> Vec<Step> {
+    let exchange = pipeline.exchange();
+    let lanes = pipeline.workers;
+    let mut steps = Vec::new();
+    for (i, stage) in pipeline.stages.iter().enumerate() {
+        let keyed = exchange.is_some_and(|e| i > e);
+        let runs = match stage {
+            Stage::KeyBy(_) => {
+                let plural = if lanes == 1 { "lane" } else { "lanes" };
+                format!(
+                    "exchange in memory: {KEY_GROUPS} key groups on {lanes} {plural}; order is kept by key"
+                )
+            }
+            Stage::Aggregate(a) => match &a.window {
+                Some(w) => {
+                    let late = match &w.late {
+                        Late::Drop => "dropped".to_owned(),
+                        Late::DeadLetter => "dead letters".to_owned(),
+                        Late::Output(name) => format!("sent to the output `{name}`"),
+                    };
+                    format!(
+                        "tumbling windows of {}, allowed lateness {}, late messages are {late}; in the order of the log",
+                        human(w.size),
+                        human(w.allowed_lateness)
+                    )
+                }
+                None => format!("running, an answer for each message; {}", order(a.order)),
+            },
+            Stage::Transform(_) | Stage::Filter(_) if keyed => "on the key's lane".to_owned(),
+            Stage::Transform(_) | Stage::Filter(_) => {
+                let each = if sources > 1 { "each source's partitions" } else { "each partition" };
+                format!("on any of the {lanes} workers; order is kept in {each}")
+            }
+        };
+        let plugin = stage.plugin();
+        let name = match stage {
+            Stage::KeyBy(key) => key.paths.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+            _ => plugin.map(|p| p.name.clone()).unwrap_or_default(),
+        };
+        steps.push(Step {
+            kind: stage.kind(),
+            name,
+            plugin: plugin.map(|p| p.file.display().to_string()),
+            grants: plugin.map(|p| p.grants.clone()).unwrap_or_default(),
+            runs,
+        });
+    }
+    steps
+}
+
+fn order(order: Order) -> &'static str {
+    match order {
+        Order::Arrival => "in the order of arrival",
+        Order::Log => "in the order of the log",
+    }
+}
+
+fn human(duration: std::time::Duration) -> String {
+    crate::spec::HumanDuration(duration).to_string()
+}
+
+fn not_replayable(pipeline: &Pipeline, sources: &[SourceTraits]) -> Vec<String> {
+    let mut reasons = Vec::new();
+    for (spec, traits) in pipeline.sources.iter().zip(sources) {
+        if !traits.seekable {
+            reasons.push(format!("the source `{}` can't be read again", spec.name()));
+        }
+    }
+    for stage in &pipeline.stages {
+        if let Some(p) = stage.plugin().filter(|p| p.grants.contains(&Grant::WallClock)) {
+            reasons.push(format!("the stage `{}` is granted the wall clock", p.name));
+        }
+        if let Stage::Aggregate(a) = stage
+            && a.order == Order::Arrival
+            && pipeline.data_dir.is_none()
+        {
+            reasons.push(format!(
+                "the stage `{}` takes messages in the order of arrival, and without a data_dir nothing remembers that order; with a single partition there is one order only",
+                a.stage.name
+            ));
+        }
+    }
+    reasons
+}

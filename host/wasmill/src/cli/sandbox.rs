@@ -1,0 +1,99 @@
+//! The one place of the command line that knows the sandbox.
+
+use std::collections::BTreeMap;
+
+use wasmill_engine::guest::{Kinds, PluginRef};
+use wasmill_plugin::{AdmissionError, Grants, Sandbox, SandboxOptions, StageConfig};
+
+use super::exit::{Exit, Stop};
+use crate::report::{Diagnostic, nearest};
+use crate::spec::{Grant, Limits, Pipeline, PluginStage};
+
+/// Makes a sandbox with a pipeline's limits, or the default ones.
+///
+/// # Errors
+/// When the machine can't hold what the limits ask for.
+pub fn open(limits: Option<&Limits>) -> Result<Sandbox, Stop> {
+    let mut options = SandboxOptions { cache: SandboxOptions::user_cache(), ..SandboxOptions::default() };
+    if let Some(limits) = limits {
+        options.limits.deadline_ms = u64::try_from(limits.deadline.as_millis()).unwrap_or(u64::MAX);
+        options.limits.fuel = limits.fuel;
+        options.limits.memory_bytes_max = limits.memory_bytes_max;
+        options.limits.answer_bytes_max = limits.answer_bytes_max;
+    }
+    Sandbox::new(options).map_err(|e| Stop::error(Exit::Plugin, e))
+}
+
+/// A grant as the sandbox names it.
+#[must_use]
+pub fn grant(grant: Grant) -> wasmill_plugin::Grant {
+    match grant {
+        Grant::State => wasmill_plugin::Grant::State,
+        Grant::Metrics => wasmill_plugin::Grant::Metrics,
+        Grant::WallClock => wasmill_plugin::Grant::WallClock,
+    }
+}
+
+/// Grants as the sandbox takes them.
+#[must_use]
+pub fn grants(given: &[Grant]) -> Grants {
+    given.iter().map(|g| grant(*g)).collect()
+}
+
+/// A config as the sandbox takes it.
+#[must_use]
+pub fn config(given: &BTreeMap<String, serde_json::Value>) -> StageConfig {
+    given.iter().map(|(k, v)| (k.clone(), v.to_string())).collect()
+}
+
+/// Loads a stage's plugin.
+///
+/// # Errors
+/// Why it is refused, at its place in the spec.
+pub fn load(sandbox: &Sandbox, pipeline: &Pipeline, stage: &PluginStage) -> Result<PluginRef, Stop> {
+    sandbox.load(&stage.file, &grants(&stage.grants), config(&stage.config)).map_err(|error| {
+        let mut diagnostic = Diagnostic::at(stage.span, error.to_string(), "this plugin");
+        if matches!(error, AdmissionError::Read { .. }) {
+            let there = there(pipeline);
+            if let Some(near) = nearest(&stage.plugin, there.iter().map(String::as_str)) {
+                diagnostic.label = format!("did you mean `{near}`?");
+            }
+            let folder = pipeline.plugin_dir.display();
+            diagnostic = diagnostic.help(match there.as_slice() {
+                [] => format!("{folder} holds no plugin; name another folder by `plugin_dir`"),
+                names => format!("{folder} holds {}", names.join(", ")),
+            });
+        }
+        Stop::problems(Exit::Plugin, &pipeline.problem(diagnostic))
+    })
+}
+
+/// The most plugins that an error lists.
+const LISTED_MAX: usize = 20;
+
+/// The names of the plugins in a pipeline's folder.
+fn there(pipeline: &Pipeline) -> Vec<String> {
+    let entries = std::fs::read_dir(&pipeline.plugin_dir).into_iter().flatten().filter_map(Result::ok);
+    let mut names: Vec<String> = entries
+        .map(|e| e.path())
+        .filter(|p| p.extension().is_some_and(|e| e == "wasm"))
+        .filter_map(|p| Some(p.file_stem()?.to_str()?.to_owned()))
+        .collect();
+    names.sort();
+    names.truncate(LISTED_MAX);
+    names
+}
+
+/// What a plugin exports, in words.
+#[must_use]
+pub fn kinds(kinds: Kinds) -> String {
+    let all = [
+        (kinds.transform, "transform"),
+        (kinds.filter, "filter"),
+        (kinds.aggregate, "aggregate"),
+        (kinds.scan, "scan"),
+        (kinds.migrate, "migrate"),
+    ];
+    let names: Vec<&str> = all.iter().filter(|(has, _)| *has).map(|(_, name)| *name).collect();
+    if names.is_empty() { "nothing that a stage calls".to_owned() } else { names.join(", ") }
+}

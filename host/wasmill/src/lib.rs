@@ -1,0 +1,7 @@
+//! wasmill: the stream host whose business logic is a plugin. This crate has what people meet: the
+//! pipeline spec, the reports about it, the command line.
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod report;
+pub mod spec;

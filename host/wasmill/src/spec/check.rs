@@ -1,0 +1,544 @@
+//! From what is written to what it means: every rule that a key's type can't express.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use wasmill_engine::key::{KeySpec, OnNull, Path as FieldPath};
+
+use super::located::Located;
+use super::raw::{
+    Delivery, Grant, Late, Order, RawKey, RawOnNull, RawPipeline, RawPlugin, RawStage, RawWindow,
+};
+use super::{
+    AggregateStage, BATCH_SIZE_MAX, EpochBounds, HumanDuration, HumanSize, Limits, NAME_BYTES_MAX, Pipeline,
+    Places, PluginStage, Sink, Stage, WORKERS_MAX, Window, folder_of,
+};
+use crate::report::{Diagnostic, Problems, Sources, Span};
+
+/// The most workers that are taken where the spec names none.
+const WORKERS_DEFAULT_MAX: usize = 64;
+/// The batch size where the spec names none.
+const BATCH_SIZE_DEFAULT: usize = 256;
+/// The longest ordered end where the spec names none.
+const SHUTDOWN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+/// The longest window or allowed lateness: a hundred years, far inside the range of event times.
+const EVENT_TIME_MAX: Duration = Duration::from_secs(100 * 366 * 86_400);
+
+/// Checks a spec's meaning.
+pub(super) fn check(raw: RawPipeline, file: &Path, texts: Sources) -> Result<Pipeline, Problems> {
+    let mut checker = Checker {
+        diagnostics: Vec::new(),
+        folder: folder_of(file).to_owned(),
+        keyed: None,
+        late_outputs: Vec::new(),
+    };
+    let pipeline = checker.pipeline(raw, file);
+    match pipeline {
+        Some(mut pipeline) if checker.diagnostics.is_empty() => {
+            pipeline.places.texts = texts;
+            Ok(pipeline)
+        }
+        _ => {
+            let place = |d: &Diagnostic| d.span.map(|s| (s.source, s.start));
+            checker.diagnostics.sort_by_key(place);
+            Err(Problems { sources: texts, diagnostics: checker.diagnostics })
+        }
+    }
+}
+
+struct Checker {
+    diagnostics: Vec<Diagnostic>,
+    folder: PathBuf,
+    /// Where the key_by is, right or wrong.
+    keyed: Option<Span>,
+    /// Outputs that late messages go to.
+    late_outputs: Vec<Located<String>>,
+}
+
+impl Checker {
+    fn wrong(&mut self, span: Span, title: impl Into<String>, label: impl Into<String>) -> &mut Diagnostic {
+        self.diagnostics.push(Diagnostic::at(span, title, label));
+        let last = self.diagnostics.len() - 1;
+        &mut self.diagnostics[last]
+    }
+
+    fn pipeline(&mut self, raw: RawPipeline, file: &Path) -> Option<Pipeline> {
+        let top = raw.name.span;
+        self.name("pipeline", &raw.name);
+        let mut places = Places { delivery: raw.delivery.as_ref().map(|d| d.span), ..Places::default() };
+        let sources = self.one_or_many(("source", raw.source), ("sources", raw.sources), top);
+        let sinks = self.one_or_many(("sink", raw.sink), ("sinks", raw.sinks), top);
+        places.sources = sources.iter().map(|s| s.span).collect();
+        places.sinks = sinks.iter().map(|s| s.span).collect();
+        let plugin_dir = self.plugin_dir(raw.plugin_dir.as_ref());
+        let stages = self.stages(raw.stages, &plugin_dir);
+        let sinks: Vec<Sink> = sinks
+            .into_iter()
+            .map(|s| {
+                if let Some(output) = &s.value.output {
+                    self.name("output", output);
+                }
+                let output = s.value.output.map(|o| o.value).filter(|o| o != "main");
+                Sink { connector: s.value.connector, output }
+            })
+            .collect();
+        self.outputs(&sinks, &places);
+        let time = raw.time.as_ref().map_or(Some(FieldPath::Timestamp), |t| self.time(&t.field));
+        let (epoch, limits) = (raw.epoch, raw.limits);
+        let mut bounds = EpochBounds::default();
+        if let Some(e) = epoch {
+            bounds.interval = self.duration("epoch.interval", e.interval, 1, bounds.interval);
+            bounds.bytes_max = self.size("epoch.bytes", e.bytes, 1, bounds.bytes_max);
+        }
+        let limits = limits.map_or_else(Limits::default, |l| {
+            let d = Limits::default();
+            Limits {
+                message_bytes_max: self.size("limits.message", l.message, 1, d.message_bytes_max),
+                memory_bytes_max: self.size("limits.memory", l.memory, 64 << 10, d.memory_bytes_max),
+                deadline: self.duration("limits.deadline", l.deadline, 1, d.deadline),
+                fuel: l.fuel.map_or(d.fuel, |f| {
+                    if f.value == 0 {
+                        self.wrong(
+                            f.span,
+                            "`limits.fuel`: no plugin can work without fuel",
+                            "must be 1 or more",
+                        );
+                    }
+                    f.value
+                }),
+                answer_bytes_max: self.size("limits.answer", l.answer, 64, d.answer_bytes_max),
+                queue_bytes_max: self.size("limits.queue", l.queue, 1, d.queue_bytes_max),
+            }
+        });
+        Some(Pipeline {
+            name: raw.name.value,
+            file: file.to_owned(),
+            sources: sources.into_iter().map(|s| s.value).collect(),
+            time: time?,
+            workers: self.count("workers", raw.workers, WORKERS_MAX, default_workers()),
+            batch_size: self.count("batch_size", raw.batch_size, BATCH_SIZE_MAX, BATCH_SIZE_DEFAULT),
+            plugin_dir,
+            data_dir: raw.data_dir.map(|d| self.relative(&d)),
+            stages: stages.into_iter().map(|s| s.value).collect(),
+            sinks,
+            dead_letter: raw.dead_letter.map(|d| d.value),
+            delivery: raw.delivery.map_or(Delivery::default(), |d| d.value),
+            epoch: bounds,
+            limits,
+            http: match raw.http {
+                None => None,
+                Some(http) => self.address(&http),
+            },
+            shutdown_timeout: self.duration(
+                "shutdown_timeout",
+                raw.shutdown_timeout,
+                1,
+                SHUTDOWN_TIMEOUT_DEFAULT,
+            ),
+            places,
+        })
+    }
+
+    /// A name that can be a folder's, a label's and a column's.
+    fn name(&mut self, whose: &str, name: &Located<String>) {
+        let text = name.value.as_str();
+        let right = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if text.is_empty() || text.len() > NAME_BYTES_MAX {
+            let title = format!("the {whose}'s name has {} bytes", text.len());
+            self.wrong(name.span, title, format!("expected 1 to {NAME_BYTES_MAX}"));
+        } else if let Some(wrong) = text.chars().find(|c| !right(*c)) {
+            let title = format!("the {whose}'s name has the character {wrong:?}");
+            self.wrong(name.span, title, "expected letters, digits, `-`, `_` and `.` only");
+        } else if !text.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+            let title = format!("the {whose}'s name starts with {:?}", &text[..1]);
+            self.wrong(name.span, title, "expected a letter or a digit first");
+        }
+    }
+
+    fn one_or_many<T>(
+        &mut self,
+        (one_key, one): (&str, Option<Located<T>>),
+        (many_key, many): (&str, Option<Located<Vec<Located<T>>>>),
+        top: Span,
+    ) -> Vec<Located<T>> {
+        match (one, many) {
+            (Some(one), None) => vec![one],
+            (None, Some(many)) => {
+                if many.value.is_empty() {
+                    self.wrong(many.span, format!("`{many_key}` is empty"), "at least one must be given");
+                }
+                many.value
+            }
+            (Some(one), Some(many)) => {
+                let title = format!("both `{one_key}` and `{many_key}` are given");
+                let diagnostic = self.wrong(many.span, title, "this one");
+                diagnostic.also.push((one.span, "and this one".to_owned()));
+                diagnostic.help.push(format!("put all of them under `{many_key}`"));
+                Vec::new()
+            }
+            (None, None) => {
+                let example =
+                    if one_key == "source" { "{ file: { path: input.jsonl } }" } else { "{ stdout: {} }" };
+                let title = format!("the pipeline has no {one_key}");
+                self.wrong(top, title, format!("`{one_key}` or `{many_key}` must be given"))
+                    .help
+                    .push(format!("for example `{one_key}: {example}`"));
+                Vec::new()
+            }
+        }
+    }
+
+    /// A path in the file starts from the file's folder; one in the environment, or given by an option,
+    /// from the current one.
+    fn relative(&self, path: &Located<String>) -> PathBuf {
+        if path.span.source == 0 { self.folder.join(&path.value) } else { PathBuf::from(&path.value) }
+    }
+
+    fn plugin_dir(&mut self, given: Option<&Located<String>>) -> PathBuf {
+        if let Some(given) = given {
+            return self.relative(given);
+        }
+        let beside = self.folder.join("plugins");
+        if beside.is_dir() { beside } else { PathBuf::from("plugins") }
+    }
+
+    fn time(&mut self, field: &Located<String>) -> Option<FieldPath> {
+        match self.path(field)? {
+            path @ (FieldPath::Timestamp | FieldPath::Metadata(_)) => Some(path),
+            FieldPath::Payload(names) if !names.is_empty() => Some(FieldPath::Payload(names)),
+            _ => {
+                self.wrong(
+                    field.span,
+                    format!("`{}` is no event time", field.value),
+                    "expected `timestamp`, `payload.FIELD` or `metadata.NAME`",
+                );
+                None
+            }
+        }
+    }
+
+    fn path(&mut self, text: &Located<String>) -> Option<FieldPath> {
+        match FieldPath::from_str(&text.value) {
+            Ok(path) => Some(path),
+            Err(_) => {
+                let near = match text.value.split_once('.') {
+                    None => format!("did you mean `payload.{}`?", text.value),
+                    Some(_) => "expected id, type, key, timestamp, metadata.NAME or payload.FIELD".to_owned(),
+                };
+                self.wrong(text.span, format!("`{}` is no place in a message", text.value), near).help.push(
+                    "a message has id, type, key, timestamp, metadata.NAME and payload.FIELD.FIELD…"
+                        .to_owned(),
+                );
+                None
+            }
+        }
+    }
+
+    fn count(&mut self, key: &str, given: Option<Located<u32>>, max: u32, default: usize) -> usize {
+        let Some(given) = given else { return default };
+        if given.value == 0 || given.value > max {
+            let title = format!("`{key}`: {} is out of range", given.value);
+            self.wrong(given.span, title, format!("expected a whole number from 1 to {max}"));
+        }
+        given.value as usize
+    }
+
+    fn duration(
+        &mut self,
+        key: &str,
+        given: Option<Located<HumanDuration>>,
+        min_ms: u64,
+        default: Duration,
+    ) -> Duration {
+        let Some(given) = given else { return default };
+        let duration = Duration::from_millis(given.value.as_millis());
+        if given.value.as_millis() < min_ms {
+            self.wrong(given.span, format!("`{key}` is {}", given.value), "must be longer");
+        } else if duration > EVENT_TIME_MAX {
+            self.wrong(given.span, format!("`{key}` is longer than a hundred years"), "must be shorter");
+        }
+        duration
+    }
+
+    fn size(&mut self, key: &str, given: Option<Located<HumanSize>>, min: u64, default: usize) -> usize {
+        let Some(given) = given else { return default };
+        // The layouts count bytes in 32 bits.
+        let max = 2 << 30;
+        if given.value.0 < min || given.value.0 > max {
+            let title = format!("`{key}`: {} is out of range", given.value);
+            let label = format!("expected {} to {}", HumanSize(min), HumanSize(max));
+            self.wrong(given.span, title, label);
+        }
+        usize::try_from(given.value.0).unwrap_or(usize::MAX)
+    }
+
+    fn address(&mut self, http: &Located<String>) -> Option<std::net::SocketAddr> {
+        match http.value.parse() {
+            Ok(address) => Some(address),
+            Err(_) => {
+                let title = format!("`http`: `{}` is no address to listen at", http.value);
+                self.wrong(http.span, title, "expected IP:PORT, such as `127.0.0.1:9464`");
+                None
+            }
+        }
+    }
+
+    fn stages(&mut self, raw: Vec<Located<RawStage>>, plugin_dir: &Path) -> Vec<Located<Stage>> {
+        let mut stages: Vec<Located<Stage>> = Vec::new();
+        let mut names: BTreeMap<String, Span> = BTreeMap::new();
+        for stage in raw {
+            let span = stage.span;
+            let Some((stage, at)) = self.stage(stage.value, span, &stages, plugin_dir) else { continue };
+            if let Some(plugin) = stage.plugin() {
+                if let Some(first) = names.get(&plugin.name).copied() {
+                    let title = format!("two stages are named `{}`", plugin.name);
+                    let diagnostic = self.wrong(at, title, "the second one");
+                    diagnostic.also.push((first, "the first one".to_owned()));
+                    diagnostic.help.push(format!("give one of them another name: `name: {}-2`", plugin.name));
+                }
+                names.entry(plugin.name.clone()).or_insert(at);
+            }
+            stages.push(Located { value: stage, span: at });
+        }
+        stages
+    }
+
+    fn stage(
+        &mut self,
+        raw: RawStage,
+        span: Span,
+        before: &[Located<Stage>],
+        plugin_dir: &Path,
+    ) -> Option<(Stage, Span)> {
+        let kinds = [
+            ("transform", raw.transform.as_ref().map(|s| s.span)),
+            ("filter", raw.filter.as_ref().map(|s| s.span)),
+            ("key_by", raw.key_by.as_ref().map(|s| s.span)),
+            ("aggregate", raw.aggregate.as_ref().map(|s| s.span)),
+        ];
+        let given: Vec<(&str, Span)> = kinds.iter().filter_map(|(k, s)| Some((*k, (*s)?))).collect();
+        let &[(kind, at)] = given.as_slice() else {
+            match given.as_slice() {
+                [] => {
+                    let (at, what) = match &raw.window {
+                        Some(window) => (window.span, "a window without an aggregate"),
+                        None => (span, "a stage that does nothing"),
+                    };
+                    let diagnostic = self.wrong(at, what, "nothing is done with its messages");
+                    diagnostic.help.push(match raw.window {
+                        Some(_) => "put `aggregate: PLUGIN` beside `window`".to_owned(),
+                        None => {
+                            "a stage has one of `transform`, `filter`, `key_by` and `aggregate`".to_owned()
+                        }
+                    });
+                }
+                [(first, at), more @ ..] => {
+                    for (second, also) in more {
+                        let title = format!("one stage has both `{first}` and `{second}`");
+                        let diagnostic = self.wrong(*also, title, "this one");
+                        diagnostic.also.push((*at, "and this one".to_owned()));
+                        diagnostic.help.push("write two stages, each with its own `-`".to_owned());
+                    }
+                }
+            }
+            return None;
+        };
+        for (key, beside, place) in [
+            ("window", "aggregate", raw.window.as_ref().map(|w| w.span)),
+            ("order", "aggregate", raw.order.as_ref().map(|o| o.span)),
+            ("on_null", "key_by", raw.on_null.as_ref().map(|o| o.span)),
+        ] {
+            if let Some(place) = place.filter(|_| kind != beside) {
+                let title = format!("`{key}` beside `{kind}`");
+                self.wrong(place, title, format!("`{key}` stands only beside `{beside}`"));
+            }
+        }
+        let keyed = self.keyed;
+        let stage = match kind {
+            "key_by" => {
+                if let Some(first) = keyed {
+                    let diagnostic = self.wrong(at, "a second key_by is not supported yet", "the second one");
+                    diagnostic.also.push((first, "the first one".to_owned()));
+                    let help = "key by a list for a compound key, or chain two pipelines";
+                    diagnostic.help.push(help.to_owned());
+                }
+                self.keyed.get_or_insert(at);
+                if let Some(name) = &raw.name {
+                    self.wrong(name.span, "a key_by has no name", "take this away");
+                }
+                Stage::KeyBy(self.key(raw.key_by?, raw.on_null.map(|o| o.value))?)
+            }
+            "aggregate" => {
+                if keyed.is_none() {
+                    self.wrong(at, "an aggregate without a key_by before it", "by what key does it gather?")
+                        .help
+                        .push("put `- key_by: payload.FIELD` or `- key_by: type` before it".to_owned());
+                }
+                if let Some(first) = before.iter().find(|s| matches!(s.value, Stage::Aggregate(_))) {
+                    let first = first.span;
+                    let diagnostic =
+                        self.wrong(at, "a second aggregate is not supported yet", "the second one");
+                    diagnostic.also.push((first, "the first one".to_owned()));
+                    let help =
+                        "write the first one's results to a file or topic, and read it in another pipeline";
+                    diagnostic.help.push(help.to_owned());
+                }
+                let window = raw.window.map(|w| self.window(w.value));
+                let order = self.order(raw.order.as_ref(), window.is_some());
+                let stage = self.plugin(raw.aggregate?, raw.name, plugin_dir);
+                Stage::Aggregate(AggregateStage { stage, window, order })
+            }
+            "transform" => Stage::Transform(self.plugin(raw.transform?, raw.name, plugin_dir)),
+            _ => Stage::Filter(self.plugin(raw.filter?, raw.name, plugin_dir)),
+        };
+        if let Some(plugin) = stage.plugin().filter(|p| p.grants.contains(&Grant::State) && keyed.is_none()) {
+            let title = format!("the stage `{}` is granted state but has no key", plugin.name);
+            self.wrong(at, title, "state belongs to a message's key")
+                .help
+                .push("put it behind a `key_by`, or take the grant `state` away".to_owned());
+        }
+        Some((stage, at))
+    }
+
+    fn key(&mut self, raw: Located<RawKey>, on_null: Option<RawOnNull>) -> Option<KeySpec> {
+        if raw.value.0.is_empty() {
+            self.wrong(raw.span, "`key_by` names no place", "at least one must be given");
+        }
+        let mut paths = Vec::new();
+        for mut path in raw.value.0 {
+            if path.span == Span::default() {
+                path.span = raw.span;
+            }
+            let span = path.span;
+            match self.path(&path) {
+                Some(FieldPath::Timestamp) => {
+                    self.wrong(span, "`timestamp` is no key", "each message has its own")
+                        .help
+                        .push("to gather by time, put a `window` beside the aggregate".to_owned());
+                }
+                Some(path) if paths.contains(&path) => {
+                    self.wrong(span, format!("`{path}` stands twice in one key"), "take one away");
+                }
+                Some(path) => paths.push(path),
+                None => {}
+            }
+        }
+        let on_null = match on_null {
+            None | Some(RawOnNull::DeadLetter) => OnNull::DeadLetter,
+            Some(RawOnNull::Drop) => OnNull::Drop,
+            Some(RawOnNull::Shared) => OnNull::Shared,
+        };
+        (!paths.is_empty()).then_some(KeySpec { paths, on_null })
+    }
+
+    fn window(&mut self, raw: RawWindow) -> Window {
+        let zero = HumanDuration::default();
+        if let Some(Located { value: Late::Output(name), span }) = &raw.late {
+            let output = Located { value: name.clone(), span: *span };
+            self.name("output", &output);
+            self.late_outputs.push(output);
+        }
+        Window {
+            size: self.duration("window.tumbling", Some(raw.tumbling), 1, Duration::ZERO),
+            allowed_lateness: self.duration(
+                "window.allowed_lateness",
+                raw.allowed_lateness,
+                zero.as_millis(),
+                Duration::ZERO,
+            ),
+            late: raw.late.map_or(Late::default(), |l| l.value),
+        }
+    }
+
+    fn order(&mut self, given: Option<&Located<Order>>, windowed: bool) -> Order {
+        match given {
+            Some(order) if windowed && order.value == Order::Arrival => {
+                self.wrong(
+                    order.span,
+                    "a window in the order of arrival is not supported",
+                    "windows go by the log",
+                )
+                .help
+                .push("take `order` away: results are then the same at every run".to_owned());
+                Order::Log
+            }
+            Some(order) => order.value,
+            None if windowed => Order::Log,
+            None => Order::Arrival,
+        }
+    }
+
+    fn plugin(
+        &mut self,
+        raw: Located<RawPlugin>,
+        beside: Option<Located<String>>,
+        folder: &Path,
+    ) -> PluginStage {
+        let RawPlugin { mut plugin, name: inside, grants, config } = raw.value;
+        if plugin.span == Span::default() {
+            plugin.span = raw.span;
+        }
+        if plugin.value.contains(['/', '\\']) {
+            let title = format!("the plugin's name `{}` is a path", plugin.value);
+            self.wrong(plugin.span, title, "expected the file's name, without folder and `.wasm`")
+                .help
+                .push("name the folder by `plugin_dir`".to_owned());
+        } else if let Some(stem) = plugin.value.strip_suffix(".wasm") {
+            let title = format!("the plugin's name `{}` has its file's ending", plugin.value);
+            self.wrong(plugin.span, title, format!("write `{stem}`"));
+        } else {
+            self.name("plugin", &plugin);
+        }
+        if let (Some(inside), Some(beside)) = (&inside, &beside) {
+            let spans = (inside.span, beside.span);
+            let diagnostic = self.wrong(spans.1, "the stage has two names", "take one away");
+            diagnostic.also.push((spans.0, "the other one".to_owned()));
+        }
+        let name = inside.or(beside);
+        if let Some(name) = &name {
+            self.name("stage", name);
+        }
+        let mut granted: Vec<Grant> = Vec::new();
+        for grant in grants {
+            if granted.contains(&grant.value) {
+                self.wrong(grant.span, "this grant stands twice", "take one away");
+            } else {
+                granted.push(grant.value);
+            }
+        }
+        PluginStage {
+            name: name.map_or_else(|| plugin.value.clone(), |n| n.value),
+            file: folder.join(format!("{}.wasm", plugin.value)),
+            plugin: plugin.value,
+            grants: granted,
+            config,
+            span: plugin.span,
+        }
+    }
+
+    /// Every message that leaves must have a sink that takes it.
+    fn outputs(&mut self, sinks: &[Sink], places: &Places) {
+        if let (Some(span), false) = (places.sinks.first(), sinks.iter().any(|s| s.output.is_none())) {
+            self.wrong(*span, "no sink takes what comes out of the last stage", "takes a named output only")
+                .help
+                .push("add a sink without `output`".to_owned());
+        }
+        for Located { value: name, span } in std::mem::take(&mut self.late_outputs) {
+            if name == "main" || sinks.iter().any(|s| s.output.as_ref() == Some(&name)) {
+                continue;
+            }
+            let known = sinks.iter().filter_map(|s| s.output.as_deref());
+            let label = match crate::report::nearest(&name, known) {
+                Some(near) => format!("a sink takes `{near}`: did you mean that?"),
+                None => format!("add a sink with `output: {name}`"),
+            };
+            self.wrong(span, format!("late messages go to the output `{name}`, which no sink takes"), label);
+        }
+    }
+}
+
+fn default_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get).min(WORKERS_DEFAULT_MAX)
+}

@@ -1,0 +1,158 @@
+//! What a pipeline can promise about each route from a source to a sink, and why.
+
+use serde::Serialize;
+use wasmill_connect::{SinkTraits, SourceTraits};
+
+use super::Delivery;
+
+/// What is true of every message of a route after any crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Guarantee {
+    /// Each result is there once or not at all.
+    AtMostOnce,
+    /// Each result is there, some perhaps twice.
+    AtLeastOnce,
+    /// Each result is there exactly once.
+    ExactlyOnce,
+}
+
+impl std::fmt::Display for Guarantee {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::AtMostOnce => "at-most-once",
+            Self::AtLeastOnce => "at-least-once",
+            Self::ExactlyOnce => "exactly-once",
+        })
+    }
+}
+
+/// A source, as the guarantee sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct RouteSource<'a> {
+    /// What people call it.
+    pub name: &'a str,
+    /// What it can do.
+    pub traits: SourceTraits,
+}
+
+/// A sink, as the guarantee sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct RouteSink<'a> {
+    /// What people call it.
+    pub name: &'a str,
+    /// What it can do.
+    pub traits: SinkTraits,
+}
+
+/// A route with its guarantee.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Route {
+    /// The source's name.
+    pub source: String,
+    /// The sink's name.
+    pub sink: String,
+    /// What it promises.
+    pub guarantee: Guarantee,
+    /// Why, one sentence for each part that matters.
+    pub because: Vec<String>,
+    /// What to change for more; none where there is no more.
+    pub for_more: Vec<String>,
+    /// Whether the sink is what keeps the route from exactly-once, rather than source or store.
+    #[serde(skip)]
+    pub sink_is_weak: bool,
+}
+
+/// The guarantee of one route.
+#[must_use]
+pub fn route(source: RouteSource<'_>, store_is_durable: bool, sink: RouteSink<'_>) -> Route {
+    let mut because = Vec::new();
+    let mut for_more = Vec::new();
+    let once = sink.traits.transactional || sink.traits.refuses_repeats;
+    let mut guarantee = Guarantee::ExactlyOnce;
+    if source.traits.seekable {
+        because.push(format!("{} can be read again from every committed position", source.name));
+    } else {
+        guarantee = Guarantee::AtMostOnce;
+        because.push(format!(
+            "{} can't be read again: what was read and not committed at a crash is gone",
+            source.name
+        ));
+        for_more.push("read from a file or another log that can be read again".to_owned());
+    }
+    if store_is_durable {
+        because.push("state and positions are committed together in the data directory".to_owned());
+    } else {
+        guarantee = guarantee.min(Guarantee::AtLeastOnce);
+        because.push(if source.traits.seekable {
+            "positions and state are in memory: a restart reads everything again from the start".to_owned()
+        } else {
+            "positions and state are in memory: a restart begins with empty state".to_owned()
+        });
+        for_more.push("give the pipeline a `data_dir`".to_owned());
+    }
+    if sink.traits.transactional {
+        because.push(format!("{} shows only what is committed", sink.name));
+    } else if sink.traits.refuses_repeats {
+        because.push(format!("{} refuses what it has taken before", sink.name));
+    } else {
+        guarantee = guarantee.min(Guarantee::AtLeastOnce);
+        because.push(format!(
+            "{} shows messages at once: a crash before their commit writes them again",
+            sink.name
+        ));
+        for_more.push("write to a sink that commits with the pipeline, such as `file`".to_owned());
+    }
+    Route {
+        source: source.name.to_owned(),
+        sink: sink.name.to_owned(),
+        guarantee,
+        because,
+        for_more,
+        sink_is_weak: !once,
+    }
+}
+
+/// The routes that promise less than was asked for.
+#[must_use]
+pub fn too_weak(routes: &[Route], asked: Delivery) -> Vec<&Route> {
+    let least = match asked {
+        Delivery::ExactlyOnce => Guarantee::ExactlyOnce,
+        Delivery::AtLeastOnce => Guarantee::AtLeastOnce,
+    };
+    routes.iter().filter(|r| r.guarantee < least).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_is_as_strong_as_its_weakest_part() {
+        let log = SourceTraits { seekable: true, bounded: true };
+        let pipe = SourceTraits { seekable: false, bounded: true };
+        let files = SinkTraits { transactional: true, refuses_repeats: false };
+        let ids = SinkTraits { transactional: false, refuses_repeats: true };
+        let print = SinkTraits { transactional: false, refuses_repeats: false };
+        use Guarantee::{AtLeastOnce, AtMostOnce, ExactlyOnce};
+        for (source, durable, sink, expected, reason) in [
+            (log, true, files, ExactlyOnce, "shows only what is committed"),
+            (log, true, ids, ExactlyOnce, "refuses what it has taken"),
+            (log, true, print, AtLeastOnce, "writes them again"),
+            (log, false, files, AtLeastOnce, "reads everything again"),
+            (log, false, print, AtLeastOnce, "reads everything again"),
+            (pipe, true, files, AtMostOnce, "is gone"),
+            (pipe, false, print, AtMostOnce, "begins with empty state"),
+        ] {
+            let route = route(
+                RouteSource { name: "in", traits: source },
+                durable,
+                RouteSink { name: "out", traits: sink },
+            );
+            assert_eq!(route.guarantee, expected, "{route:?}");
+            assert!(route.because.iter().any(|b| b.contains(reason)), "{route:?}");
+            assert_eq!(route.for_more.is_empty(), expected == ExactlyOnce, "{route:?}");
+            assert_eq!(too_weak(&[route], Delivery::ExactlyOnce).is_empty(), expected == ExactlyOnce);
+        }
+    }
+}

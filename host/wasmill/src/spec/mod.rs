@@ -1,0 +1,316 @@
+//! The pipeline spec: YAML and environment in, a checked [`Pipeline`] out.
+//!
+//! text → tree ([`node`]) → environment and `${…}` ([`environment`]) → keys and types ([`raw`]) →
+//! meaning ([`check`]). Each step reports mistakes with their place; what comes out needs no further
+//! check but those that look at the world: files, plugins, addresses.
+
+mod check;
+pub mod de;
+pub mod environment;
+pub mod guarantee;
+pub mod located;
+pub mod node;
+mod outside;
+mod raw;
+pub mod schema;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use wasmill_engine::key::{KeySpec, Path as FieldPath};
+
+pub use environment::Environment;
+pub use outside::{HumanDuration, HumanSize, SinkSpec, SourceSpec};
+pub use raw::{Delivery, Grant, Late, Order};
+
+use crate::report::{Diagnostic, Problems, Sources, Span};
+
+/// The greatest spec that is read.
+pub const SPEC_BYTES_MAX: u64 = 1 << 20;
+/// The most workers of one pipeline.
+pub const WORKERS_MAX: u32 = 1024;
+/// The most messages that a plugin is given at once.
+pub const BATCH_SIZE_MAX: u32 = 65_536;
+/// The longest name of a pipeline, stage or output.
+pub const NAME_BYTES_MAX: usize = 64;
+
+/// A checked pipeline.
+#[derive(Debug, Clone)]
+pub struct Pipeline {
+    /// Its name; its state is kept under it.
+    pub name: String,
+    /// The file it was read from.
+    pub file: PathBuf,
+    /// Where messages come from; at least one. Paths in them start from the spec's folder already.
+    pub sources: Vec<SourceSpec>,
+    /// Which field is a message's event time.
+    pub time: FieldPath,
+    /// How many threads work, from 1.
+    pub workers: usize,
+    /// How many messages a plugin is given at once, at most, from 1.
+    pub batch_size: usize,
+    /// The folder of the plugins.
+    pub plugin_dir: PathBuf,
+    /// The folder in which state outlives the process; none: it does not.
+    pub data_dir: Option<PathBuf>,
+    /// What happens to the messages, in this order.
+    pub stages: Vec<Stage>,
+    /// Where messages go; at least one.
+    pub sinks: Vec<Sink>,
+    /// Where messages go that could not be processed.
+    pub dead_letter: Option<SinkSpec>,
+    /// What the pipeline must promise.
+    pub delivery: Delivery,
+    /// When results are committed.
+    pub epoch: EpochBounds,
+    /// Bounds on messages, plugins and queues.
+    pub limits: Limits,
+    /// The address of the HTTP pages.
+    pub http: Option<SocketAddr>,
+    /// How long an ordered end may take.
+    pub shutdown_timeout: Duration,
+    places: Places,
+}
+
+/// Where what was written, for mistakes that show only later.
+#[derive(Debug, Clone, Default)]
+struct Places {
+    texts: Sources,
+    delivery: Option<Span>,
+    sources: Vec<Span>,
+    sinks: Vec<Span>,
+}
+
+/// One stage.
+#[derive(Debug, Clone)]
+pub enum Stage {
+    /// Changes messages.
+    Transform(PluginStage),
+    /// Lets messages pass or not.
+    Filter(PluginStage),
+    /// Gives each message the key that the stages behind gather by.
+    KeyBy(KeySpec),
+    /// Gathers messages of a key into a value.
+    Aggregate(AggregateStage),
+}
+
+impl Stage {
+    /// The stage's plugin, where it has one.
+    #[must_use]
+    pub fn plugin(&self) -> Option<&PluginStage> {
+        match self {
+            Self::Transform(p) | Self::Filter(p) => Some(p),
+            Self::Aggregate(a) => Some(&a.stage),
+            Self::KeyBy(_) => None,
+        }
+    }
+
+    /// The word that the spec has for it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Transform(_) => "transform",
+            Self::Filter(_) => "filter",
+            Self::KeyBy(_) => "key_by",
+            Self::Aggregate(_) => "aggregate",
+        }
+    }
+}
+
+/// A stage that a plugin does.
+#[derive(Debug, Clone)]
+pub struct PluginStage {
+    /// The stage's name, unique in the pipeline.
+    pub name: String,
+    /// The plugin's name.
+    pub plugin: String,
+    /// The plugin's file.
+    pub file: PathBuf,
+    /// What it may use beyond its messages, each once.
+    pub grants: Vec<Grant>,
+    /// What it reads as its config: names and JSON values.
+    pub config: BTreeMap<String, serde_json::Value>,
+    /// Where the plugin is named.
+    pub span: Span,
+}
+
+/// An aggregate.
+#[derive(Debug, Clone)]
+pub struct AggregateStage {
+    /// Its plugin.
+    pub stage: PluginStage,
+    /// Over which windows; none: it runs on for ever and answers for each message.
+    pub window: Option<Window>,
+    /// In which order it sees messages of several partitions.
+    pub order: Order,
+}
+
+/// Windows of event time, one behind the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Window {
+    /// Their size, more than nothing.
+    pub size: Duration,
+    /// How long a window waits for messages that are behind.
+    pub allowed_lateness: Duration,
+    /// What becomes of a message that is behind even that.
+    pub late: Late,
+}
+
+/// A sink and what it takes.
+#[derive(Debug, Clone)]
+pub struct Sink {
+    /// Where its messages go.
+    pub connector: SinkSpec,
+    /// The named output that it takes; none: what comes out of the last stage.
+    pub output: Option<String>,
+}
+
+/// When results are committed: whichever comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EpochBounds {
+    /// After this long.
+    pub interval: Duration,
+    /// After this many bytes of messages.
+    pub bytes_max: usize,
+}
+
+/// Bounds on messages, plugins and queues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The greatest message.
+    pub message_bytes_max: usize,
+    /// The most memory of one instance of a plugin.
+    pub memory_bytes_max: usize,
+    /// How long one call of a plugin may take.
+    pub deadline: Duration,
+    /// How much work a plugin may do for one message that is tried alone.
+    pub fuel: u64,
+    /// The greatest answer of one call of a plugin.
+    pub answer_bytes_max: usize,
+    /// The most that waits between two parts of the pipeline.
+    pub queue_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            message_bytes_max: 1 << 20,
+            memory_bytes_max: 64 << 20,
+            deadline: Duration::from_secs(1),
+            fuel: 1_000_000_000,
+            answer_bytes_max: 64 << 20,
+            queue_bytes_max: 64 << 20,
+        }
+    }
+}
+
+impl Default for EpochBounds {
+    fn default() -> Self {
+        Self { interval: Duration::from_millis(200), bytes_max: 16 << 20 }
+    }
+}
+
+impl Pipeline {
+    /// Reads and checks a spec.
+    ///
+    /// # Errors
+    /// Every mistake that was found, with its place.
+    pub fn load(file: &Path, environment: &Environment) -> Result<Self, Problems> {
+        match read_bounded(file) {
+            Ok(text) => Self::parse(file, &text, environment),
+            Err(title) => {
+                Err(Problems { sources: Sources::default(), diagnostics: vec![Diagnostic::new(title)] })
+            }
+        }
+    }
+
+    /// Reads and checks a spec's text, as if it stood in `file`.
+    ///
+    /// # Errors
+    /// Every mistake that was found, with its place.
+    pub fn parse(file: &Path, text: &str, environment: &Environment) -> Result<Self, Problems> {
+        let mut sources = Sources::default();
+        let source = sources.add(file.display().to_string(), text);
+        let mut read = || -> Result<raw::RawPipeline, Box<Diagnostic>> {
+            let mut root = node::parse(text, source, 0).map_err(Box::new)?;
+            environment.overlay(&mut root, &mut sources)?;
+            environment.substitute(&mut root)?;
+            outside::resolve_paths(&mut root, folder_of(file));
+            de::from_node(&root)
+        };
+        match read() {
+            Ok(raw) => check::check(raw, file, sources),
+            Err(diagnostic) => Err(Problems { sources, diagnostics: vec![*diagnostic] }),
+        }
+    }
+
+    /// The folder of the spec, which relative paths in it start from.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        folder_of(&self.file)
+    }
+
+    /// A mistake that showed only when the pipeline was looked at more closely.
+    #[must_use]
+    pub fn problem(&self, diagnostic: Diagnostic) -> Problems {
+        Problems { sources: self.places.texts.clone(), diagnostics: vec![diagnostic] }
+    }
+
+    /// Where `delivery` is written, if it is.
+    #[must_use]
+    pub fn delivery_span(&self) -> Option<Span> {
+        self.places.delivery
+    }
+
+    /// Where a source is written.
+    #[must_use]
+    pub fn source_span(&self, index: usize) -> Option<Span> {
+        self.places.sources.get(index).copied()
+    }
+
+    /// Where a sink is written.
+    #[must_use]
+    pub fn sink_span(&self, index: usize) -> Option<Span> {
+        self.places.sinks.get(index).copied()
+    }
+
+    /// Whether any stage keeps state by key.
+    #[must_use]
+    pub fn is_stateful(&self) -> bool {
+        self.stages.iter().any(|s| match s {
+            Stage::Aggregate(_) => true,
+            Stage::Transform(p) | Stage::Filter(p) => p.grants.contains(&Grant::State),
+            Stage::KeyBy(_) => false,
+        })
+    }
+
+    /// The place of the key_by, where there is one: stages before it run by partition, those behind it
+    /// by key.
+    #[must_use]
+    pub fn exchange(&self) -> Option<usize> {
+        self.stages.iter().position(|s| matches!(s, Stage::KeyBy(_)))
+    }
+}
+
+fn folder_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+fn read_bounded(file: &Path) -> Result<String, String> {
+    let shown = file.display();
+    let size = std::fs::metadata(file).map_err(|e| format!("can't read the pipeline {shown}: {e}"))?.len();
+    if size > SPEC_BYTES_MAX {
+        return Err(format!("{shown} has {size} bytes; a spec has at most {SPEC_BYTES_MAX}"));
+    }
+    let bytes = std::fs::read(file).map_err(|e| format!("can't read the pipeline {shown}: {e}"))?;
+    String::from_utf8(bytes)
+        .map_err(|e| format!("{shown} is not UTF-8 from byte {} on", e.utf8_error().valid_up_to()))
+}
+
+#[cfg(test)]
+mod tests;

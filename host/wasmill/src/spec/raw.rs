@@ -1,0 +1,433 @@
+//! The spec as it is written: what `docs/pipeline.schema.json` describes, key for key.
+//!
+//! The comments here are the schema's descriptions, so they speak to the author of a pipeline.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::outside::{HumanDuration, HumanSize};
+use super::outside::{SinkSpec, SourceSpec};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
+
+use super::located::Located;
+
+/// A wasmill pipeline: from its sources, through its stages, to its sinks.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "wasmill pipeline")]
+pub struct RawPipeline {
+    /// The pipeline's name: letters, digits, `-`, `_` and `.`. Its state is kept under this name.
+    pub name: Located<String>,
+    /// Where messages come from. Either this or `sources`.
+    pub source: Option<Located<SourceSpec>>,
+    /// Several sources, all read at once. Either this or `source`.
+    pub sources: Option<Located<Vec<Located<SourceSpec>>>>,
+    /// Which field is a message's event time. Default: the envelope's `timestamp`.
+    pub time: Option<RawTime>,
+    /// How many threads work. Default: one a processor. Changes no result. Environment: WORKER_COUNT.
+    pub workers: Option<Located<u32>>,
+    /// How many messages a plugin is given at once, at most. Default: 256. Changes no result.
+    /// Environment: BATCH_SIZE.
+    pub batch_size: Option<Located<u32>>,
+    /// The folder of the plugins. Default: `plugins` beside this file, else `./plugins`. Environment:
+    /// PLUGIN_DIR, which is relative to the current folder.
+    pub plugin_dir: Option<Located<String>>,
+    /// The folder in which positions and state outlive the process. Without it they are in memory, and a
+    /// restart reads everything again. Environment: DATA_DIR, which is relative to the current folder.
+    pub data_dir: Option<Located<String>>,
+    /// What happens to the messages, in this order.
+    #[serde(default)]
+    pub stages: Vec<Located<RawStage>>,
+    /// Where messages go. Either this or `sinks`.
+    pub sink: Option<Located<RawSink>>,
+    /// Several sinks. Either this or `sink`.
+    pub sinks: Option<Located<Vec<Located<RawSink>>>>,
+    /// Where messages go that could not be processed, each with the reason. Without it they are counted
+    /// and logged, and gone.
+    pub dead_letter: Option<Located<SinkSpec>>,
+    /// What the pipeline must promise. Default: at_least_once. A promise that its source, store and sinks
+    /// can't keep together is refused at start.
+    pub delivery: Option<Located<Delivery>>,
+    /// How often results are committed.
+    pub epoch: Option<RawEpoch>,
+    /// Bounds on messages, plugins and queues.
+    pub limits: Option<RawLimits>,
+    /// The address of the HTTP pages: health, metrics. Off where it is not given.
+    pub http: Option<Located<String>>,
+    /// How long an ordered end may take. Default: 30s. Environment: SHUTDOWN_TIMEOUT.
+    pub shutdown_timeout: Option<Located<HumanDuration>>,
+}
+
+/// Which field is a message's event time.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawTime {
+    /// `timestamp`, `payload.FIELD` or `metadata.NAME`.
+    pub field: Located<String>,
+}
+
+/// What a pipeline promises about each result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, serde::Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Delivery {
+    /// After a crash every result is there exactly once.
+    ExactlyOnce,
+    /// After a crash every result is there, some perhaps twice.
+    #[default]
+    AtLeastOnce,
+}
+
+/// One stage. It has exactly one of `transform`, `filter`, `key_by` and `aggregate`.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawStage {
+    /// Changes messages by a plugin.
+    pub transform: Option<Located<RawPlugin>>,
+    /// Lets messages pass or not by a plugin.
+    pub filter: Option<Located<RawPlugin>>,
+    /// Gives each message the key that the stages behind gather by: `payload.FIELD`, `type`, `id`, `key`,
+    /// `metadata.NAME`, or a list of these.
+    pub key_by: Option<Located<RawKey>>,
+    /// Beside `key_by`: what becomes of a message whose key is null. Default: dead_letter.
+    pub on_null: Option<Located<RawOnNull>>,
+    /// Gathers messages of a key into a value by a plugin.
+    pub aggregate: Option<Located<RawPlugin>>,
+    /// Beside `aggregate`: over which stretch of event time. Without it the aggregate runs on for ever and
+    /// answers for each message.
+    pub window: Option<Located<RawWindow>>,
+    /// Beside `aggregate`: in which order it sees messages of several partitions. `log`, the same at
+    /// every run, is the default of windows; `arrival`, at once, is the default without a window.
+    pub order: Option<Located<Order>>,
+    /// The stage's name. Default: the plugin's.
+    pub name: Option<Located<String>>,
+}
+
+/// In which order an aggregate sees messages of several partitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// As they arrive; the order is logged, so that a replay repeats it.
+    Arrival,
+    /// By event time, the same at every run.
+    Log,
+}
+
+/// What becomes of a message whose key is null.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RawOnNull {
+    /// It goes to the dead-letter queue.
+    DeadLetter,
+    /// It is dropped, and counted as dropped.
+    Drop,
+    /// All of them share one key.
+    Shared,
+}
+
+/// A window of event time.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawWindow {
+    /// Windows of this size, one behind the other: `1h`.
+    pub tumbling: Located<HumanDuration>,
+    /// How long a window waits, in event time, for messages that are behind. Default: 0s.
+    pub allowed_lateness: Option<Located<HumanDuration>>,
+    /// What becomes of a message that is behind even that. Default: drop, which is counted.
+    pub late: Option<Located<Late>>,
+}
+
+/// What becomes of a late message.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, serde::Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Late {
+    /// It is dropped, and counted as late.
+    #[default]
+    Drop,
+    /// It goes to the dead-letter queue.
+    DeadLetter,
+    /// It goes to the sinks that take this output.
+    Output(String),
+}
+
+/// How often results are committed: whichever comes first.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawEpoch {
+    /// After this long. Default: 200ms.
+    pub interval: Option<Located<HumanDuration>>,
+    /// After this many bytes of messages. Default: 16MiB.
+    pub bytes: Option<Located<HumanSize>>,
+}
+
+/// Bounds. What is above one goes to the dead-letter queue or waits; nothing grows without end.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawLimits {
+    /// The greatest message. Default: 1MiB.
+    pub message: Option<Located<HumanSize>>,
+    /// The most memory that one instance of a plugin may have. Default: 64MiB.
+    pub memory: Option<Located<HumanSize>>,
+    /// How long one call of a plugin may take. Default: 1s.
+    pub deadline: Option<Located<HumanDuration>>,
+    /// How much work a plugin may do for one message that is tried alone; about one unit an instruction.
+    /// Default: 1000000000.
+    pub fuel: Option<Located<u64>>,
+    /// The greatest answer of one call of a plugin. Default: 64MiB.
+    pub answer: Option<Located<HumanSize>>,
+    /// The most that waits between two parts of the pipeline. Default: 64MiB.
+    pub queue: Option<Located<HumanSize>>,
+}
+
+/// A plugin in a stage: its name, or the long form.
+#[derive(Debug, Clone)]
+pub struct RawPlugin {
+    /// Its file's name in the plugin folder, without `.wasm`.
+    pub plugin: Located<String>,
+    /// The stage's name.
+    pub name: Option<Located<String>>,
+    /// What it may use.
+    pub grants: Vec<Located<Grant>>,
+    /// What it reads as its config.
+    pub config: BTreeMap<String, serde_json::Value>,
+}
+
+/// What a plugin may be granted beyond its messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, serde::Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Grant {
+    /// State of the message's key.
+    State,
+    /// Counters of its own in the metrics.
+    Metrics,
+    /// The wall clock: results can't be replayed any more.
+    WallClock,
+}
+
+/// A plugin in its long form.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct LongPlugin {
+    /// The plugin's name: its file in the plugin folder, without `.wasm`.
+    plugin: Located<String>,
+    /// The stage's name. Default: the plugin's.
+    name: Option<Located<String>>,
+    /// What the plugin may use beyond its messages.
+    #[serde(default)]
+    grants: Vec<Located<Grant>>,
+    /// What the plugin reads as its config.
+    #[serde(default)]
+    config: BTreeMap<String, serde_json::Value>,
+}
+
+impl<'de> Deserialize<'de> for RawPlugin {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(PluginVisitor)
+    }
+}
+
+struct PluginVisitor;
+
+impl<'de> Visitor<'de> for PluginVisitor {
+    type Value = RawPlugin;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a plugin's name, or a map with `plugin`")
+    }
+
+    fn visit_str<E: de::Error>(self, name: &str) -> Result<RawPlugin, E> {
+        // The place is the whole value's, which whoever holds this in a `Located` knows.
+        let plugin = Located { value: name.to_owned(), span: crate::report::Span::default() };
+        Ok(RawPlugin { plugin, name: None, grants: Vec::new(), config: BTreeMap::new() })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawPlugin, A::Error> {
+        let LongPlugin { plugin, name, grants, config } =
+            LongPlugin::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(RawPlugin { plugin, name, grants, config })
+    }
+}
+
+impl JsonSchema for RawPlugin {
+    fn schema_name() -> Cow<'static, str> {
+        "Plugin".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let long = generator.subschema_for::<LongPlugin>();
+        json_schema!({
+            "description": "A plugin: its name, or a map for its grants and config.",
+            "anyOf": [{ "type": "string" }, long],
+        })
+    }
+}
+
+/// One path, or several for a compound key.
+#[derive(Debug, Clone)]
+pub struct RawKey(pub Vec<Located<String>>);
+
+impl<'de> Deserialize<'de> for RawKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(KeyVisitor)
+    }
+}
+
+struct KeyVisitor;
+
+impl<'de> Visitor<'de> for KeyVisitor {
+    type Value = RawKey;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a place in the message such as `payload.carrier`, or a list of them")
+    }
+
+    fn visit_str<E: de::Error>(self, path: &str) -> Result<RawKey, E> {
+        Ok(RawKey(vec![Located { value: path.to_owned(), span: crate::report::Span::default() }]))
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<RawKey, A::Error> {
+        let mut paths = Vec::new();
+        while let Some(path) = seq.next_element()? {
+            paths.push(path);
+        }
+        Ok(RawKey(paths))
+    }
+}
+
+impl JsonSchema for RawKey {
+    fn schema_name() -> Cow<'static, str> {
+        "Key".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "One place in the message, or several for a compound key.",
+            "anyOf": [
+                { "type": "string" },
+                { "type": "array", "items": { "type": "string" }, "minItems": 1 },
+            ],
+        })
+    }
+}
+
+/// A sink: one connector's key, and beside it which output it takes.
+#[derive(Debug, Clone)]
+pub struct RawSink {
+    /// Where the messages go.
+    pub connector: SinkSpec,
+    /// The output that it takes; none: what comes out of the last stage.
+    pub output: Option<Located<String>>,
+}
+
+impl<'de> Deserialize<'de> for RawSink {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(SinkVisitor)
+    }
+}
+
+struct SinkVisitor;
+
+impl<'de> Visitor<'de> for SinkVisitor {
+    type Value = RawSink;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a sink, such as `file: { path: out }`")
+    }
+
+    fn visit_str<E: de::Error>(self, name: &str) -> Result<RawSink, E> {
+        let connector = SinkSpec::deserialize(de::value::StrDeserializer::new(name))?;
+        Ok(RawSink { connector, output: None })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawSink, A::Error> {
+        let (mut connector, mut output) = (None, None);
+        while let Some(key) = map.next_key_seed(SinkKey { more: connector.is_none() })? {
+            match key {
+                None => output = Some(map.next_value()?),
+                Some(name) => {
+                    connector = Some(SinkSpec::deserialize(MapAccessDeserializer::new(OneEntry {
+                        name: Some(name),
+                        map: &mut map,
+                    }))?)
+                }
+            }
+        }
+        let connector = connector
+            .ok_or_else(|| de::Error::custom("no sink is named here, such as `file: { path: out }`"))?;
+        Ok(RawSink { connector, output })
+    }
+}
+
+/// A key of a sink: `output` (none), or a connector's name.
+struct SinkKey {
+    more: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for SinkKey {
+    type Value = Option<String>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<String>, D::Error> {
+        let key = String::deserialize(deserializer)?;
+        if key == "output" {
+            return Ok(None);
+        }
+        // The name is checked here, where the key's place is known.
+        let known: Vec<&str> = super::outside::sink_names();
+        if !known.contains(&key.as_str()) {
+            let names = known.iter().copied().chain(["output"]);
+            let near = crate::report::did_you_mean(&key, names.collect::<Vec<_>>());
+            return Err(de::Error::custom(format!("unknown sink `{key}`: {near}")));
+        }
+        if !self.more {
+            return Err(de::Error::custom(format!(
+                "`{key}` is a second sink in one place: use a list, `sinks:`"
+            )));
+        }
+        Ok(Some(key))
+    }
+}
+
+/// The connector's entry alone, as a map of one key.
+struct OneEntry<'a, A> {
+    name: Option<String>,
+    map: &'a mut A,
+}
+
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for OneEntry<'_, A> {
+    type Error = A::Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
+        let Some(name) = self.name.take() else { return Ok(None) };
+        seed.deserialize(de::value::StringDeserializer::<A::Error>::new(name)).map(Some)
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
+        self.map.next_value_seed(seed)
+    }
+}
+
+impl JsonSchema for RawSink {
+    fn schema_name() -> Cow<'static, str> {
+        "Sink".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        // Each form of a sink, with `output` allowed beside its key.
+        let mut schema = SinkSpec::json_schema(generator);
+        for forms in ["oneOf", "anyOf"] {
+            let Some(list) = schema.get_mut(forms).and_then(|f| f.as_array_mut()) else { continue };
+            for form in list.iter_mut() {
+                if let Some(properties) = form.get_mut("properties").and_then(|p| p.as_object_mut()) {
+                    properties.insert(
+                        "output".into(),
+                        serde_json::json!({
+                            "type": "string",
+                            "description": "The output that this sink takes. Default: main, what comes out of the last stage.",
+                        }),
+                    );
+                }
+            }
+        }
+        schema
+    }
+}

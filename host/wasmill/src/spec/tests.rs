@@ -1,0 +1,200 @@
+use super::*;
+
+const GOOD: &str = "\
+name: flight-delays
+source: { file: { path: flights.jsonl.gz } }
+time: { field: timestamp }
+workers: 2
+batch_size: 256
+plugin_dir: plugins
+data_dir: data
+stages:
+  - transform: enrich
+  - transform: { plugin: enrich, name: e2, grants: [metrics, wall-clock], config: { threshold: 3, tags: [a, b] } }
+  - filter: drop-ignored
+  - key_by: payload.carrier
+    on_null: drop
+  - window: { tumbling: 1h, allowed_lateness: 30h, late: { output: late } }
+    aggregate: delay-stats
+    name: delays
+sinks:
+  - file: { path: out }
+  - file: { path: late }
+    output: late
+dead_letter: { file: { path: out/dead-letters } }
+delivery: exactly_once
+epoch: { interval: 100ms, bytes: 1MiB }
+limits: { message: 2MiB, deadline: 2s, fuel: 5 }
+http: 127.0.0.1:9464
+shutdown_timeout: 5s
+";
+
+fn parse(text: &str, environment: &Environment) -> Result<Pipeline, String> {
+    Pipeline::parse(Path::new("pipelines/p.yaml"), text, environment).map_err(|p| p.to_string())
+}
+
+fn good(environment: &Environment) -> Pipeline {
+    parse(GOOD, environment).unwrap_or_else(|e| panic!("{e}"))
+}
+
+#[test]
+fn every_key_arrives_in_its_place() {
+    let p = good(&Environment::default());
+    assert_eq!(p.name, "flight-delays");
+    assert_eq!((p.workers, p.batch_size), (2, 256));
+    assert_eq!(p.time, FieldPath::Timestamp);
+    assert_eq!(p.plugin_dir, Path::new("pipelines/plugins"));
+    assert_eq!(p.data_dir.as_deref(), Some(Path::new("pipelines/data")));
+    assert_eq!(p.delivery, Delivery::ExactlyOnce);
+    assert_eq!(p.epoch, EpochBounds { interval: Duration::from_millis(100), bytes_max: 1 << 20 });
+    assert_eq!(p.limits.message_bytes_max, 2 << 20);
+    assert_eq!((p.limits.deadline, p.limits.fuel), (Duration::from_secs(2), 5));
+    assert_eq!(p.limits.queue_bytes_max, Limits::default().queue_bytes_max);
+    assert_eq!(p.http.map(|h| h.port()), Some(9464));
+    assert_eq!(p.shutdown_timeout, Duration::from_secs(5));
+    let outputs: Vec<Option<&str>> = p.sinks.iter().map(|s| s.output.as_deref()).collect();
+    assert_eq!(outputs, [None, Some("late")]);
+    assert!(p.dead_letter.is_some());
+
+    let kinds: Vec<&str> = p.stages.iter().map(Stage::kind).collect();
+    assert_eq!(kinds, ["transform", "transform", "filter", "key_by", "aggregate"]);
+    let Stage::Transform(second) = &p.stages[1] else { panic!("{:?}", p.stages[1]) };
+    assert_eq!((second.name.as_str(), second.plugin.as_str()), ("e2", "enrich"));
+    assert_eq!(second.file, Path::new("pipelines/plugins/enrich.wasm"));
+    assert_eq!(second.grants, [Grant::Metrics, Grant::WallClock]);
+    assert_eq!(second.config["threshold"], 3);
+    assert_eq!(second.config["tags"], serde_json::json!(["a", "b"]));
+    let Stage::Aggregate(aggregate) = &p.stages[4] else { panic!("{:?}", p.stages[4]) };
+    assert_eq!(aggregate.stage.name, "delays");
+    assert_eq!(aggregate.order, Order::Log);
+    let window = aggregate.window.as_ref().expect("a window");
+    assert_eq!(window.size, Duration::from_secs(3600));
+    assert_eq!(window.allowed_lateness, Duration::from_secs(30 * 3600));
+    assert_eq!(window.late, Late::Output("late".to_owned()));
+    assert!(p.is_stateful());
+    assert_eq!(p.exchange(), Some(3));
+}
+
+#[test]
+fn a_short_spec_takes_the_documented_defaults() {
+    let text = "name: p\nsource: { stdin: {} }\nsink: { stdout: {} }\nstages: [{ key_by: type }, { aggregate: count }]\n";
+    let p = parse(text, &Environment::default()).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(p.batch_size, 256);
+    assert_eq!(p.delivery, Delivery::AtLeastOnce);
+    assert_eq!(p.epoch.interval, Duration::from_millis(200));
+    assert_eq!(p.limits, Limits::default());
+    assert_eq!((p.data_dir.is_none(), p.http, p.dead_letter.is_none()), (true, None, true));
+    assert_eq!(p.shutdown_timeout, Duration::from_secs(30));
+    let Stage::Aggregate(running) = &p.stages[1] else { panic!("{:?}", p.stages[1]) };
+    assert_eq!((running.window.is_none(), running.order), (true, Order::Arrival));
+}
+
+#[test]
+fn the_environment_is_stronger_than_the_file_and_its_long_names_than_its_short_ones() {
+    let p = good(&Environment::of([
+        ("WORKER_COUNT", "4"),
+        ("WASMILL_WORKERS", "8"),
+        ("BATCH_SIZE", "16"),
+        ("PLUGIN_DIR", "elsewhere"),
+        ("DATA_DIR", ""),
+        ("WASMILL_EPOCH__INTERVAL", "1s"),
+        ("WASMILL_STAGES__1__TRANSFORM__CONFIG__THRESHOLD", "9"),
+        ("WASMILL_STAGES__0__TRANSFORM", "other"),
+        ("WASMILL_STAGES__3__KEY_BY", "[type, payload.x]"),
+    ]));
+    assert_eq!((p.workers, p.batch_size), (8, 16));
+    assert_eq!(p.epoch.interval, Duration::from_secs(1));
+    assert_eq!(p.plugin_dir, Path::new("elsewhere"), "relative to the current folder");
+    assert_eq!(p.data_dir.as_deref(), Some(Path::new("pipelines/data")), "an empty variable says nothing");
+    assert_eq!(p.stages[1].plugin().expect("a plugin").config["threshold"], 9);
+    assert_eq!(p.stages[0].plugin().expect("a plugin").plugin, "other");
+    let Stage::KeyBy(key) = &p.stages[3] else { panic!("{:?}", p.stages[3]) };
+    assert!(key.is_compound());
+}
+
+#[test]
+fn variables_are_put_into_texts_and_numbers() {
+    let text = GOOD
+        .replace("workers: 2", "workers: ${N:-3}")
+        .replace("name: flight-delays", "name: \"flights-${CITY}\"")
+        .replace("data_dir: data", "data_dir: cost$$");
+    let p = parse(&text, &Environment::of([("CITY", "nyc")])).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!((p.name.as_str(), p.workers), ("flights-nyc", 3));
+    assert_eq!(p.data_dir.as_deref(), Some(Path::new("pipelines/cost$")));
+}
+
+#[test]
+fn a_wrong_variable_is_named_with_its_value() {
+    for (name, value, parts) in [
+        ("WORKER_COUNT", "many", ["WORKER_COUNT=many", "a whole number"]),
+        ("WASMILL_WORKERS", "0", ["WASMILL_WORKERS=0", "1 to 1024"]),
+        ("WASMILL_WORKER", "3", ["WASMILL_WORKER=3", "did you mean `workers`?"]),
+        ("WASMILL_EPOCH__INTERVALL", "3s", ["WASMILL_EPOCH__INTERVALL=3s", "did you mean `interval`?"]),
+        ("WASMILL_EPOCH__INTERVAL", "3", ["WASMILL_EPOCH__INTERVAL=3", "lacks a unit"]),
+        ("WASMILL_STAGES__9__FILTER", "x", ["WASMILL_STAGES__9__FILTER=x", "expected a number below 5"]),
+        ("WASMILL_NAME__X", "x", ["WASMILL_NAME__X=x", "single value"]),
+        ("WASMILL_EPOCH____X", "x", ["WASMILL_EPOCH____X=x", "names no key"]),
+        ("SHUTDOWN_TIMEOUT", "soon", ["SHUTDOWN_TIMEOUT=soon", "is no duration"]),
+        ("WASMILL_HTTP", "everywhere", ["WASMILL_HTTP=everywhere", "IP:PORT"]),
+    ] {
+        let shown = parse(GOOD, &Environment::of([(name, value)])).expect_err(name);
+        for part in parts {
+            assert!(shown.contains(part), "{name}={value}: no {part:?} in\n{shown}");
+        }
+    }
+}
+
+#[test]
+fn an_unset_variable_is_named_with_the_nearest_set_one() {
+    let text = GOOD.replace("workers: 2", "workers: ${MY_WORKER}");
+    let shown = parse(&text, &Environment::of([("MY_WORKERS", "1")])).expect_err("unset");
+    assert!(shown.contains("`MY_WORKER` is not set"), "{shown}");
+    assert!(shown.contains("`MY_WORKERS` is set: did you mean that?"), "{shown}");
+}
+
+/// Each wrong pipeline beside what is shown for it. `UPDATE_GOLDEN=1` writes the texts anew: read the
+/// difference before you commit it.
+#[test]
+fn every_wrong_pipeline_is_shown_as_its_golden_text_says() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/pipelines-bad");
+    let update = std::env::var_os("UPDATE_GOLDEN").is_some();
+    let mut cases: Vec<PathBuf> = std::fs::read_dir(&folder)
+        .expect("tests/pipelines-bad")
+        .map(|e| e.expect("an entry").path())
+        .filter(|p| p.extension().is_some_and(|e| e == "yaml"))
+        .collect();
+    cases.sort();
+    assert!(cases.len() >= 25, "{} cases", cases.len());
+    let mut wrong = Vec::new();
+    for case in cases {
+        let text = std::fs::read_to_string(&case).expect("a case");
+        let name = case.file_name().expect("a name");
+        let shown = match Pipeline::parse(Path::new(name), &text, &Environment::default()) {
+            Ok(_) => "accepted\n".to_owned(),
+            Err(problems) => format!("{problems}\n"),
+        };
+        let golden = case.with_extension("txt");
+        if update {
+            std::fs::write(&golden, &shown).expect("write");
+        }
+        let expected = std::fs::read_to_string(&golden).unwrap_or_default();
+        if shown != expected || shown == "accepted\n" {
+            wrong.push(format!("{}\n--- expected\n{expected}--- shown\n{shown}", case.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_published_schema_is_the_one_of_the_types() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/pipeline.schema.json");
+    let text = schema::text();
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&file, &text).expect("write");
+    }
+    let published = std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(
+        text == published,
+        "docs/pipeline.schema.json is old: `wasmill schema > docs/pipeline.schema.json`"
+    );
+}

@@ -1,0 +1,345 @@
+//! The engine driven by a seed: every interleaving that threads, crashes and slow ends could give it.
+//!
+//! One seed decides batch sizes, the number of lanes, which prepared batch comes back first, which lane
+//! runs, when an epoch ends, where in a commit the process dies, and with how many lanes it comes back.
+//! The same seed does the same again.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use wasmill_connect::store::MemoryStore;
+use wasmill_engine::commit::{Collector, Commit};
+use wasmill_engine::coordinator::{Coordinator, FoundPartition};
+use wasmill_engine::lane::{Counts, Lane, LaneInput};
+use wasmill_engine::output::{Routes, SinkRoute};
+use wasmill_engine::position::PartitionId;
+use wasmill_engine::prefix::{Prefix, Prepared};
+use wasmill_engine::state::{Epoch, StateStore};
+use wasmill_engine::topology::Topology;
+
+use crate::parts::{Output, outputs, raw_batch};
+
+/// Random numbers from a seed: SplitMix64.
+pub struct Seeded(u64);
+
+impl Seeded {
+    /// The sequence of a seed.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next number.
+    #[expect(clippy::should_implement_trait, reason = "it never ends")]
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `n`, which must not be 0.
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % n.max(1) as u64) as usize
+    }
+
+    /// True `per_mille` times in a thousand.
+    pub fn chance(&mut self, per_mille: usize) -> bool {
+        self.below(1_000) < per_mille
+    }
+}
+
+/// What a simulation runs.
+#[derive(Clone)]
+pub struct Scenario {
+    /// The pipeline.
+    pub topology: Topology,
+    /// Its sinks.
+    pub sinks: Vec<SinkRoute>,
+    /// The partitions' logs, as lines.
+    pub logs: Vec<Vec<String>>,
+}
+
+/// What may happen.
+#[derive(Debug, Clone, Copy)]
+pub struct Chaos {
+    /// How often in a thousand steps the process dies.
+    pub crashes_per_mille: usize,
+    /// The most lanes.
+    pub lanes_max: usize,
+    /// The most messages a batch.
+    pub batch_messages_max: usize,
+    /// How often in a thousand steps a quiet partition is called idle.
+    pub idle_per_mille: usize,
+}
+
+impl Chaos {
+    /// Nothing happens: one lane, whole logs, no crash.
+    pub const CALM: Self =
+        Self { crashes_per_mille: 0, lanes_max: 1, batch_messages_max: usize::MAX, idle_per_mille: 0 };
+    /// Everything happens, except that results may depend on what is called idle.
+    pub const WILD: Self =
+        Self { crashes_per_mille: 15, lanes_max: 5, batch_messages_max: 40, idle_per_mille: 0 };
+}
+
+/// What came out.
+#[derive(Debug, Clone, Default)]
+pub struct Outcome {
+    /// By sink, what is committed, in the order of the commits.
+    pub committed: Vec<Vec<Output>>,
+    /// The totals of the last checkpoint.
+    pub counts: Counts,
+    /// How often the process died.
+    pub crashes: usize,
+    /// Outputs that left twice with the same id and other bytes: always a defect.
+    pub contradictions: Vec<(Output, Output)>,
+}
+
+struct World {
+    store: Arc<dyn StateStore>,
+    /// By sink: what a reader of a sink that shows everything flushed has seen, by output id.
+    seen: Vec<BTreeMap<String, Output>>,
+    outcome: Outcome,
+}
+
+enum LaneMessage {
+    Input(LaneInput),
+    Barrier(Epoch),
+}
+
+struct Process {
+    prefix: Prefix,
+    coordinator: Coordinator,
+    lanes: Vec<(Lane, VecDeque<LaneMessage>)>,
+    collector: Collector,
+    commits: VecDeque<Commit>,
+    prepared: Vec<Prepared>,
+    readers: Vec<Reader>,
+    in_flight: usize,
+}
+
+struct Reader {
+    id: PartitionId,
+    next: usize,
+    sequence: u64,
+    ended: bool,
+}
+
+/// Runs a scenario under a seed until everything is read and committed.
+///
+/// # Panics
+/// When the engine refuses its own checkpoint, or makes no progress.
+#[must_use]
+pub fn run(scenario: &Scenario, chaos: Chaos, seed: u64) -> Outcome {
+    let mut random = Seeded::new(seed);
+    let topology = Arc::new(scenario.topology.clone());
+    let sinks = scenario.sinks.len();
+    let mut world = World {
+        store: Arc::new(MemoryStore::new()),
+        seen: vec![BTreeMap::new(); sinks],
+        outcome: Outcome { committed: vec![Vec::new(); sinks], ..Outcome::default() },
+    };
+    let budget = 2_000 + 400 * scenario.logs.iter().map(Vec::len).sum::<usize>();
+    let mut process = start(&topology, scenario, &world, 1 + random.below(chaos.lanes_max));
+    for step in 0.. {
+        // Past the budget the world calms down, so that every run ends.
+        let calm = step > budget;
+        assert!(step < budget * 4 + 10_000, "seed {seed}: no progress");
+        if !calm && random.chance(chaos.crashes_per_mille) {
+            world.outcome.crashes += 1;
+            process = start(&topology, scenario, &world, 1 + random.below(chaos.lanes_max));
+            continue;
+        }
+        match advance(&mut process, &mut world, scenario, chaos, &mut random, calm) {
+            Step::Went => {}
+            Step::Died => {
+                world.outcome.crashes += 1;
+                process = start(&topology, scenario, &world, 1 + random.below(chaos.lanes_max));
+            }
+            Step::Done => break,
+        }
+    }
+    world.outcome
+}
+
+enum Step {
+    Went,
+    Died,
+    Done,
+}
+
+fn start(topology: &Arc<Topology>, scenario: &Scenario, world: &World, lanes: usize) -> Process {
+    let store = &world.store;
+    let (Ok(checkpoint), Ok(foretold)) = (store.checkpoint(), store.foretold()) else {
+        panic!("the store can't be read");
+    };
+    let found: Vec<FoundPartition> = (0u32..)
+        .zip(&scenario.logs)
+        .map(|(n, _)| FoundPartition {
+            id: PartitionId { source: 0, partition: n },
+            name: format!("log-{n}"),
+            incarnation: "simulated".to_owned(),
+        })
+        .collect();
+    let names = found.iter().map(|f| (f.id, f.name.clone())).collect();
+    let routes = Arc::new(Routes::new(scenario.sinks.clone(), names));
+    let foretold = foretold.as_ref().map(|(epoch, facts)| (*epoch, facts.as_slice()));
+    let coordinator = match Coordinator::new(topology, &routes, lanes, &found, checkpoint.as_ref(), foretold)
+    {
+        Ok(coordinator) => coordinator,
+        Err(e) => panic!("{e}"),
+    };
+    let readers = coordinator
+        .starts()
+        .map(|(id, p)| Reader {
+            id,
+            next: usize::try_from(p.offset).unwrap_or(usize::MAX),
+            sequence: 0,
+            ended: false,
+        })
+        .collect();
+    let lanes_running = if topology.has_lanes() { lanes } else { 0 };
+    let make = |n| match Lane::new(&topology.keyed, &routes, store, topology.key_groups, (n, lanes_running)) {
+        Ok(lane) => (lane, VecDeque::new()),
+        Err(e) => panic!("{e}"),
+    };
+    let collector = Collector::new(
+        lanes_running,
+        store.generation().unwrap_or_default(),
+        topology.shape(),
+        checkpoint.as_ref(),
+    );
+    Process {
+        prefix: Prefix::new(topology, &routes),
+        coordinator,
+        lanes: (0..lanes_running).map(make).collect(),
+        collector,
+        commits: VecDeque::new(),
+        prepared: Vec::new(),
+        readers,
+        in_flight: 0,
+    }
+}
+
+fn advance(
+    p: &mut Process,
+    world: &mut World,
+    scenario: &Scenario,
+    chaos: Chaos,
+    random: &mut Seeded,
+    calm: bool,
+) -> Step {
+    match random.below(8) {
+        0 | 1 => {
+            let n = random.below(p.readers.len());
+            let reader = &mut p.readers[n];
+            let log = &scenario.logs[n];
+            if reader.next < log.len() {
+                let most = (log.len() - reader.next).min(chaos.batch_messages_max);
+                let end = reader.next + 1 + random.below(most);
+                let raw = raw_batch(reader.id, reader.next as u64, &log[reader.next..end]);
+                p.prepared.push(p.prefix.run(&raw, reader.sequence));
+                reader.next = end;
+                reader.sequence += 1;
+            } else if !reader.ended {
+                reader.ended = true;
+                p.coordinator.end(reader.id, reader.sequence);
+            }
+        }
+        2 if !p.prepared.is_empty() => {
+            let prepared = p.prepared.swap_remove(random.below(p.prepared.len()));
+            p.coordinator.accept(prepared);
+        }
+        3 => {
+            let bytes = if calm { usize::MAX } else { 1 + random.below(4_000) };
+            for (lane, input) in p.coordinator.release(bytes) {
+                p.lanes[lane].1.push_back(LaneMessage::Input(input));
+            }
+        }
+        4 if !p.lanes.is_empty() => {
+            let n = random.below(p.lanes.len());
+            let (lane, queue) = &mut p.lanes[n];
+            match queue.pop_front() {
+                Some(LaneMessage::Input(input)) => lane.process(input),
+                Some(LaneMessage::Barrier(epoch)) => {
+                    let part = lane.barrier(epoch);
+                    p.commits.extend(p.collector.lane(epoch, part));
+                }
+                None => {}
+            }
+        }
+        5 => {
+            let due = p.coordinator.wants_barrier() || (p.coordinator.is_touched() && random.chance(300));
+            if due && p.coordinator.can_barrier() && p.in_flight < 2 {
+                let barrier = p.coordinator.barrier();
+                p.in_flight += 1;
+                for (_, queue) in &mut p.lanes {
+                    queue.push_back(LaneMessage::Barrier(barrier.epoch));
+                }
+                p.commits.extend(p.collector.barrier(barrier));
+            }
+        }
+        6 => {
+            if let Some(commit) = p.commits.pop_front() {
+                let Some(epoch) = commit_or_die(commit, world, chaos, random, calm) else {
+                    return Step::Died;
+                };
+                p.in_flight -= 1;
+                p.lanes.iter_mut().for_each(|(lane, _)| lane.committed(epoch));
+            }
+        }
+        _ => {
+            if random.chance(chaos.idle_per_mille) && !calm {
+                let n = random.below(p.readers.len());
+                p.coordinator.idle(p.readers[n].id);
+            }
+        }
+    }
+    let idle = p.in_flight == 0 && p.prepared.is_empty() && !p.coordinator.is_touched();
+    if idle && p.readers.iter().all(|r| r.ended) && p.coordinator.is_finished() {
+        return Step::Done;
+    }
+    Step::Went
+}
+
+/// Commits in the real order, and may die between any two steps of it.
+fn commit_or_die(
+    commit: Commit,
+    world: &mut World,
+    chaos: Chaos,
+    random: &mut Seeded,
+    calm: bool,
+) -> Option<Epoch> {
+    let mut dies = || !calm && random.chance(chaos.crashes_per_mille * 3);
+    let epoch = commit.checkpoint.epoch;
+    if let Some(facts) = &commit.foretell
+        && world.store.foretell(epoch, facts).is_err()
+    {
+        panic!("the store refused a foretelling");
+    }
+    if dies() {
+        return None;
+    }
+    for (seen, batch) in world.seen.iter_mut().zip(&commit.out.sinks) {
+        for output in outputs(batch) {
+            match seen.get(&output.id) {
+                Some(before) if *before != output => {
+                    world.outcome.contradictions.push((before.clone(), output));
+                }
+                _ => drop(seen.insert(output.id.clone(), output)),
+            }
+        }
+    }
+    if dies() {
+        return None;
+    }
+    if let Err(e) = world.store.commit(&commit.delta, &commit.checkpoint) {
+        panic!("{e}");
+    }
+    for (committed, batch) in world.outcome.committed.iter_mut().zip(&commit.out.sinks) {
+        committed.extend(outputs(batch));
+    }
+    world.outcome.counts = wasmill_engine::commit::counts_from(&commit.checkpoint.counts);
+    (!dies()).then_some(epoch)
+}
