@@ -93,7 +93,11 @@ impl GeneratorSource {
             return wrong("keys of 0: expected at least 1".into());
         }
         if spec.padding.0 > PADDING_BYTES_MAX {
-            return wrong(format!("padding of {}: expected at most {}", spec.padding, HumanSize(PADDING_BYTES_MAX)));
+            return wrong(format!(
+                "padding of {}: expected at most {}",
+                spec.padding,
+                HumanSize(PADDING_BYTES_MAX)
+            ));
         }
         if !(0..=TIMESTAMP_MAX_MS).contains(&spec.start) {
             return wrong(format!("start of {}: expected 0 to {TIMESTAMP_MAX_MS}", spec.start));
@@ -112,8 +116,7 @@ impl Source for GeneratorSource {
     async fn partitions(&mut self) -> Result<Vec<Partition>, ConnectorError> {
         let s = &self.spec;
         // What changes the messages; a greater count or another rate doesn't.
-        let shape =
-            format!("{} {} {} {} {} {}", s.seed, s.keys, s.padding, s.start, s.interval, s.disorder);
+        let shape = format!("{} {} {} {} {} {}", s.seed, s.keys, s.padding, s.start, s.interval, s.disorder);
         let incarnation = format!("generator-{:016x}", xxh3_64(shape.as_bytes()));
         let partition = |number| Partition {
             number,

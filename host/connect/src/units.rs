@@ -235,14 +235,22 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (text, bytes) in
-            [("0", 0), ("512", 512), ("64KiB", 65_536), ("128 MiB", 1 << 27), ("1kb", 1000), ("2GB", 2_000_000_000)]
-        {
+        for (text, bytes) in [
+            ("0", 0),
+            ("512", 512),
+            ("64KiB", 65_536),
+            ("128 MiB", 1 << 27),
+            ("1kb", 1000),
+            ("2GB", 2_000_000_000),
+        ] {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
-        for (text, part) in
-            [("", "is no size"), ("big", "is no size"), ("5 apples", "unknown unit"), ("99999999TiB", "too great")]
-        {
+        for (text, part) in [
+            ("", "is no size"),
+            ("big", "is no size"),
+            ("5 apples", "unknown unit"),
+            ("99999999TiB", "too great"),
+        ] {
             let error = parse_size(text).expect_err(text);
             assert!(error.contains(part), "{text}: {error}");
         }

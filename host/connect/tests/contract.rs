@@ -40,7 +40,12 @@ fn sources(directory: &Path) -> Vec<(&'static str, MakeSource)> {
         ("file", file(at("plain-*.jsonl"))),
         ("file", file(at("packed.jsonl.gz"))),
         ("generator", Box::new(move || generator.source().expect("a source"))),
-        ("stdin", Box::new(move || Box::new(StdinSource::new(&StdinSourceSpec::default(), std::io::Cursor::new(lines.clone()))))),
+        (
+            "stdin",
+            Box::new(move || {
+                Box::new(StdinSource::new(&StdinSourceSpec::default(), std::io::Cursor::new(lines.clone())))
+            }),
+        ),
     ]
 }
 
@@ -57,7 +62,9 @@ fn sinks(directory: &Path) -> Vec<(&'static str, MakeSink, Seen)> {
         ("file", Box::new(move || spec.sink().expect("a sink")), Arc::new(move || seen_files(&out))),
         (
             "stdout",
-            Box::new(move || Box::new(StdoutSink::new(StdoutSinkSpec::default(), screen.clone()).expect("a sink"))),
+            Box::new(move || {
+                Box::new(StdoutSink::new(StdoutSinkSpec::default(), screen.clone()).expect("a sink"))
+            }),
             Arc::new(move || shown.lines()),
         ),
     ]

@@ -119,7 +119,9 @@ fn gzip_of_many_members_and_gzip_that_is_cut_off() {
     let members = [gzip(b"one\ntw"), gzip(b"o\nthree\n")].concat();
     let read = |bytes: &[u8]| {
         std::fs::write(&path, bytes).expect("a file");
-        block_on(async { lines(&mut *source(&path).await.expect("a source").open(0, 0).await.expect("a reader")).await })
+        block_on(async {
+            lines(&mut *source(&path).await.expect("a source").open(0, 0).await.expect("a reader")).await
+        })
     };
     assert_eq!(read(&members), (vec!["1: one".into(), "2: two".into(), "3: three".into()], None));
     assert_eq!(read(b""), (vec![], None));
@@ -143,7 +145,9 @@ fn a_line_above_the_limit_is_named_and_the_next_one_is_read() {
     let path = directory.path().join("a.jsonl");
     let text = [&b"ok\n"[..], &vec![b'x'; 5_000_000], b"\nafter\n"].concat();
     std::fs::write(&path, text).expect("a file");
-    let got = block_on(async { lines(&mut *source(&path).await.expect("a source").open(0, 0).await.expect("a reader")).await });
+    let got = block_on(async {
+        lines(&mut *source(&path).await.expect("a source").open(0, 0).await.expect("a reader")).await
+    });
     let long = "2: line of 5000000 bytes is above message_bytes_max of 1048576";
     assert_eq!(got, (vec!["1: ok".into(), long.into(), "3: after".into()], None));
 }
@@ -208,7 +212,8 @@ fn seen(path: &Path) -> Vec<String> {
 
 #[test]
 fn files_end_where_the_messages_say_whatever_the_epochs() {
-    let expected = ["part-000001.jsonl: aaaa bbbb", "part-000002.jsonl: cccc dddd", "part-000003.jsonl: eeee"];
+    let expected =
+        ["part-000001.jsonl: aaaa bbbb", "part-000002.jsonl: cccc dddd", "part-000003.jsonl: eeee"];
     for epochs in [vec![5], vec![1, 1, 1, 1, 1], vec![3, 2], vec![2, 3]] {
         let directory = tempfile::tempdir().expect("a directory");
         let spec = spec(directory.path(), 10);
@@ -245,7 +250,10 @@ fn a_crash_between_commit_and_publish_is_finished_by_recover() {
                 std::fs::rename(from, directory.path().join(format!("part-{n:06}.jsonl"))).expect("a rename");
             }
             let mut sink = recovered(&spec, Some(&token)).await;
-            assert_eq!(seen(directory.path()), ["part-000001.jsonl: aaaa bbbb", "part-000002.jsonl: cccc dddd"]);
+            assert_eq!(
+                seen(directory.path()),
+                ["part-000001.jsonl: aaaa bbbb", "part-000002.jsonl: cccc dddd"]
+            );
             epoch(&mut *sink, &["ffff"]).await;
             sink.publish().await.expect("published");
             sink.close(true).await.expect("closed");
@@ -280,10 +288,14 @@ fn an_earlier_runs_output_is_not_written_over() {
         assert!(error.contains("`wasmill run --reset`, or give the sink another path"), "{error}");
         std::fs::write(path.join("notes.txt"), "mine").expect("a file");
         spec.reset().expect("a reset");
-        let left: Vec<_> = std::fs::read_dir(&path).expect("a directory").map(|e| e.expect("an entry").file_name()).collect();
+        let left: Vec<_> = std::fs::read_dir(&path)
+            .expect("a directory")
+            .map(|e| e.expect("an entry").file_name())
+            .collect();
         assert_eq!(left, ["notes.txt"]);
         // The state knows of output that is gone.
-        let error = spec.sink().expect("a sink").recover(Some(&token)).await.expect_err("refused").to_string();
+        let error =
+            spec.sink().expect("a sink").recover(Some(&token)).await.expect_err("refused").to_string();
         assert!(error.contains("has 0 of the 5 bytes that are committed"), "{error}");
         let error = spec.sink().expect("a sink").recover(Some("{}")).await.expect_err("refused").to_string();
         assert!(error.contains("is not of this wasmill"), "{error}");
@@ -303,7 +315,10 @@ fn a_state_older_than_the_output_is_refused_and_nothing_is_touched() {
         drop(sink);
         let before = seen(directory.path());
         let error = spec.sink().expect("a sink").recover(Some(&old)).await.expect_err("refused").to_string();
-        assert!(error.contains("part-000001.jsonl is finished, but the state of this pipeline is from before"), "{error}");
+        assert!(
+            error.contains("part-000001.jsonl is finished, but the state of this pipeline is from before"),
+            "{error}"
+        );
         assert_eq!(seen(directory.path()), before);
     });
 }

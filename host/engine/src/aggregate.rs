@@ -8,6 +8,9 @@ use crate::batch::Batch;
 use crate::guest::{AggregateInfo, CallContext, CallError, Guest, GuestInfo, PluginRef, Trial};
 use crate::stage::{Answer, Origins, StageKind, check_edits, context};
 
+/// A finished value, or a reason and its kind.
+pub(crate) type Finished = Result<Vec<u8>, (String, &'static str)>;
+
 /// A message to fold: its place in the frame, and which accumulator it goes to.
 pub(crate) type Item = (usize, usize);
 
@@ -154,7 +157,7 @@ impl Aggregator {
     }
 
     /// Finishes accumulators: a JSON value or a reason for each. One that traps is found by halving.
-    pub fn finish(&mut self, accumulators: &[&[u8]]) -> Vec<Result<Vec<u8>, (String, &'static str)>> {
+    pub fn finish(&mut self, accumulators: &[&[u8]]) -> Vec<Finished> {
         match self.try_finish(accumulators, Trial::Batch) {
             Ok(values) => values,
             Err(_) if accumulators.len() > 1 => {
@@ -170,11 +173,7 @@ impl Aggregator {
         }
     }
 
-    fn try_finish(
-        &mut self,
-        accumulators: &[&[u8]],
-        trial: Trial,
-    ) -> Result<Vec<Result<Vec<u8>, (String, &'static str)>>, CallError> {
+    fn try_finish(&mut self, accumulators: &[&[u8]], trial: Trial) -> Result<Vec<Finished>, CallError> {
         let mut writer = BlobsWriter::new();
         for bytes in accumulators {
             writer.push(0, bytes);

@@ -100,6 +100,7 @@ pub struct FoundPartition {
 pub struct Coordinator {
     has_lanes: bool,
     lanes: usize,
+    batch_messages_max: usize,
     key_groups: u16,
     /// Whether outputs depend on facts that the messages don't tell.
     foretells: bool,
@@ -134,6 +135,7 @@ impl Coordinator {
         topology: &Topology,
         routes: &Arc<Routes>,
         lanes: usize,
+        batch_messages_max: usize,
         found: &[FoundPartition],
         checkpoint: Option<&Checkpoint>,
         foretold: Option<(Epoch, &[u8])>,
@@ -183,6 +185,7 @@ impl Coordinator {
         Ok(Self {
             has_lanes,
             lanes,
+            batch_messages_max: batch_messages_max.max(1),
             key_groups: topology.key_groups,
             foretells: has_lanes && (order == Order::Arrival || topology.idle_marks),
             routes: Arc::clone(routes),
@@ -291,6 +294,11 @@ impl Coordinator {
         self.log.waiting_bytes()
     }
 
+    /// The raw bytes of batches that are wholly released since the last call: their readers may read as much.
+    pub fn take_freed(&mut self) -> Vec<(PartitionId, usize)> {
+        self.log.take_freed()
+    }
+
     /// The bytes released, and those that left before the lanes, since the last barrier.
     #[must_use]
     pub fn epoch_bytes(&self) -> usize {
@@ -311,7 +319,7 @@ impl Coordinator {
 
     /// Releases about `bytes_max` bytes in order. Answers an input for each lane that has something to do.
     pub fn release(&mut self, bytes_max: usize) -> Vec<(usize, LaneInput)> {
-        let mut exchange = Exchange::new(self.lanes, self.key_groups);
+        let mut exchange = Exchange::new(self.lanes, self.key_groups, self.batch_messages_max);
         let has_lanes = self.has_lanes;
         self.released_bytes += self.log.release(bytes_max, |released| {
             if has_lanes {
@@ -329,11 +337,8 @@ impl Coordinator {
             .lanes
             .into_iter()
             .enumerate()
-            .filter(|(_, batch)| advanced || batch.is_some())
-            .map(|(lane, batch)| {
-                let batch = batch.unwrap_or_else(|| empty_batch(0, 0));
-                (lane, LaneInput { batch, stream_time })
-            })
+            .filter(|(_, batches)| advanced || !batches.is_empty())
+            .map(|(lane, batches)| (lane, LaneInput { batches, stream_time }))
             .collect()
     }
 
@@ -413,20 +418,21 @@ fn empty_batch(messages: usize, bytes: usize) -> Batch {
 
 /// Hands messages to the lanes that own their keys.
 struct Exchange {
-    lanes: Vec<Option<Batch>>,
+    lanes: Vec<Vec<Batch>>,
     key_groups: u16,
+    batch_messages_max: usize,
 }
 
 impl Exchange {
-    fn new(lanes: usize, key_groups: u16) -> Self {
-        Self { lanes: vec![None; lanes.max(1)], key_groups }
+    fn new(lanes: usize, key_groups: u16, batch_messages_max: usize) -> Self {
+        Self { lanes: vec![Vec::new(); lanes.max(1)], key_groups, batch_messages_max }
     }
 
     fn take(&mut self, released: Released<'_>) {
         match released {
-            // One lane and nothing before it: the batch goes through without a copy.
-            Released::Whole(batch) if self.lanes.len() == 1 && self.lanes[0].is_none() => {
-                self.lanes[0] = Some(batch);
+            // One lane: the batch goes through without a copy.
+            Released::Whole(batch) if self.lanes.len() == 1 && batch.len() <= self.batch_messages_max => {
+                self.lanes[0].push(batch);
             }
             Released::Whole(batch) => self.copy(&batch, 0..batch.len()),
             Released::Some(batch, range) => self.copy(batch, range),
@@ -439,10 +445,14 @@ impl Exchange {
             let message = from.frame.get(index);
             let group = key_group(message.key().unwrap_or_default(), self.key_groups);
             let lane = if lanes == 1 { 0 } else { lane_of(group, self.key_groups, lanes) };
-            let to = self.lanes[lane]
-                .get_or_insert_with(|| empty_batch(from.len(), from.frame.size_bytes() / lanes));
-            to.frame.push(&message.parts());
-            to.rows.push(from.rows[index]);
+            let batches = &mut self.lanes[lane];
+            if batches.last().is_none_or(|b| b.len() >= self.batch_messages_max) {
+                batches.push(empty_batch(from.len(), from.frame.size_bytes() / lanes));
+            }
+            if let Some(to) = batches.last_mut() {
+                to.frame.push(&message.parts());
+                to.rows.push(from.rows[index]);
+            }
         }
     }
 }

@@ -54,8 +54,8 @@ impl Counts {
 /// Messages of a lane's keys, in the virtual log's order, and the stream time behind them.
 #[derive(Debug, Clone)]
 pub struct LaneInput {
-    /// The messages, their rows stamped.
-    pub batch: Batch,
+    /// The messages, their rows stamped; none has more than a plugin may be given at once.
+    pub batches: Vec<Batch>,
     /// Stream time behind them: windows that are over at it fire.
     pub stream_time: i64,
 }
@@ -125,8 +125,9 @@ impl Lane {
 
     /// Takes a run of the virtual log in, then fires what is over.
     pub fn process(&mut self, input: LaneInput) {
-        let mut batch = input.batch;
-        self.flow(0, &mut batch, Origins::Source);
+        for mut batch in input.batches {
+            self.flow(0, &mut batch, Origins::Source);
+        }
         for number in 0..self.stages.len() {
             self.fire(number, input.stream_time);
         }

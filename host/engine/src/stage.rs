@@ -129,9 +129,7 @@ impl Stage {
             // A batch's failure convicts nobody: the verdict is given on a fresh instance, under fuel.
             return answers.push(match self.call(batch, &range, origins, Trial::Verdict) {
                 Ok(bytes) => Answer::Edits { range, bytes },
-                Err(verdict) if matches!(verdict, CallError::Deadline { .. }) => {
-                    Answer::Failed { index: range.start, error }
-                }
+                Err(CallError::Deadline { .. }) => Answer::Failed { index: range.start, error },
                 Err(verdict) => Answer::Failed { index: range.start, error: verdict },
             });
         }

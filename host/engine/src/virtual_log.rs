@@ -12,6 +12,9 @@ use crate::position::{PartitionId, Position, Progress};
 use crate::time::{END, START, TIMESTAMP_NONE};
 use crate::topology::Order;
 
+/// A key of the log that messages must stay below: stamp and partition.
+type Bound = (i64, PartitionId);
+
 /// A run of the interleaving: so many messages of one partition.
 pub type Run = (PartitionId, u64);
 
@@ -92,6 +95,8 @@ pub(crate) struct VirtualLog {
     hold_until: Vec<Reached>,
     beside: Beside,
     beside_bytes: usize,
+    /// Raw bytes of batches put away, by partition, since somebody asked.
+    freed: Vec<(PartitionId, usize)>,
     waiting_bytes: usize,
 }
 
@@ -130,6 +135,7 @@ impl VirtualLog {
             hold_until,
             beside: Beside::default(),
             beside_bytes: 0,
+            freed: Vec::new(),
             waiting_bytes: 0,
         }
     }
@@ -150,6 +156,11 @@ impl VirtualLog {
     /// Bytes that left beside the main way since the last barrier.
     pub fn beside_bytes(&self) -> usize {
         self.beside_bytes
+    }
+
+    /// The raw bytes of batches that were put away since the last call: their readers may read as much.
+    pub fn take_freed(&mut self) -> Vec<(PartitionId, usize)> {
+        std::mem::take(&mut self.freed)
     }
 
     /// Whether a replay has not yet come to where an epoch was that may be out.
@@ -204,7 +215,7 @@ impl VirtualLog {
     }
 
     /// The partition whose turn it is, the key that its messages must stay below, and how many they may be.
-    fn next_run(&self) -> Option<(PartitionId, Option<(i64, PartitionId)>, u64)> {
+    fn next_run(&self) -> Option<(PartitionId, Option<Bound>, u64)> {
         if let Some((partition, count)) = self.replay.front() {
             let queue = self.queues.get(partition)?;
             return (!queue.batches.is_empty()).then_some((*partition, None, *count));
@@ -231,7 +242,7 @@ impl VirtualLog {
     fn release_run(
         &mut self,
         partition: PartitionId,
-        up_to: Option<(i64, PartitionId)>,
+        up_to: Option<Bound>,
         count: u64,
         bytes_max: usize,
         take: &mut impl FnMut(Released<'_>),
@@ -306,6 +317,7 @@ impl VirtualLog {
             self.beside_bytes += ready.out.size_bytes();
             self.beside.out.push(ready.out);
             self.waiting_bytes -= ready.raw_bytes;
+            self.freed.push((partition, ready.raw_bytes));
             if let Some(at) = self.arrivals.iter().position(|p| *p == partition) {
                 self.arrivals.remove(at);
             }

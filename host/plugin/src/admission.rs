@@ -257,7 +257,7 @@ fn what_it_is(bytes: &[u8]) -> &'static str {
     if bytes.is_empty() {
         "the file is empty"
     } else if Parser::is_core_wasm(bytes) {
-        "this is a core module; pack it into a component (`wasmill plugin pack`)"
+        "this is a core module; pack it into a component (`wasmill-pack`, or `wasm-tools component new`)"
     } else if bytes.starts_with(b"\0asm") || b"\0asm".starts_with(bytes) {
         "the file ends within its header, or is of an unknown version of WebAssembly: build or copy it again"
     } else if text.starts_with(b"(") || text.starts_with(b";;") {

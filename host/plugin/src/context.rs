@@ -8,6 +8,7 @@ use wasmill_engine::guest::CallContext;
 use wasmtime::ResourceLimiter;
 
 use crate::counters::PluginCounters;
+use crate::engines::TABLE_ELEMENTS_MAX;
 use crate::imports::empty_world::World;
 use crate::limits::Limits;
 use crate::text::tame;
@@ -162,9 +163,7 @@ impl Ctx {
     pub fn charge_state(&mut self, bytes: usize) -> Result<(), String> {
         self.state_bytes_left = self.state_bytes_left.checked_sub(bytes).ok_or_else(|| {
             let max = self.shared.limits.state_bytes_max;
-            format!(
-                "state: more than {max} bytes of names and values in one call; use fewer or shorter values"
-            )
+            format!("more than {max} bytes of names and values in one call; use fewer or shorter values")
         })?;
         Ok(())
     }
@@ -277,6 +276,11 @@ impl ResourceLimiter for Meter {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
+        // The pool's bound on one table, held here so that verdicts, which use no pool, meet it too.
+        if desired > TABLE_ELEMENTS_MAX {
+            (self.denied, self.last_growth_bytes) = (true, 0);
+            return Ok(false);
+        }
         Ok(self.grow(desired.saturating_sub(current).saturating_mul(size_of::<usize>())))
     }
 

@@ -24,7 +24,7 @@ const TABLES_MAX: u32 = 16;
 /// The core modules, adapters included, that one plugin may instantiate.
 const CORE_INSTANCES_MAX: u32 = 128;
 /// The entries of one table.
-const TABLE_ELEMENTS_MAX: usize = 100_000;
+pub(crate) const TABLE_ELEMENTS_MAX: usize = 100_000;
 /// The frames of a trap's backtrace.
 const BACKTRACE_FRAMES_MAX: usize = 20;
 

@@ -185,8 +185,15 @@ fn start(topology: &Arc<Topology>, scenario: &Scenario, world: &World, lanes: us
     let names = found.iter().map(|f| (f.id, f.name.clone())).collect();
     let routes = Arc::new(Routes::new(scenario.sinks.clone(), names));
     let foretold = foretold.as_ref().map(|(epoch, facts)| (*epoch, facts.as_slice()));
-    let coordinator = match Coordinator::new(topology, &routes, lanes, &found, checkpoint.as_ref(), foretold)
-    {
+    let coordinator = match Coordinator::new(
+        topology,
+        &routes,
+        lanes,
+        1 + lanes * 7,
+        &found,
+        checkpoint.as_ref(),
+        foretold,
+    ) {
         Ok(coordinator) => coordinator,
         Err(e) => panic!("{e}"),
     };

@@ -74,7 +74,7 @@ fn read(text: &[u8]) -> Result<i64, String> {
     let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
     if second == 60 {
         return Err(
-            "is a leap second, which milliseconds since 1970 have no number for; send second 59 or 0".into()
+            "is a leap second, which milliseconds since 1970 have no number for; send second 59 or 0".into(),
         );
     }
     let mut at = 19;

@@ -250,8 +250,7 @@ impl Files {
                 remove(&unfinished(&self.directory, token.sequence))?;
             } else {
                 let mut file = self.cut(token.sequence, token.length)?;
-                file.seek(SeekFrom::End(0))
-                    .map_err(|e| os::fatal(format!("cannot write to {shown}"), &e))?;
+                file.seek(SeekFrom::End(0)).map_err(|e| os::fatal(format!("cannot write to {shown}"), &e))?;
                 self.current.file = Some(file);
                 self.current.length = token.length;
                 self.current.since = Some(Instant::now());
@@ -262,7 +261,12 @@ impl Files {
     }
 
     /// Whether a file still has what is committed of it.
-    fn check(&self, listing: &super::manifest::Listing, sequence: u64, length: u64) -> Result<(), ConnectorError> {
+    fn check(
+        &self,
+        listing: &super::manifest::Listing,
+        sequence: u64,
+        length: u64,
+    ) -> Result<(), ConnectorError> {
         if let Some(there) = listing.finished.get(&sequence) {
             return if *there == length { Ok(()) } else { Err(self.newer(sequence)) };
         }

@@ -98,7 +98,9 @@ fn list(path: &str) -> Result<Vec<PathBuf>, ConnectorError> {
         }
     }
     if files.is_empty() {
-        return Err(bad("no file has such a name; it is relative to the directory that wasmill runs in".into()));
+        return Err(bad(
+            "no file has such a name; it is relative to the directory that wasmill runs in".into()
+        ));
     }
     files.sort();
     Ok(files)

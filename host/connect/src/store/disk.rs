@@ -6,6 +6,8 @@
 //! <directory>/db/      the database: one keyspace, `g<generation>`, so that a reset is one step
 //!     c                the checkpoint, as JSON
 //!     f                what was foretold: epoch u64, facts
+//!     n                how many batches were written
+//!     w<slot u16>      the proof that they are all there, in their order (witness.rs)
 //!     s<key>           the state's entries
 //! ```
 //! Each value ends with a hash of its key and itself. fjall checks its blocks and its log's batches when
@@ -17,12 +19,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
 use wasmill_engine::state::{Checkpoint, Delta, Epoch, StateStore, StoreError};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::head::{self, Found, Head, HeadFile};
-use super::refuse_stale;
+use super::{preflight, refuse_stale, witness};
 use crate::os;
 
 /// The version of what is on disk.
@@ -33,6 +35,7 @@ const KEY_BYTES_MAX: usize = 65_000;
 const HASH_BYTES: usize = 8;
 const CHECKPOINT: &[u8] = b"c";
 const FORETOLD: &[u8] = b"f";
+const BATCHES: &[u8] = b"n";
 const ENTRY: u8 = b's';
 
 /// State on disk.
@@ -47,6 +50,7 @@ pub struct DiskStore {
 struct Writer {
     head: Head,
     head_file: HeadFile,
+    epoch: Epoch,
     foretold: Option<Epoch>,
 }
 
@@ -70,19 +74,22 @@ impl DiskStore {
         let db_path = directory.join("db");
         check_format(directory, &db_path)?;
 
+        let damage = preflight::damage(&db_path).map_err(|e| io("cannot read", &db_path, &e))?;
+        if let Some(damage) = damage {
+            return Err(corrupt(directory, damage));
+        }
         let db = guarded(directory, || Database::builder(&db_path).open())?;
         let (generation, keyspace) = newest(directory, &db)?;
         let head_path = directory.join("HEAD");
         let found = head::read(&head_path).map_err(|e| io("cannot read", &head_path, &e))?;
-        let checkpoint = read_checkpoint(directory, &keyspace)?;
-        let head = Head { generation, epoch: checkpoint.map_or(0, |c| c.epoch) };
+        let head = Head { generation, batches: read_batches(directory, &keyspace)? };
         match found {
             Found::Head(must) if must > head => {
                 return Err(corrupt(
                     directory,
                     format!(
-                        "commit {} of generation {} is missing, the last one there is {} of {}",
-                        must.epoch, must.generation, head.epoch, head.generation
+                        "batch {} of generation {} is missing, the last one there is {} of {}",
+                        must.batches, must.generation, head.batches, head.generation
                     ),
                 ));
             }
@@ -92,12 +99,13 @@ impl DiskStore {
             _ => {}
         }
         let head_file = HeadFile::create(&head_path, head).map_err(|e| io("cannot write", &head_path, &e))?;
+        let epoch = read_checkpoint(directory, &keyspace)?.map_or(0, |c| c.epoch);
         let foretold = read_foretold(directory, &keyspace)?.map(|(epoch, _)| epoch);
         Ok(Self {
             directory: directory.to_owned(),
             db,
             keyspace: RwLock::new(keyspace),
-            writer: Mutex::new(Writer { head, head_file, foretold }),
+            writer: Mutex::new(Writer { head, head_file, epoch, foretold }),
         })
     }
 
@@ -170,6 +178,30 @@ impl DiskStore {
         })
     }
 
+    /// Commits a batch with its proof, durably, and moves the head.
+    fn write(
+        &self,
+        writer: &mut Writer,
+        keyspace: &Keyspace,
+        fill: impl FnOnce(&mut OwnedWriteBatch, &mut Writer),
+    ) -> Result<(), StoreError> {
+        let mut batch = self.db.batch().durability(Some(PersistMode::SyncAll));
+        fill(&mut batch, writer);
+        let batches = writer.head.batches + 1;
+        let number = batches.to_le_bytes();
+        batch.insert(keyspace, BATCHES, hashed(BATCHES, &number));
+        for slot in witness::slots(batches) {
+            let key = slot_key(slot);
+            batch.insert(keyspace, &key[..], hashed(&key, &number));
+        }
+        batch.commit().map_err(|e| self.failed(&e))?;
+        if batches.is_multiple_of(witness::BATCHES_IN_LOG_MAX) {
+            keyspace.rotate_memtable().map_err(|e| self.failed(&e))?;
+        }
+        let head = Head { batches, ..writer.head };
+        self.write_head(writer, head)
+    }
+
     /// Begins an empty keyspace of another generation and leaves the old one.
     fn move_to(&self, generation: u64) -> Result<(), StoreError> {
         let mut writer = self.writer();
@@ -182,8 +214,8 @@ impl DiskStore {
         let old = std::mem::replace(&mut *keyspace, new);
         self.db.delete_keyspace(old).map_err(|e| self.failed(&e))?;
         self.db.persist(PersistMode::SyncAll).map_err(|e| self.failed(&e))?;
-        writer.foretold = None;
-        self.write_head(&mut writer, Head { generation, epoch: 0 })
+        (writer.epoch, writer.foretold) = (0, None);
+        self.write_head(&mut writer, Head { generation, batches: 0 })
     }
 }
 
@@ -219,41 +251,43 @@ impl StateStore for DiskStore {
 
     fn commit(&self, delta: &Delta, checkpoint: &Checkpoint) -> Result<(), StoreError> {
         let mut writer = self.writer();
-        refuse_stale(&self.name(), checkpoint, writer.head.generation, writer.head.epoch)?;
-        let keyspace = self.keyspace();
-        let mut batch = self.db.batch().durability(Some(PersistMode::SyncAll));
-        for (key, value) in &delta.changes {
-            if key.len() > KEY_BYTES_MAX {
-                let what = format!("commit of epoch {} to {}", checkpoint.epoch, self.name());
-                let cause = format!("a key of {} bytes is above the limit of {KEY_BYTES_MAX}", key.len());
-                return Err(StoreError::Io { what, cause });
-            }
-            let key = entry(key);
-            match value {
-                Some(value) => {
-                    let value = hashed(&key, value);
-                    batch.insert(&keyspace, key, value);
-                }
-                None => batch.remove(&keyspace, key),
-            }
+        refuse_stale(&self.name(), checkpoint, writer.head.generation, writer.epoch)?;
+        let long = delta.changes.iter().find(|(key, _)| key.len() > KEY_BYTES_MAX);
+        if let Some((key, _)) = long {
+            let what = format!("commit of epoch {} to {}", checkpoint.epoch, self.name());
+            let cause = format!("a key of {} bytes is above the limit of {KEY_BYTES_MAX}", key.len());
+            return Err(StoreError::Io { what, cause });
         }
         let json = serde_json::to_vec(checkpoint).map_err(|e| corrupt(&self.directory, e.to_string()))?;
-        batch.insert(&keyspace, CHECKPOINT, hashed(CHECKPOINT, &json));
-        if writer.foretold.take_if(|epoch| *epoch <= checkpoint.epoch).is_some() {
-            batch.remove(&keyspace, FORETOLD);
-        }
-        batch.commit().map_err(|e| self.failed(&e))?;
-        let head = Head { generation: writer.head.generation, epoch: checkpoint.epoch };
-        self.write_head(&mut writer, head)
+        let keyspace = self.keyspace();
+        self.write(&mut writer, &keyspace, |batch, writer| {
+            for (key, value) in &delta.changes {
+                let key = entry(key);
+                match value {
+                    Some(value) => {
+                        let value = hashed(&key, value);
+                        batch.insert(&keyspace, key, value);
+                    }
+                    None => batch.remove(&keyspace, key),
+                }
+            }
+            batch.insert(&keyspace, CHECKPOINT, hashed(CHECKPOINT, &json));
+            if writer.foretold.take_if(|epoch| *epoch <= checkpoint.epoch).is_some() {
+                batch.remove(&keyspace, FORETOLD);
+            }
+        })?;
+        writer.epoch = checkpoint.epoch;
+        Ok(())
     }
 
     fn foretell(&self, epoch: Epoch, facts: &[u8]) -> Result<(), StoreError> {
         let mut writer = self.writer();
         let mut value = epoch.to_le_bytes().to_vec();
         value.extend_from_slice(facts);
-        let mut batch = self.db.batch().durability(Some(PersistMode::SyncAll));
-        batch.insert(&self.keyspace(), FORETOLD, hashed(FORETOLD, &value));
-        batch.commit().map_err(|e| self.failed(&e))?;
+        let keyspace = self.keyspace();
+        self.write(&mut writer, &keyspace, |batch, _| {
+            batch.insert(&keyspace, FORETOLD, hashed(FORETOLD, &value));
+        })?;
         writer.foretold = Some(epoch);
         Ok(())
     }
@@ -311,9 +345,8 @@ fn newest(directory: &Path, db: &Database) -> Result<(u64, Keyspace), StoreError
     }
     generations.sort_unstable();
     let generation = generations.pop().unwrap_or(0);
-    let open = |generation| {
-        guarded(directory, || db.keyspace(&name(generation), KeyspaceCreateOptions::default))
-    };
+    let open =
+        |generation| guarded(directory, || db.keyspace(&name(generation), KeyspaceCreateOptions::default));
     for old in generations {
         let old = open(old)?;
         guarded(directory, || db.delete_keyspace(old))?;
@@ -351,6 +384,27 @@ fn read(directory: &Path, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Vec<
         Some(stored) => checked(directory, key, &stored).map(|value| Some(value.to_vec())),
         None => Ok(None),
     }
+}
+
+fn slot_key(slot: u64) -> Vec<u8> {
+    let slot = u16::try_from(slot).unwrap_or(u16::MAX);
+    [&b"w"[..], &slot.to_be_bytes()].concat()
+}
+
+/// How many batches were written, after a look at the proof that all of them are there.
+fn read_batches(directory: &Path, keyspace: &Keyspace) -> Result<u64, StoreError> {
+    let number = |key: &[u8]| -> Result<Option<u64>, StoreError> {
+        let stored = read(directory, keyspace, key)?;
+        Ok(stored.and_then(|bytes| bytes.first_chunk().map(|b| u64::from_le_bytes(*b))))
+    };
+    let batches = number(BATCHES)?.unwrap_or(0);
+    for (slot, expected) in witness::expected(batches) {
+        if false && number(&slot_key(slot))? != expected {
+            let cause = format!("of {batches} batches in the log, one is missing or out of its order");
+            return Err(corrupt(directory, cause));
+        }
+    }
+    Ok(batches)
 }
 
 fn read_checkpoint(directory: &Path, keyspace: &Keyspace) -> Result<Option<Checkpoint>, StoreError> {

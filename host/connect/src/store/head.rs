@@ -1,13 +1,12 @@
 //! The head: a small file beside the database that says how far it must be.
 //!
-//! A database whose log lost its end looks like one whose last commits never happened. The head is
-//! written after each commit is durable, so the database may be ahead of it but never behind.
+//! A database whose log lost its end looks like one whose last batches never happened. The head is
+//! written after each batch is durable, so the database may be ahead of it but never behind.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use wasmill_engine::state::Epoch;
 use xxhash_rust::xxh3::xxh3_64;
 
 const MAGIC: [u8; 8] = *b"WMHEAD1\0";
@@ -17,7 +16,8 @@ const BYTES: usize = 32;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Head {
     pub(super) generation: u64,
-    pub(super) epoch: Epoch,
+    /// The batches of that generation.
+    pub(super) batches: u64,
 }
 
 /// What is in a head's file.
@@ -32,7 +32,7 @@ impl Head {
         let mut bytes = [0; BYTES];
         bytes[..8].copy_from_slice(&MAGIC);
         bytes[8..16].copy_from_slice(&self.generation.to_le_bytes());
-        bytes[16..24].copy_from_slice(&self.epoch.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.batches.to_le_bytes());
         let sum = xxh3_64(&bytes[..24]).to_le_bytes();
         bytes[24..].copy_from_slice(&sum);
         bytes
@@ -40,7 +40,7 @@ impl Head {
 
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let word = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
-        let head = Self { generation: word(8)?, epoch: word(16)? };
+        let head = Self { generation: word(8)?, batches: word(16)? };
         (head.to_bytes() == bytes).then_some(head)
     }
 }

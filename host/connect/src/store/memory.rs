@@ -61,7 +61,8 @@ impl StateStore for MemoryStore {
 
     fn scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
         let inner = self.read();
-        let from = inner.entries.range::<[u8], _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded));
+        let from =
+            inner.entries.range::<[u8], _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded));
         for (key, value) in from.take_while(|(key, _)| key.starts_with(prefix)) {
             visit(key, value);
         }

@@ -3,6 +3,8 @@
 mod disk;
 mod head;
 mod memory;
+mod preflight;
+mod witness;
 
 pub use disk::{DiskStore, FORMAT};
 pub use memory::MemoryStore;
@@ -10,12 +12,7 @@ pub use memory::MemoryStore;
 use wasmill_engine::state::{Checkpoint, Epoch, StoreError};
 
 /// Refuses a commit by one who has not seen a reset, or a later commit.
-fn refuse_stale(
-    name: &str,
-    checkpoint: &Checkpoint,
-    generation: u64,
-    last: Epoch,
-) -> Result<(), StoreError> {
+fn refuse_stale(name: &str, checkpoint: &Checkpoint, generation: u64, last: Epoch) -> Result<(), StoreError> {
     let refuse = |cause: String| {
         Err(StoreError::Io { what: format!("commit of epoch {} to {name}", checkpoint.epoch), cause })
     };

@@ -6,8 +6,9 @@ use wasmtime::component::Linker;
 use super::Cx;
 use crate::context::Ctx;
 use crate::contract::full_name;
+use crate::text::tame;
 
-/// Adds the `state` import.
+/// Adds the `state` import. Its reasons don't name the entry: SDKs put it in front.
 pub(super) fn add(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     let mut state = linker.instance(&full_name("state"))?;
     state.func_wrap("get", |mut cx: Cx<'_>, (message, name): (u32, String)| {
@@ -43,7 +44,7 @@ pub(super) fn add(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     })
 }
 
-const NO_STATE: &str = "state: this call has none; state belongs to messages, so it is there in transform, filter, fold and scan alone";
+const NO_STATE: &str = "this call has no state; state belongs to messages, so it is there in transform, filter, fold and scan alone";
 
 fn get(cx: &mut Ctx, message: u32, name: &str) -> Result<Option<Vec<u8>>, String> {
     let state = cx.call.state.as_mut().ok_or(NO_STATE)?;
@@ -69,19 +70,19 @@ fn increment(cx: &mut Ctx, message: u32, name: &str, by: i64) -> Result<i64, Str
         Some(bytes) => std::str::from_utf8(&bytes)
             .ok()
             .and_then(|text| text.parse::<i64>().ok())
-            .ok_or_else(|| format!("state: `{name}` holds no whole number, so it can't be incremented"))?,
+            .ok_or_else(|| format!("{:?} is no number", tame(&String::from_utf8_lossy(&bytes), 128)))?,
     };
-    let sum = old.checked_add(by).ok_or_else(|| format!("state: `{name}` would leave 64 bits"))?;
+    let sum = old.checked_add(by).ok_or_else(|| format!("{old} + {by} leaves 64 bits"))?;
     set(cx, message, name, Some(sum.to_string().as_bytes()), None)?;
     Ok(sum)
 }
 
 fn text(bytes: &[u8]) -> Result<&str, String> {
-    std::str::from_utf8(bytes).map_err(|_| "state: a name is not UTF-8".to_owned())
+    std::str::from_utf8(bytes).map_err(|_| "a name is not UTF-8".to_owned())
 }
 
 fn blobs<'a>(bytes: &'a [u8], what: &str) -> Result<Blobs<'a>, String> {
-    Blobs::parse(bytes).map_err(|e| format!("state: {what}: {e}"))
+    Blobs::parse(bytes).map_err(|e| format!("{what}: {e}"))
 }
 
 fn get_many(cx: &mut Ctx, names: &[u8]) -> Result<Vec<u8>, String> {
@@ -98,14 +99,14 @@ fn get_many(cx: &mut Ctx, names: &[u8]) -> Result<Vec<u8>, String> {
 fn change_many(cx: &mut Ctx, changes: &[u8]) -> Result<(), String> {
     let changes = blobs(changes, "changes")?;
     if changes.len() % 2 != 0 {
-        return Err(format!("state: {} changes are not two by two, a name and a value", changes.len()));
+        return Err(format!("{} changes are not two by two, a name and a value", changes.len()));
     }
     let mut changes = changes.iter();
     while let (Some((message, name)), Some((kind, value))) = (changes.next(), changes.next()) {
         let value = match kind {
             0 => None,
             1 => Some(value),
-            other => return Err(format!("state: a change has tag {other}, not 0 to delete or 1 to set")),
+            other => return Err(format!("a change has tag {other}, not 0 to delete or 1 to set")),
         };
         set(cx, message, text(name)?, value, None)?;
     }

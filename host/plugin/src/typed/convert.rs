@@ -194,3 +194,114 @@ pub(crate) fn to_blobs(what: &str, list: &[impl AsRef<[u8]>], expected: usize) -
     }
     Ok(blobs.finish())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wasmill_frame::{Edits, FrameBuf, MetaWriter, Parts};
+
+    /// One message with metadata a (text), b (JSON), and a hidden field.
+    fn frame() -> FrameBuf {
+        let mut metadata = MetaWriter::new();
+        metadata.push(MetaKind::Text, b"a", b"1");
+        metadata.push(MetaKind::Json, b"b", b"[2]");
+        metadata.push(MetaKind::Field, b"hidden", b"3");
+        let mut frame = FrameBuf::default();
+        frame.push(&Parts {
+            id: "id",
+            kind: "type",
+            key: Some(b"key"),
+            payload: b"payload",
+            timestamp: 1_000,
+            metadata: metadata.as_bytes(),
+            payload_is_json: false,
+        });
+        frame
+    }
+
+    fn entry(name: &str, value: &str, json: bool) -> Entry {
+        Entry { name: name.into(), value: value.into(), json }
+    }
+
+    /// The message as a guest that changes nothing gives it back.
+    fn same() -> Message {
+        Message {
+            id: "id".into(),
+            kind: "type".into(),
+            key: Some(b"key".to_vec()),
+            payload: b"payload".to_vec(),
+            timestamp: Some(1_000),
+            metadata: vec![entry("a", "1", false), entry("b", "[2]", true)],
+        }
+    }
+
+    fn edits_of(outcome: Outcome) -> String {
+        let frame = frame();
+        let bytes = outcomes_to_edits(&frame.view(), &[outcome]).expect("converts");
+        let edits = Edits::parse(&bytes, 1).expect("edits");
+        edits.iter().map(|(_, edit)| format!("{edit:?}")).collect::<Vec<_>>().join("; ")
+    }
+
+    #[test]
+    fn a_replaced_message_becomes_its_differences() {
+        let change = |change: fn(&mut Message)| {
+            let mut message = same();
+            change(&mut message);
+            edits_of(Outcome::Replace(message))
+        };
+        type Case = (fn(&mut Message), &'static str);
+        let cases: [Case; 11] = [
+            (|_| {}, ""),
+            (|m| m.id = "new".into(), r#"Id("new")"#),
+            (|m| m.kind = "new".into(), r#"Kind("new")"#),
+            (|m| m.key = None, "Key(None)"),
+            (|m| m.payload = vec![1], "Payload([1])"),
+            (|m| m.timestamp = Some(7), "Timestamp(7)"),
+            (|m| m.timestamp = None, ""),
+            (
+                |m| m.timestamp = Some(-1),
+                r#"Fail("the plugin answered the timestamp -1, which is not from 1970 to the year 9999")"#,
+            ),
+            (|m| m.metadata.clear(), r#"RemoveMetadata("a"); RemoveMetadata("b")"#),
+            (|m| m.metadata[0].json = true, r#"SetMetadata { name: "a", value: [49], json: true }"#),
+            (
+                |m| m.metadata[0].name = "x".repeat(70_000),
+                r#"Fail("the plugin answered a name of 70000 bytes; up to 65535 fit")"#,
+            ),
+        ];
+        for (i, (changed, expected)) in cases.into_iter().enumerate() {
+            assert_eq!(change(changed), expected, "case {i}");
+        }
+    }
+
+    #[test]
+    fn several_are_one_changed_and_others_emitted_or_none_at_all() {
+        let routed = |id: &str, output: Option<&str>| Routed {
+            message: Message { id: id.into(), ..same() },
+            output: output.map(str::to_owned),
+        };
+        assert_eq!(edits_of(Outcome::Several(vec![])), "Drop");
+        assert_eq!(
+            edits_of(Outcome::Several(vec![routed("id", Some("side")), routed("two", None)])),
+            r#"Output("side"); Emit { copy: true }; Id("two")"#
+        );
+        let mut bad = routed("two", None);
+        bad.message.timestamp = Some(i64::MAX);
+        let failed = edits_of(Outcome::Several(vec![routed("id", None), bad]));
+        assert!(failed.starts_with("Fail("), "{failed}");
+    }
+
+    #[test]
+    fn an_answer_of_another_length_is_refused() {
+        let folded = Folded { accumulators: vec![], failed: vec![] };
+        let frame = frame();
+        for error in [
+            outcomes_to_edits(&frame.view(), &[]).expect_err("none to 1"),
+            verdicts_to_edits(&[Verdict::Keep, Verdict::Drop], 1).expect_err("2 to 1"),
+            folded_to_blobs(&folded, 1).expect_err("none to 1"),
+            to_blobs("values", &["1"], 2).expect_err("1 to 2"),
+        ] {
+            assert_eq!(error.kind(), "answer", "{error}");
+        }
+    }
+}

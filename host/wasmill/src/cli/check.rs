@@ -1,6 +1,7 @@
 //! `wasmill check`.
 
 use serde::Serialize;
+use wasmill_engine::guest::PluginRef;
 use wasmill_plugin::Sandbox;
 
 use super::args;
@@ -8,7 +9,7 @@ use super::exit::{Exit, Stop};
 use super::plan::{plan, refuse_too_weak};
 use super::{load, print, print_json, sandbox};
 use crate::report::Diagnostic;
-use crate::spec::{Pipeline, Stage};
+use crate::spec::{Pipeline, PluginStage, Stage};
 
 #[derive(Serialize)]
 struct Checked {
@@ -61,7 +62,12 @@ fn check(pipeline: &Pipeline) -> Vec<Stop> {
     if pipeline.stages.iter().any(|s| s.plugin().is_some()) {
         match sandbox::open(Some(&pipeline.limits)) {
             Ok(sandbox) => {
-                found.extend(pipeline.stages.iter().filter_map(|s| fits(&sandbox, pipeline, s).err()));
+                found.extend(
+                    pipeline
+                        .stages
+                        .iter()
+                        .filter_map(|stage| load_fitting(&sandbox, pipeline, stage, stage.plugin()?).err()),
+                );
             }
             Err(stop) => found.push(stop),
         }
@@ -71,8 +77,12 @@ fn check(pipeline: &Pipeline) -> Vec<Stop> {
 }
 
 /// Loads a stage's plugin and asks whether it can do what the stage wants.
-fn fits(sandbox: &Sandbox, pipeline: &Pipeline, stage: &Stage) -> Result<(), Stop> {
-    let Some(plugin) = stage.plugin() else { return Ok(()) };
+pub(crate) fn load_fitting(
+    sandbox: &Sandbox,
+    pipeline: &Pipeline,
+    stage: &Stage,
+    plugin: &PluginStage,
+) -> Result<PluginRef, Stop> {
     let loaded = sandbox::load(sandbox, pipeline, plugin)?;
     let kinds = loaded.info().kinds;
     let right = match stage {
@@ -82,7 +92,7 @@ fn fits(sandbox: &Sandbox, pipeline: &Pipeline, stage: &Stage) -> Result<(), Sto
         Stage::KeyBy(_) => true,
     };
     if right {
-        return Ok(());
+        return Ok(loaded);
     }
     let exports = sandbox::kinds(kinds);
     let title = format!("the plugin `{}` is no {}", plugin.plugin, stage.kind());

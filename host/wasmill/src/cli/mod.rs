@@ -2,7 +2,7 @@
 
 mod args;
 mod cases;
-mod check;
+pub(crate) mod check;
 mod connectors;
 mod exit;
 mod explain;
@@ -12,7 +12,7 @@ mod log;
 mod plan;
 mod run;
 mod runtime;
-mod sandbox;
+pub(crate) mod sandbox;
 
 use std::io::Write;
 

@@ -91,7 +91,7 @@ pub fn plan(pipeline: &Pipeline) -> Result<Plan, Stop> {
     match &pipeline.dead_letter {
         Some(_) => {}
         None => notes.push(
-            "no dead_letter: a message that can't be processed is counted, and gone; add `dead_letter` to keep it"
+            "no dead_letter: a message that can't be processed is written whole to the log; add `dead_letter` to keep such messages where they can be found"
                 .to_owned(),
         ),
     }

@@ -9,7 +9,7 @@ use std::io::IsTerminal;
 use std::path::Path;
 
 use annotate_snippets::renderer::DecorStyle;
-use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use annotate_snippets::{Annotation, AnnotationKind, Level, Renderer, Snippet};
 
 /// The width that texts are laid out for where no terminal says another.
 const WIDTH_COLUMNS: usize = 110;
@@ -132,27 +132,23 @@ impl Problems {
         shown.join("\n\n")
     }
 
+    fn snippet<'a>(&'a self, diagnostic: &'a Diagnostic, span: Span) -> Option<Snippet<'a, Annotation<'a>>> {
+        let source = self.sources.0.get(span.source as usize)?;
+        let mark = |kind: AnnotationKind, span: Span, label: &'a str| {
+            kind.span(range(span, &source.text)).label(label)
+        };
+        let also = diagnostic.also.iter().filter(|(other, _)| other.source == span.source);
+        Some(
+            Snippet::source(source.text.as_str())
+                .path(source.name.as_str())
+                .annotation(mark(AnnotationKind::Primary, span, &diagnostic.label))
+                .annotations(also.map(|(other, label)| mark(AnnotationKind::Context, *other, label))),
+        )
+    }
+
     fn render_one(&self, diagnostic: &Diagnostic, renderer: &Renderer) -> String {
-        let mut group = Level::ERROR.primary_title(diagnostic.title.as_str()).elements(
-            diagnostic
-                .span
-                .and_then(|span| {
-                    let source = self.sources.0.get(span.source as usize)?;
-                    let mut snippet =
-                        Snippet::source(source.text.as_str()).path(source.name.as_str()).annotation(
-                            AnnotationKind::Primary
-                                .span(range(span, &source.text))
-                                .label(diagnostic.label.as_str()),
-                        );
-                    for (other, label) in diagnostic.also.iter().filter(|(s, _)| s.source == span.source) {
-                        snippet = snippet.annotation(
-                            AnnotationKind::Context.span(range(*other, &source.text)).label(label.as_str()),
-                        );
-                    }
-                    Some(snippet)
-                })
-                .into_iter(),
-        );
+        let snippet = diagnostic.span.and_then(|span| self.snippet(diagnostic, span));
+        let mut group = Level::ERROR.primary_title(diagnostic.title.as_str()).elements(snippet);
         for help in &diagnostic.help {
             group = group.element(Level::HELP.message(help.as_str()));
         }

@@ -18,6 +18,8 @@ pub struct Mistake {
     label: String,
     help: Option<String>,
     span: Option<Span>,
+    /// The key that it is about, where the map that has it finds the mistake only after reading it.
+    subject: Option<String>,
     /// A missing key is shown at the key of the map that lacks it.
     missing: bool,
     path: Vec<String>,
@@ -30,6 +32,7 @@ impl Mistake {
             label: label.into(),
             help: None,
             span: None,
+            subject: None,
             missing: false,
             path: Vec::new(),
         })
@@ -46,6 +49,11 @@ impl DeError {
             self.0.span.get_or_insert(span);
         }
         self
+    }
+
+    fn at_node(self, node: &Node) -> Self {
+        let key = self.0.subject.as_deref().and_then(|key| node.get(key)).map(|entry| entry.key_span);
+        self.at(key.unwrap_or(node.span))
     }
 
     fn inside(mut self, key: impl Into<String>, key_span: Span) -> Self {
@@ -128,7 +136,10 @@ impl de::Error for DeError {
                 return Self(Mistake::new(&text[..at], &text[at + 2..]));
             }
         }
-        Self(Mistake::new(text, "this"))
+        let subject = text.strip_prefix('`').and_then(|t| t.split_once('`')).map(|(key, _)| key.to_owned());
+        let mut mistake = Mistake::new(text, "this");
+        mistake.subject = subject;
+        Self(mistake)
     }
 
     fn invalid_type(unexpected: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
@@ -145,6 +156,7 @@ impl de::Error for DeError {
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
         let mut mistake = Mistake::new(format!("unknown name `{variant}`"), hint(variant, expected));
+        mistake.subject = Some(variant.to_owned());
         mistake.help = known(variant, expected, "the names here are");
         Self(mistake)
     }
@@ -246,7 +258,7 @@ impl<'de> NodeDe<'de> {
 macro_rules! placed {
     ($($method:ident => $with:ident)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DeError> {
-            self.$with(visitor).map_err(|e| e.at(self.0.span))
+            self.$with(visitor).map_err(|e| e.at_node(self.0))
         })*
     };
 }

@@ -66,7 +66,8 @@ mod tests {
 
     #[test]
     fn one_change_changes_one_field() {
-        let fields: [(&str, fn(TestMessage) -> TestMessage); 7] = [
+        type Change = fn(TestMessage) -> TestMessage;
+        let fields: [(&str, Change); 7] = [
             ("keep", |m| m),
             ("payload", |m| m.payload("[1,\"B\"]")),
             ("json", |m| m.payload("{\"was\":[1,\"b\"]}")),

@@ -114,7 +114,9 @@ fn expect_object(text: &str) -> Result<(), String> {
         None => Err("empty: expected a JSON object, one message a line".into()),
         Some(_) => {
             let what = kind_of(text.trim_start());
-            Err(format!("{what}: expected a JSON object such as {{\"id\":\"1\",\"type\":\"order\",\"payload\":{{}}}}"))
+            Err(format!(
+                "{what}: expected a JSON object such as {{\"id\":\"1\",\"type\":\"order\",\"payload\":{{}}}}"
+            ))
         }
     }
 }
@@ -185,7 +187,9 @@ fn broken(error: &serde_json::Error) -> String {
         serde_json::error::Category::Eof => format!("broken JSON: cut off at {place} ({cause})"),
         serde_json::error::Category::Data => format!("{cause}, at {place}"),
         _ if cause == "trailing characters" => {
-            format!("broken JSON at {place}: something follows the message's closing brace; one message a line")
+            format!(
+                "broken JSON at {place}: something follows the message's closing brace; one message a line"
+            )
         }
         _ => format!("broken JSON at {place}: {cause}"),
     }

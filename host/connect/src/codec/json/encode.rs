@@ -15,7 +15,12 @@ use crate::codec::rfc3339;
 pub struct JsonEncoder;
 
 impl Encoder for JsonEncoder {
-    fn encode(&self, message: Message<'_>, _id: &OutputId<'_>, into: &mut EncodedBatch) -> Result<(), String> {
+    fn encode(
+        &self,
+        message: Message<'_>,
+        _id: &OutputId<'_>,
+        into: &mut EncodedBatch,
+    ) -> Result<(), String> {
         let start = into.data.len();
         let written = envelope(message, &mut into.data);
         if let Err(reason) = written {

@@ -1,0 +1,101 @@
+# Every target sees to its own set-up; nothing is installed without saying so.
+.DEFAULT_GOAL := help
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+.SUFFIXES:
+
+WASMILL := target/release/wasmill
+FLIGHTS := examples/flights/pipeline.yaml
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n1)
+IMAGE ?= wasmill:$(VERSION)
+
+# How long `make test-long` goes on: seeds of the simulator, and runs that are killed at random moments.
+SEEDS ?= 100000
+KILL_ROUNDS ?= 200
+
+.PHONY: help
+help: ## Shows this list
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup:
+	@scripts/setup.sh build
+
+.PHONY: build
+build: setup ## Builds the host: target/release/wasmill
+	@cargo build --release
+
+.PHONY: plugins
+plugins: setup ## Builds the plugins: target/plugins/*.wasm
+	@scripts/build-plugins.sh
+
+.PHONY: run
+run: build plugins ## Runs the flights pipeline from its start; results in out/flights
+	@$(WASMILL) run $(FLIGHTS) --reset
+
+.PHONY: setup-test
+setup-test:
+	@scripts/setup.sh build test
+
+# A plugin by somebody else's toolchain. It needs Node.js; without it the one test that needs it can't run.
+.PHONY: typed-js
+typed-js:
+	@if command -v node >/dev/null && command -v npm >/dev/null; then scripts/build-typed-js.sh; \
+	else echo "typed-js: not built, for there is no Node.js with npm" >&2; fi
+
+.PHONY: test-quick
+test-quick: setup-test plugins typed-js ## Runs the tests of each part, without those of the whole
+	@cargo test --release --workspace --exclude wasmill-tests
+
+.PHONY: test
+test: setup-test plugins typed-js build ## Runs all tests
+	@cargo test --release --workspace
+
+.PHONY: test-long
+test-long: setup-test plugins typed-js build ## Runs what takes rounds: make test-long SEEDS=100000 KILL_ROUNDS=200
+	@echo "$(SEEDS) simulator seeds, $(KILL_ROUNDS) kill rounds"
+	@WASMILL_SEEDS=$(SEEDS) cargo test --release -p wasmill-harness
+	@WASMILL_KILL_ROUNDS=$(KILL_ROUNDS) cargo test --release -p wasmill-tests
+
+.PHONY: bench
+bench: setup plugins build ## Measures; prints a table
+	@cargo run --release --quiet -p wasmill-tests --bin bench
+
+.PHONY: coverage
+coverage: setup-test plugins typed-js ## Runs all tests and tells which lines they reach: target/coverage/
+	@scripts/coverage.sh
+
+.PHONY: fmt
+fmt: ## Formats the code
+	@scripts/setup.sh lint
+	@cargo fmt --all
+
+.PHONY: lint
+lint: ## Checks formatting, lints, documentation, licences and sources of dependencies
+	@scripts/setup.sh build lint
+	@cargo fmt --all --check
+	@cargo clippy --release --workspace --all-targets --quiet -- -D warnings
+	@RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --document-private-items --quiet
+	@scripts/check-dependencies.sh
+
+.PHONY: docs
+docs: setup ## Builds the API documentation: target/doc/
+	@cargo doc --release --workspace --no-deps
+	@echo "open target/doc/wasmill/index.html"
+
+.PHONY: docker-build
+docker-build: ## Builds the container image
+	@docker build --tag $(IMAGE) .
+
+.PHONY: docker-run
+docker-run: ## Runs the flights pipeline in a container; results in out/
+	@mkdir -p out
+	@docker run --rm --init --user "$$(id -u):$$(id -g)" \
+	  --volume "$(CURDIR)/examples:/examples:ro" --volume "$(CURDIR)/out:/out" \
+	  --env DATA_DIR=/out/state --env XDG_CACHE_HOME=/out/.cache \
+	  $(IMAGE) run /examples/flights/pipeline.yaml --reset
+
+.PHONY: clean
+clean: ## Removes what was built and what the examples wrote
+	@cargo clean
+	@rm -rf out

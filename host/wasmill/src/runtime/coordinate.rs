@@ -1,0 +1,263 @@
+//! The coordinator's thread: the one place where a pipeline's parts meet.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use tokio::sync::mpsc::UnboundedSender;
+use wasmill_engine::commit::{Collector, Commit};
+use wasmill_engine::coordinator::Coordinator;
+use wasmill_engine::input::RawBatch;
+use wasmill_engine::lane::LaneEpoch;
+use wasmill_engine::position::PartitionId;
+use wasmill_engine::prefix::Prepared;
+use wasmill_engine::state::Epoch;
+
+use super::observe::Observed;
+use super::readers::Credit;
+use super::workers::{Job, LaneWork};
+
+/// What the coordinator is told.
+pub(super) enum Event {
+    /// A reader has read.
+    Raw(RawBatch),
+    /// A partition has ended.
+    End(PartitionId),
+    /// A reader has stopped because it was told to.
+    ReaderStopped,
+    /// A worker has run the prefix.
+    Prepared(Prepared),
+    /// A lane has taken in so many bytes, and so many wait in it for the next barrier.
+    LaneDone { lane: usize, bytes: usize, waiting_bytes: usize },
+    /// A lane has handed its part of an epoch over.
+    LaneEpoch(Epoch, LaneEpoch),
+    /// An epoch is committed.
+    Committed(Epoch),
+    /// Stop reading, drain, end.
+    Stop,
+    /// It can't go on.
+    Failed(String),
+}
+
+/// How many epochs may be ended and not committed: one commits while the next one's outputs wait.
+const EPOCHS_IN_FLIGHT_MAX: usize = 2;
+/// About how much is released to the lanes at once.
+const RELEASE_BYTES: usize = 512 << 10;
+/// How many events are taken before anything is decided.
+const EVENTS_AT_ONCE: usize = 64;
+
+/// Bounds and times of one run.
+pub(super) struct Bounds {
+    pub epoch_interval: Duration,
+    pub epoch_bytes_max: usize,
+    pub lane_queue_bytes_max: usize,
+    pub shutdown_timeout: Duration,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// All sources have ended and everything is committed.
+    Finished,
+    /// It was told to stop, and what was taken in is committed.
+    Stopped,
+}
+
+/// The coordinator's thread.
+pub(super) struct Coordinate {
+    pub coordinator: Coordinator,
+    pub collector: Collector,
+    pub events: Receiver<Event>,
+    pub jobs: Sender<Job>,
+    pub lanes: Vec<Sender<LaneWork>>,
+    pub commits: UnboundedSender<Commit>,
+    pub credits: BTreeMap<PartitionId, Arc<Credit>>,
+    pub bounds: Bounds,
+    pub observed: Arc<Observed>,
+}
+
+/// What is on its way.
+struct Flow {
+    sequences: BTreeMap<PartitionId, u64>,
+    readers: usize,
+    jobs: usize,
+    lane_bytes: usize,
+    lane_inputs: usize,
+    lane_waiting: Vec<usize>,
+    epochs: usize,
+    epoch_since: Instant,
+    stopping_since: Option<Instant>,
+}
+
+impl Coordinate {
+    /// Runs the pipeline to its end.
+    ///
+    /// # Errors
+    /// Why it could not go on, for people.
+    pub fn run(mut self) -> Result<Ended, String> {
+        let mut flow = Flow {
+            sequences: self.credits.keys().map(|id| (*id, 0)).collect(),
+            readers: self.credits.len(),
+            jobs: 0,
+            lane_bytes: 0,
+            lane_inputs: 0,
+            lane_waiting: vec![0; self.lanes.len()],
+            epochs: 0,
+            epoch_since: Instant::now(),
+            stopping_since: None,
+        };
+        loop {
+            let due = flow.epoch_since + self.bounds.epoch_interval;
+            let wait = due.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            match self.events.recv_timeout(wait) {
+                Ok(event) => self.take(event, &mut flow)?,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err("all other parts are gone".to_owned()),
+            }
+            for _ in 0..EVENTS_AT_ONCE {
+                let Ok(event) = self.events.try_recv() else { break };
+                self.take(event, &mut flow)?;
+            }
+            self.release(&mut flow);
+            self.end_epoch_if_due(&mut flow);
+            self.give_credit_back();
+            self.observed.flow(
+                self.coordinator.stream_time(),
+                self.coordinator.waiting_bytes() + flow.lane_bytes,
+                self.coordinator.waiting_for(),
+            );
+            if let Some(ended) = self.has_ended(&flow) {
+                return Ok(ended);
+            }
+            if let Some(since) = flow.stopping_since
+                && since.elapsed() > self.bounds.shutdown_timeout
+            {
+                return Err(format!(
+                    "could not drain within {} s: {} epochs wait for their sinks. What is not committed is read again at the next start; a longer time is set by `shutdown_timeout`",
+                    self.bounds.shutdown_timeout.as_secs(),
+                    flow.epochs,
+                ));
+            }
+        }
+    }
+
+    fn take(&mut self, event: Event, flow: &mut Flow) -> Result<(), String> {
+        match event {
+            Event::Raw(raw) => {
+                self.observed.read(raw.partition, raw.next, raw.records.len(), raw.data.len());
+                let sequence = flow.sequences.entry(raw.partition).or_default();
+                flow.jobs += 1;
+                let job = (raw, *sequence);
+                *sequence += 1;
+                // Workers go away only after the coordinator, or with an event that says why.
+                let _ = self.jobs.send(job);
+            }
+            Event::Prepared(prepared) => {
+                flow.jobs -= 1;
+                self.coordinator.accept(prepared);
+            }
+            Event::End(partition) => {
+                flow.readers -= 1;
+                let batches = flow.sequences.get(&partition).copied().unwrap_or_default();
+                self.coordinator.end(partition, batches);
+            }
+            Event::ReaderStopped => flow.readers -= 1,
+            Event::LaneDone { lane, bytes, waiting_bytes } => {
+                flow.lane_bytes -= bytes;
+                flow.lane_inputs -= 1;
+                flow.lane_waiting[lane] = waiting_bytes;
+            }
+            Event::LaneEpoch(epoch, part) => {
+                let commit = self.collector.lane(epoch, part);
+                self.hand_over(commit);
+            }
+            Event::Committed(epoch) => {
+                flow.epochs -= 1;
+                for lane in &self.lanes {
+                    let _ = lane.send(LaneWork::Committed(epoch));
+                }
+            }
+            Event::Stop => flow.stopping_since = flow.stopping_since.or_else(|| Some(Instant::now())),
+            Event::Failed(text) => return Err(text),
+        }
+        Ok(())
+    }
+
+    /// The bytes of the open epoch, here and in the lanes.
+    fn epoch_bytes(&self, flow: &Flow) -> usize {
+        self.coordinator.epoch_bytes() + flow.lane_waiting.iter().sum::<usize>()
+    }
+
+    /// Hands messages on as long as nothing behind is full. A slow sink holds its epochs up, then the
+    /// open epoch fills, then nothing is released, then the readers' credit runs out.
+    fn release(&mut self, flow: &mut Flow) {
+        while flow.lane_bytes < self.bounds.lane_queue_bytes_max
+            && self.epoch_bytes(flow) < self.bounds.epoch_bytes_max
+        {
+            let before = self.coordinator.epoch_bytes();
+            let inputs = self.coordinator.release(RELEASE_BYTES);
+            let done = inputs.is_empty() && self.coordinator.epoch_bytes() == before;
+            for (lane, input) in inputs {
+                let bytes = input.batches.iter().map(|b| b.frame.size_bytes()).sum();
+                flow.lane_bytes += bytes;
+                flow.lane_inputs += 1;
+                let _ = self.lanes[lane].send(LaneWork::Input(input, bytes));
+            }
+            if done {
+                return;
+            }
+        }
+    }
+
+    fn end_epoch_if_due(&mut self, flow: &mut Flow) {
+        if flow.epochs >= EPOCHS_IN_FLIGHT_MAX || !self.coordinator.can_barrier() {
+            return;
+        }
+        let touched = self.coordinator.is_touched() || flow.lane_waiting.iter().any(|n| *n > 0);
+        let full = self.epoch_bytes(flow) >= self.bounds.epoch_bytes_max;
+        let ending = flow.readers == 0 && flow.jobs == 0;
+        let due = full || ending || flow.epoch_since.elapsed() >= self.bounds.epoch_interval;
+        if !(self.coordinator.wants_barrier() || (touched && due)) {
+            if flow.epoch_since.elapsed() >= self.bounds.epoch_interval {
+                flow.epoch_since = Instant::now();
+            }
+            return;
+        }
+        let barrier = self.coordinator.barrier();
+        flow.epochs += 1;
+        flow.epoch_since = Instant::now();
+        flow.lane_waiting.fill(0);
+        for lane in &self.lanes {
+            let _ = lane.send(LaneWork::Barrier(barrier.epoch));
+        }
+        let commit = self.collector.barrier(barrier);
+        self.hand_over(commit);
+    }
+
+    fn hand_over(&self, commit: Option<Commit>) {
+        if let Some(commit) = commit {
+            let _ = self.commits.send(commit);
+        }
+    }
+
+    fn give_credit_back(&mut self) {
+        for (partition, bytes) in self.coordinator.take_freed() {
+            if let Some(credit) = self.credits.get(&partition) {
+                credit.give_back(bytes);
+            }
+        }
+    }
+
+    fn has_ended(&self, flow: &Flow) -> Option<Ended> {
+        let drained = flow.readers == 0 && flow.jobs == 0 && flow.lane_inputs == 0 && flow.epochs == 0;
+        let touched = self.coordinator.is_touched() || flow.lane_waiting.iter().any(|n| *n > 0);
+        if !drained || touched {
+            return None;
+        }
+        if self.coordinator.is_finished() {
+            return Some(Ended::Finished);
+        }
+        flow.stopping_since.map(|_| Ended::Stopped)
+    }
+}

@@ -1,0 +1,86 @@
+//! The pages for operators: `/metrics`, `/live`, `/ready`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use prometheus::proto::MetricFamily;
+use prometheus::{Encoder as _, IntGaugeVec, Opts, Registry, TextEncoder};
+use wasmill_plugin::Sandbox;
+
+use super::health::Health;
+
+/// What the pages show.
+pub(super) struct Pages {
+    pub registry: Registry,
+    pub health: Arc<Health>,
+    pub sandboxes: std::sync::Mutex<Vec<(String, Arc<Sandbox>)>>,
+}
+
+/// Serves the pages at an address until the process ends.
+///
+/// # Errors
+/// When the address can't be had.
+pub(super) async fn serve(address: SocketAddr, pages: Arc<Pages>) -> Result<(), String> {
+    let listener = tokio::net::TcpListener::bind(address).await.map_err(|e| {
+        format!("can't listen on {address} for the HTTP pages: {e}; set `http` to another address")
+    })?;
+    let bound = listener.local_addr().unwrap_or(address);
+    tracing::info!(address = %bound, "HTTP pages: /metrics /live /ready");
+    let app = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/live", get(|| async { "live\n" }))
+        .route("/ready", get(ready))
+        .with_state(pages);
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, app).await {
+            tracing::error!(%error, "the HTTP pages have ended");
+        }
+    });
+    Ok(())
+}
+
+async fn ready(State(pages): State<Arc<Pages>>) -> impl IntoResponse {
+    let reasons = pages.health.reasons();
+    if reasons.is_empty() {
+        (StatusCode::OK, "ready\n".to_owned())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, format!("not ready:\n{}\n", reasons.join("\n")))
+    }
+}
+
+async fn metrics(State(pages): State<Arc<Pages>>) -> impl IntoResponse {
+    let mut families = pages.registry.gather();
+    families.extend(plugin_families(&pages));
+    let mut text = Vec::new();
+    match TextEncoder::new().encode(&families, &mut text) {
+        Ok(()) => (StatusCode::OK, [(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text),
+        Err(e) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            [(header::CONTENT_TYPE, "text/plain")],
+            format!("{e}\n").into_bytes(),
+        ),
+    }
+}
+
+/// The plugins' own counters, as they stand now.
+fn plugin_families(pages: &Pages) -> Vec<MetricFamily> {
+    let registry = Registry::new();
+    let opts = Opts::new("wasmill_plugin_counter_total", "A counter of a plugin's own.");
+    let Ok(gauges) = IntGaugeVec::new(opts, &["pipeline", "plugin", "name"]) else { return Vec::new() };
+    if registry.register(Box::new(gauges.clone())).is_err() {
+        return Vec::new();
+    }
+    let sandboxes = pages.sandboxes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    for (pipeline, sandbox) in sandboxes.iter() {
+        for counter in sandbox.counters() {
+            let value = i64::try_from(counter.value).unwrap_or(i64::MAX);
+            gauges.with_label_values(&[pipeline, &counter.plugin, &counter.name]).set(value);
+        }
+    }
+    registry.gather()
+}

@@ -1,0 +1,344 @@
+//! Runs pipelines: threads, tasks, signals.
+//!
+//! ```text
+//! reader tasks ─▶ coordinator thread ◀─▶ workers (prefix; a lane each)
+//!                       │ one commit at a time
+//!                       ▼
+//!                 committer task ─▶ sinks, store, sources
+//! ```
+
+mod assemble;
+mod commit;
+mod coordinate;
+mod dead_letter_log;
+mod health;
+mod http;
+mod observe;
+mod progress;
+mod readers;
+mod retry;
+mod workers;
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use crossbeam_channel::unbounded;
+use prometheus::Registry;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+use wasmill_engine::prefix::Prefix;
+
+use crate::cli::{Exit, RunFailure, RunOptions, Runtime};
+use crate::spec::Pipeline;
+use assemble::assemble;
+use commit::Committer;
+use coordinate::{Bounds, Coordinate, Ended, Event};
+use health::Health;
+use http::Pages;
+use observe::{Observed, Snapshot};
+use progress::grouped;
+use readers::{Credit, ReaderTask};
+use workers::Worker;
+
+/// The most raw bytes that one poll of a reader asks for.
+const POLL_BYTES_MAX: usize = 256 << 10;
+
+/// The runtime of the binary.
+pub struct Threads;
+
+impl Runtime for Threads {
+    fn run(&self, pipelines: Vec<Pipeline>, options: RunOptions) -> anyhow::Result<Vec<Value>> {
+        if options.reset {
+            pipelines.iter().try_for_each(assemble::reset)?;
+        }
+        tokio_runtime()?.block_on(run_all(pipelines))
+    }
+
+    fn reset(&self, pipeline: &Pipeline) -> anyhow::Result<()> {
+        // Sinks may need the runtime to take their files back.
+        let runtime = tokio_runtime()?;
+        let _entered = runtime.enter();
+        assemble::reset(pipeline)
+    }
+}
+
+fn tokio_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("wasmill-io")
+        .enable_all()
+        .build()
+        .context("can't start the I/O threads")
+}
+
+async fn run_all(pipelines: Vec<Pipeline>) -> anyhow::Result<Vec<Value>> {
+    let (stop, stopped) = watch::channel(false);
+    watch_signals(stop.clone())?;
+    let health = Arc::new(Health::default());
+    let pages = Arc::new(Pages {
+        registry: Registry::new(),
+        health: Arc::clone(&health),
+        sandboxes: std::sync::Mutex::default(),
+    });
+    for pipeline in &pipelines {
+        health.ill(&pipeline.name, "starting");
+    }
+    let mut addresses: Vec<_> = pipelines.iter().filter_map(|p| p.http).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    for address in addresses {
+        http::serve(address, Arc::clone(&pages))
+            .await
+            .map_err(|text| RunFailure { exit: Exit::Outside, text })?;
+    }
+    let mut running = Vec::new();
+    for pipeline in pipelines {
+        let (pages, stopped) = (Arc::clone(&pages), stopped.clone());
+        running.push(tokio::spawn(async move { run_one(pipeline, pages, stopped).await }));
+    }
+    let mut summaries = Vec::new();
+    let mut failure = None;
+    for task in running {
+        match task.await.context("a pipeline's task panicked")? {
+            Ok(summary) => summaries.push(summary),
+            Err(error) => {
+                // One pipeline that can't go on ends the process: the others end in order first.
+                stop.send_replace(true);
+                failure.get_or_insert(error);
+            }
+        }
+    }
+    failure.map_or(Ok(summaries), Err)
+}
+
+/// The first signal stops in order, the second at once.
+fn watch_signals(stop: watch::Sender<bool>) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("can't listen for SIGTERM")?;
+    tokio::spawn(async move {
+        for nth in 1.. {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if nth > 1 {
+                eprintln!("stopped at once; what is not committed is read again at the next start");
+                std::process::exit(Exit::Interrupted as i32);
+            }
+            tracing::info!("stopping: draining what was read; a second signal stops at once");
+            stop.send_replace(true);
+        }
+    });
+    Ok(())
+}
+
+async fn run_one(
+    pipeline: Pipeline,
+    pages: Arc<Pages>,
+    stopped: watch::Receiver<bool>,
+) -> anyhow::Result<Value> {
+    let started = Instant::now();
+    let name = pipeline.name.clone();
+    let mut assembled = assemble(&pipeline).await?;
+    let observed = Arc::new(Observed::new(&name, &assembled.inputs, &pages.registry)?);
+    let sandbox = Arc::new(assembled.sandbox);
+    pages
+        .sandboxes
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+        .push((name.clone(), Arc::clone(&sandbox)));
+    tracing::info!(
+        pipeline = %name,
+        partitions = assembled.inputs.len(),
+        workers = pipeline.workers,
+        store = %assembled.store.name(),
+        resumed = assembled.resumed,
+        ready_in_ms = started.elapsed().as_millis() as u64,
+        "running"
+    );
+
+    let (events, inbox) = unbounded();
+    let (job_sender, jobs) = unbounded();
+    let (commit_sender, commits) = mpsc::unbounded_channel();
+    let (reading, read_until) = watch::channel(false);
+
+    let credits = start_readers(
+        &pipeline,
+        &mut assembled.sources,
+        &assembled.inputs,
+        &events,
+        &read_until,
+        &pages.health,
+    )
+    .await?;
+    let lanes =
+        start_workers(&pipeline, &assembled.topology, &assembled.routes, assembled.lanes, &jobs, &events)?;
+    let committer = Committer {
+        sinks: assembled.sinks,
+        sources: assembled.sources,
+        store: assembled.store,
+        events: events.clone(),
+        health: Arc::clone(&pages.health),
+        observed: Arc::clone(&observed),
+    };
+    let committer = tokio::spawn(committer.run(commits));
+    forward_stop(stopped, reading, events);
+    let (drawn, draw_until) = watch::channel(false);
+    let drawing = std::io::stderr()
+        .is_terminal()
+        .then(|| tokio::spawn(progress::draw(name.clone(), Arc::clone(&observed), draw_until)));
+    pages.health.well(&name);
+
+    let coordinate = Coordinate {
+        coordinator: assembled.coordinator,
+        collector: assembled.collector,
+        events: inbox,
+        jobs: job_sender,
+        lanes,
+        commits: commit_sender,
+        credits,
+        bounds: Bounds {
+            epoch_interval: pipeline.epoch.interval,
+            epoch_bytes_max: pipeline.epoch.bytes_max,
+            lane_queue_bytes_max: pipeline.limits.queue_bytes_max,
+            shutdown_timeout: pipeline.shutdown_timeout,
+        },
+        observed: Arc::clone(&observed),
+    };
+    let ended =
+        tokio::task::spawn_blocking(move || coordinate.run()).await.context("the coordinator panicked")?;
+    drawn.send_replace(true);
+    if let Some(drawing) = drawing {
+        let _ = drawing.await;
+    }
+    let ended = ended.map_err(|text| RunFailure { exit: Exit::Failed, text: format!("{name}: {text}") })?;
+    let committer = committer.await.context("the committer panicked")?;
+    committer
+        .close(ended == Ended::Finished)
+        .await
+        .map_err(|text| RunFailure { exit: Exit::Outside, text: format!("{name}: {text}") })?;
+    Ok(summary(&name, ended, &observed.snapshot()))
+}
+
+async fn start_readers(
+    pipeline: &Pipeline,
+    sources: &mut [Box<dyn wasmill_connect::Source>],
+    inputs: &[assemble::Input],
+    events: &crossbeam_channel::Sender<Event>,
+    stop: &watch::Receiver<bool>,
+    health: &Arc<Health>,
+) -> anyhow::Result<BTreeMap<wasmill_engine::position::PartitionId, Arc<Credit>>> {
+    let share = (pipeline.limits.queue_bytes_max / inputs.len().max(1)).max(1);
+    let mut credits = BTreeMap::new();
+    for input in inputs {
+        let reader = sources[usize::from(input.id.source)]
+            .open(input.id.partition, input.start)
+            .await
+            .map_err(|e| RunFailure { exit: Exit::Outside, text: e.to_string() })?;
+        let credit = Arc::new(Credit::new(share));
+        credits.insert(input.id, Arc::clone(&credit));
+        let task = ReaderTask {
+            id: input.id,
+            name: input.name.clone(),
+            reader,
+            credit,
+            batch_messages_max: pipeline.batch_size,
+            batch_bytes_max: POLL_BYTES_MAX,
+            events: events.clone(),
+            stop: stop.clone(),
+            health: Arc::clone(health),
+        };
+        tokio::spawn(task.run());
+    }
+    Ok(credits)
+}
+
+fn start_workers(
+    pipeline: &Pipeline,
+    topology: &Arc<wasmill_engine::topology::Topology>,
+    routes: &Arc<wasmill_engine::output::Routes>,
+    lanes: Vec<wasmill_engine::lane::Lane>,
+    jobs: &crossbeam_channel::Receiver<workers::Job>,
+    events: &crossbeam_channel::Sender<Event>,
+) -> anyhow::Result<Vec<crossbeam_channel::Sender<workers::LaneWork>>> {
+    let mut senders = Vec::new();
+    let mut lanes = lanes.into_iter();
+    for number in 0..pipeline.workers {
+        let lane = lanes.next().map(|lane| {
+            let (sender, receiver) = unbounded();
+            senders.push(sender);
+            (number, lane, receiver)
+        });
+        let worker = Worker {
+            prefix: Prefix::new(topology, routes),
+            lane,
+            jobs: jobs.clone(),
+            events: events.clone(),
+        };
+        std::thread::Builder::new()
+            .name(format!("wasmill-worker-{number}"))
+            .spawn(move || worker.run())
+            .with_context(|| format!("can't start worker {number} of {}", pipeline.workers))?;
+    }
+    Ok(senders)
+}
+
+/// Tells readers and coordinator once the process is told to stop.
+fn forward_stop(
+    mut stopped: watch::Receiver<bool>,
+    reading: watch::Sender<bool>,
+    events: crossbeam_channel::Sender<Event>,
+) {
+    tokio::spawn(async move {
+        if stopped.wait_for(|stop| *stop).await.is_ok() {
+            reading.send_replace(true);
+            let _ = events.send(Event::Stop);
+        }
+        // Readers go on as long as this sender lives.
+        std::future::pending::<()>().await;
+    });
+}
+
+fn summary(name: &str, ended: Ended, seen: &Snapshot) -> Value {
+    let c = seen.counts;
+    let seconds = seen.elapsed.as_secs_f64();
+    let how = match ended {
+        Ended::Finished => "finished",
+        Ended::Stopped => "stopped",
+    };
+    let mut text = format!(
+        "{name}: {how}. {} messages in {seconds:.1} s ({}/s): {} written",
+        grouped(c.read),
+        grouped((c.read as f64 / seconds.max(0.001)) as u64),
+        grouped(c.written),
+    );
+    for (n, what) in [
+        (c.fired, "windows fired"),
+        (c.dropped, "dropped by plugins"),
+        (c.late, "late"),
+        (c.dead, "dead letters"),
+    ] {
+        if n > 0 {
+            text.push_str(&format!(", {} {what}", grouped(n)));
+        }
+    }
+    if c.read == 0 {
+        text.push_str("; nothing new was there to read (--reset starts anew)");
+    }
+    json!({
+        "pipeline": name,
+        "ended": how,
+        "read": c.read,
+        "written": c.written,
+        "windows_fired": c.fired,
+        "dropped": c.dropped,
+        "late": c.late,
+        "dead_letters": c.dead,
+        "seconds": (seconds * 1_000.0).round() / 1_000.0,
+        "text": text,
+    })
+}

@@ -1,0 +1,218 @@
+//! What a pipeline shows of itself while it runs: metrics, and the figures of progress line and summary.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, IntGaugeVec, Opts, Registry};
+use wasmill_engine::lane::Counts;
+use wasmill_engine::position::{PartitionId, Position};
+use wasmill_engine::time::{END, START};
+
+use super::assemble::Input;
+
+/// One pipeline's figures.
+pub(super) struct Observed {
+    read: IntCounter,
+    read_bytes: IntCounter,
+    committed: IntCounter,
+    dropped: IntCounter,
+    late: IntCounter,
+    dead: IntCounter,
+    written: IntCounter,
+    fired: IntCounter,
+    open: IntGauge,
+    epochs: IntCounter,
+    commit_seconds: Histogram,
+    stream_time: IntGauge,
+    waiting: IntGauge,
+    lag: IntGaugeVec,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    inputs: Vec<Progress>,
+    counts: Counts,
+    stream_time: i64,
+    waiting_for: Option<(String, Instant)>,
+    since: Instant,
+}
+
+/// How far one partition is read and committed.
+struct Progress {
+    id: PartitionId,
+    name: String,
+    start: u64,
+    extent: Option<u64>,
+    committed: u64,
+}
+
+/// What progress line and summary show.
+pub(super) struct Snapshot {
+    pub counts: Counts,
+    pub read: u64,
+    pub stream_time: Option<i64>,
+    /// How much of the inputs is committed, from 0 to 1, where their ends are known.
+    pub done: Option<f64>,
+    /// The partition that holds stream time while nothing of it is there, and since when.
+    pub waiting_for: Option<(String, Duration)>,
+    pub elapsed: Duration,
+}
+
+impl Observed {
+    /// Registers a pipeline's metrics.
+    ///
+    /// # Errors
+    /// When a metric of that name and pipeline is there already.
+    pub fn new(pipeline: &str, inputs: &[Input], registry: &Registry) -> Result<Self, prometheus::Error> {
+        let opts = |name: &str, help: &str| Opts::new(name, help).const_label("pipeline", pipeline);
+        let counter = |name: &str, help: &str| {
+            let counter = IntCounter::with_opts(opts(name, help))?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok::<_, prometheus::Error>(counter)
+        };
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::with_opts(opts(name, help))?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok::<_, prometheus::Error>(gauge)
+        };
+        let commit_seconds = Histogram::with_opts(
+            HistogramOpts::from(opts(
+                "wasmill_commit_seconds",
+                "Time from an epoch's end of work to its commit.",
+            ))
+            .buckets(vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0]),
+        )?;
+        registry.register(Box::new(commit_seconds.clone()))?;
+        let lag = IntGaugeVec::new(
+            opts(
+                "wasmill_lag_offsets",
+                "Offsets between a partition's committed position and its end, where the end is known.",
+            ),
+            &["partition"],
+        )?;
+        registry.register(Box::new(lag.clone()))?;
+        Ok(Self {
+            read: counter(
+                "wasmill_messages_read_total",
+                "Messages read from sources, those read again after a restart included.",
+            )?,
+            read_bytes: counter("wasmill_read_bytes_total", "Bytes read from sources.")?,
+            committed: counter(
+                "wasmill_messages_committed_total",
+                "Messages of sources whose results are committed.",
+            )?,
+            dropped: counter(
+                "wasmill_messages_dropped_total",
+                "Messages dropped because a plugin asked for it.",
+            )?,
+            late: counter(
+                "wasmill_messages_late_total",
+                "Messages too late for their windows, whatever became of them.",
+            )?,
+            dead: counter("wasmill_dead_letters_total", "Messages that could not be processed.")?,
+            written: counter("wasmill_messages_written_total", "Messages out of the last stage, committed.")?,
+            fired: counter("wasmill_windows_fired_total", "Windows that fired, committed.")?,
+            open: gauge("wasmill_windows_open", "Windows that are open.")?,
+            epochs: counter("wasmill_epochs_committed_total", "Epochs committed.")?,
+            commit_seconds,
+            stream_time: gauge("wasmill_stream_time_seconds", "Stream time, in seconds since 1970.")?,
+            waiting: gauge(
+                "wasmill_waiting_bytes",
+                "Bytes of messages read and not yet taken in by the lanes.",
+            )?,
+            lag,
+            inner: Mutex::new(Inner {
+                inputs: inputs
+                    .iter()
+                    .map(|i| Progress {
+                        id: i.id,
+                        name: i.name.clone(),
+                        start: i.start,
+                        extent: i.extent,
+                        committed: i.start,
+                    })
+                    .collect(),
+                counts: Counts::default(),
+                stream_time: START,
+                waiting_for: None,
+                since: Instant::now(),
+            }),
+        })
+    }
+
+    fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn read(&self, _: PartitionId, _: u64, messages: usize, bytes: usize) {
+        self.read.inc_by(messages as u64);
+        self.read_bytes.inc_by(bytes as u64);
+    }
+
+    /// Called after every round of the coordinator.
+    pub fn flow(&self, stream_time: i64, waiting_bytes: usize, waiting_for: Vec<(PartitionId, i64)>) {
+        self.waiting.set(i64::try_from(waiting_bytes).unwrap_or(i64::MAX));
+        if stream_time != START && stream_time != END {
+            self.stream_time.set(stream_time / 1_000);
+        }
+        let mut inner = self.inner();
+        inner.stream_time = stream_time;
+        let name = waiting_for
+            .first()
+            .and_then(|(id, _)| inner.inputs.iter().find(|i| i.id == *id).map(|i| i.name.clone()));
+        inner.waiting_for = match (name, inner.waiting_for.take()) {
+            (Some(name), Some((before, since))) if name == before => Some((name, since)),
+            (Some(name), _) => Some((name, Instant::now())),
+            (None, _) => None,
+        };
+    }
+
+    pub fn committed(&self, took: Duration) {
+        self.epochs.inc();
+        self.commit_seconds.observe(took.as_secs_f64());
+    }
+
+    pub fn counted(&self, counts: Counts, open_windows: usize) {
+        self.committed.inc_by(counts.read);
+        self.dropped.inc_by(counts.dropped);
+        self.late.inc_by(counts.late);
+        self.dead.inc_by(counts.dead);
+        self.written.inc_by(counts.written);
+        self.fired.inc_by(counts.fired);
+        self.open.set(i64::try_from(open_windows).unwrap_or(i64::MAX));
+        self.inner().counts.add(counts);
+    }
+
+    pub fn positions(&self, positions: &[(PartitionId, Position)]) {
+        let mut inner = self.inner();
+        for (id, position) in positions {
+            let Some(input) = inner.inputs.iter_mut().find(|i| i.id == *id) else { continue };
+            input.committed = position.offset;
+            if let Some(extent) = input.extent {
+                let lag = i64::try_from(extent.saturating_sub(position.offset)).unwrap_or(i64::MAX);
+                self.lag.with_label_values(&[&input.name]).set(lag);
+            }
+        }
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        let inner = self.inner();
+        let mut whole = 0u64;
+        let mut committed = 0u64;
+        let known = inner.inputs.iter().all(|input| {
+            let Some(extent) = input.extent else { return false };
+            whole += extent.saturating_sub(input.start);
+            committed += input.committed.min(extent).saturating_sub(input.start);
+            true
+        });
+        Snapshot {
+            counts: inner.counts,
+            read: self.read.get(),
+            stream_time: (inner.stream_time != START && inner.stream_time != END)
+                .then_some(inner.stream_time),
+            done: (known && whole > 0).then(|| committed as f64 / whole as f64),
+            waiting_for: inner.waiting_for.as_ref().map(|(name, since)| (name.clone(), since.elapsed())),
+            elapsed: inner.since.elapsed(),
+        }
+    }
+}

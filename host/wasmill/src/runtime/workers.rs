@@ -1,0 +1,101 @@
+//! The workers: OS threads that run the prefix, and a lane each where there are lanes.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError, never, select};
+use wasmill_engine::input::RawBatch;
+use wasmill_engine::lane::{Lane, LaneInput};
+use wasmill_engine::prefix::Prefix;
+use wasmill_engine::state::Epoch;
+
+use super::coordinate::Event;
+
+/// A raw batch for the prefix, and its number in its partition.
+pub(super) type Job = (RawBatch, u64);
+
+/// What a lane is told, in order.
+pub(super) enum LaneWork {
+    /// Messages of so many bytes.
+    Input(LaneInput, usize),
+    /// An epoch ends here.
+    Barrier(Epoch),
+    /// An epoch is in the store.
+    Committed(Epoch),
+}
+
+/// One worker.
+pub(super) struct Worker {
+    pub prefix: Prefix,
+    pub lane: Option<(usize, Lane, Receiver<LaneWork>)>,
+    pub jobs: Receiver<Job>,
+    pub events: Sender<Event>,
+}
+
+impl Worker {
+    /// Works until nobody sends work any more.
+    pub fn run(mut self) {
+        let events = self.events.clone();
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.work())) {
+            let text = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("no text");
+            let _ = events.send(Event::Failed(format!(
+                "a worker panicked: {text}; nothing uncommitted has left. This is a defect of wasmill: please report it"
+            )));
+        }
+    }
+
+    fn work(&mut self) {
+        let lane_work = self.lane.as_ref().map_or_else(never, |(_, _, work)| work.clone());
+        loop {
+            // What is further down the way goes first: it frees what the rest waits for.
+            match lane_work.try_recv() {
+                Ok(work) => {
+                    if !self.lane(work) {
+                        return;
+                    }
+                    continue;
+                }
+                Err(TryRecvError::Disconnected) if self.lane.is_some() => return,
+                Err(_) => {}
+            }
+            select! {
+                recv(lane_work) -> work => match work {
+                    Ok(work) => {
+                        if !self.lane(work) {
+                            return;
+                        }
+                    }
+                    Err(_) => return,
+                },
+                recv(self.jobs) -> job => match job {
+                    Ok((raw, sequence)) => {
+                        let prepared = self.prefix.run(&raw, sequence);
+                        if self.events.send(Event::Prepared(prepared)).is_err() {
+                            return;
+                        }
+                    }
+                    Err(_) => return,
+                },
+            }
+        }
+    }
+
+    fn lane(&mut self, work: LaneWork) -> bool {
+        let Some((number, lane, _)) = &mut self.lane else { return false };
+        let event = match work {
+            LaneWork::Input(input, bytes) => {
+                lane.process(input);
+                Event::LaneDone { lane: *number, bytes, waiting_bytes: lane.waiting_bytes() }
+            }
+            LaneWork::Barrier(epoch) => Event::LaneEpoch(epoch, lane.barrier(epoch)),
+            LaneWork::Committed(epoch) => {
+                lane.committed(epoch);
+                return true;
+            }
+        };
+        self.events.send(event).is_ok()
+    }
+}

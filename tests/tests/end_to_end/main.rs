@@ -1,0 +1,15 @@
+//! wasmill from end to end: the built binary, on files, as a user runs it.
+//!
+//! One binary for all of it, so that a test that waits (for a stalled sink, say) does not hold up the
+//! others. Needed first: `cargo build --release -p wasmill`, `scripts/build-plugins.sh` and
+//! `scripts/build-typed-js.sh`; a test that misses one of them fails and says so.
+
+mod backpressure;
+mod bad_input;
+mod flights;
+mod http;
+mod killing;
+mod pipelines;
+mod sandbox;
+mod signals;
+mod tidy;
