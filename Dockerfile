@@ -2,10 +2,10 @@
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
-RUN scripts/build-plugins.sh && cargo build --release --locked
+RUN scripts/build-plugins.sh plugins/*/ && cargo build --release --locked
 
 FROM debian:bookworm-slim
-RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin wasmill \
+RUN useradd --uid 10001 --user-group --no-log-init --no-create-home --shell /usr/sbin/nologin wasmill \
  && install -d -o wasmill -g wasmill /plugins /data
 COPY --from=build /src/target/release/wasmill /usr/local/bin/wasmill
 COPY --from=build --chown=wasmill:wasmill /src/target/plugins/ /plugins/

@@ -27,6 +27,11 @@ build: setup ## Builds the host: target/release/wasmill
 
 .PHONY: plugins
 plugins: setup ## Builds the plugins: target/plugins/*.wasm
+	@scripts/build-plugins.sh plugins/*/
+
+# The plugins, and the tests' own guests.
+.PHONY: guests
+guests: setup
 	@scripts/build-plugins.sh
 
 .PHONY: run
@@ -44,25 +49,25 @@ typed-js:
 	else echo "typed-js: not built, for there is no Node.js with npm" >&2; fi
 
 .PHONY: test-quick
-test-quick: setup-test plugins typed-js ## Runs the tests of each part, without those of the whole
+test-quick: setup-test guests typed-js ## Runs the tests of each part, without those of the whole
 	@cargo test --release --workspace --exclude wasmill-tests
 
 .PHONY: test
-test: setup-test plugins typed-js build ## Runs all tests
+test: setup-test guests typed-js ## Runs all tests
 	@cargo test --release --workspace
 
 .PHONY: test-long
-test-long: setup-test plugins typed-js build ## Runs what takes rounds: make test-long SEEDS=100000 KILL_ROUNDS=200
+test-long: setup-test guests typed-js build ## Runs what takes rounds: make test-long SEEDS=100000 KILL_ROUNDS=200
 	@echo "$(SEEDS) simulator seeds, $(KILL_ROUNDS) kill rounds"
 	@WASMILL_SEEDS=$(SEEDS) cargo test --release -p wasmill-harness
 	@WASMILL_KILL_ROUNDS=$(KILL_ROUNDS) cargo test --release -p wasmill-tests
 
 .PHONY: bench
-bench: setup plugins build ## Measures; prints a table
+bench: setup guests build ## Measures; prints a table
 	@cargo run --release --quiet -p wasmill-tests --bin bench
 
 .PHONY: coverage
-coverage: setup-test plugins typed-js ## Runs all tests and tells which lines they reach: target/coverage/
+coverage: setup-test guests typed-js ## Runs all tests and tells which lines they reach: target/coverage/
 	@scripts/coverage.sh
 
 .PHONY: fmt

@@ -11,7 +11,10 @@ import json
 import pathlib
 import sys
 
-import flights
+# No folder of compiled code beside the sources.
+sys.dont_write_bytecode = True
+
+import flights  # noqa: E402
 
 SHOWN_MAX = 10
 PAYLOAD = '"payload":'

@@ -314,8 +314,8 @@ impl Ended {
     #[must_use]
     #[track_caller]
     pub fn summary(&self) -> serde_json::Value {
-        let all: serde_json::Value =
-            serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}:\n{}{}", self.stdout, self.stderr));
+        let all: serde_json::Value = serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|e| panic!("{e}:\n{}{}", self.stdout, self.stderr));
         all[0].clone()
     }
 

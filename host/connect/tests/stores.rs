@@ -254,10 +254,18 @@ fn whole(directory: &Path) -> Result<Whole, StoreError> {
 }
 
 /// The flips of a store: at most this many places a file.
-const FLIPS_A_FILE: usize = 30;
-/// A log begins with its first batch's head: a tag, the number of items, and the number that orders it,
-/// which the database doesn't check. Each bit of it is flipped.
-const LOG_HEAD_BYTES: usize = 16;
+const FLIPS_A_FILE: usize = 16;
+
+/// Where a log's batches begin: a tag, the number of items as u32, the number that orders it as u64,
+/// which the database doesn't check.
+fn batch_heads(log: &[u8]) -> Vec<usize> {
+    const ITEMS: std::ops::Range<u32> = 4..64;
+    let u32_at = |at: usize| u32::from_le_bytes(log[at..at + 4].try_into().expect("4 bytes"));
+    let u64_at = |at: usize| u64::from_le_bytes(log[at..at + 8].try_into().expect("8 bytes"));
+    let is_head =
+        |at: &usize| log[*at] == 1 && ITEMS.contains(&u32_at(at + 1)) && (1..256).contains(&u64_at(at + 5));
+    (0..log.len().saturating_sub(13)).filter(is_head).collect()
+}
 
 /// Which file, which byte, which bit.
 fn flips(good: &Path) -> Vec<(PathBuf, usize, u8)> {
@@ -268,7 +276,8 @@ fn flips(good: &Path) -> Vec<(PathBuf, usize, u8)> {
         let full = bytes.iter().rposition(|b| *b != 0).map_or(0, |at| (at + 16).min(bytes.len()));
         let name = file.strip_prefix(good).expect("below").to_owned();
         if name.extension().is_some_and(|e| e == "jnl") {
-            let bits = (0..LOG_HEAD_BYTES.min(full)).flat_map(|at| (0..8).map(move |bit| (at, bit)));
+            let heads = batch_heads(&bytes[..full]);
+            let bits = heads.iter().flat_map(|at| (0..8).map(move |bit| (at + 5, bit)));
             flips.extend(bits.map(|(at, bit)| (name.clone(), at, bit)));
         }
         let sample = (0..full).step_by((full / FLIPS_A_FILE).max(1)).enumerate();

@@ -1,1 +1,348 @@
+//! A pipeline under your hands: push messages, turn the clock, crash it, look at what came out.
 //!
+//! ```
+//! use wasmill_harness::driver::{Driver, Steps};
+//! # use wasmill_harness::native;
+//! # use wasmill_engine::guest::AggregateInfo;
+//! # let count = native::aggregate("count", native::AggregateFns {
+//! #     info: AggregateInfo { commutative: true, state_version: 1, initial: b"0".to_vec() },
+//! #     fold: |a, _| { let n: u64 = String::from_utf8_lossy(a).parse().unwrap_or(0); *a = (n + 1).to_string().into_bytes(); Ok(()) },
+//! #     merge: |_, _| {}, finish: |a| String::from_utf8_lossy(a).into_owned(), scan: None,
+//! # }, None);
+//! // `count` is a plugin: from `Sandbox::load("count.wasm", …)`, or of plain functions.
+//! let steps = Steps::new().key_by(&["payload.carrier"]).tumbling("hourly", &count, 3_600_000, 0);
+//! let mut driver = Driver::new(steps, 1, 2); // one partition, two lanes
+//! driver.push(0, r#"{"id":"1","type":"departed","timestamp":1000,"payload":{"carrier":"AA"}}"#);
+//! driver.checkpoint();
+//! driver.crash_and_restore(3); // the window is still open, now in another lane
+//! driver.advance(3_600_000);
+//! driver.checkpoint();
+//! assert_eq!(driver.read()[0]["payload"]["value"], 1);
+//! ```
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use wasmill_connect::codec::json::JsonDecoder;
+use wasmill_connect::store::MemoryStore;
+use wasmill_engine::batch::{Batch, Passed};
+use wasmill_engine::commit::counts_from;
+use wasmill_engine::guest::PluginRef;
+use wasmill_engine::key::{KeySpec, OnNull};
+use wasmill_engine::lane::{Counts, KeyedSpec};
+use wasmill_engine::output::{Outbox, SinkRoute, Takes};
+use wasmill_engine::position::PartitionId;
+use wasmill_engine::prefix::Prepared;
+use wasmill_engine::stage::{StageKind, StageSpec};
+use wasmill_engine::state::StateStore;
+use wasmill_engine::topology::{Order, Topology};
+use wasmill_engine::window::{Late, Tumbling};
+use wasmill_engine::{RunningSpec, WindowSpec};
+
+use crate::parts::{Parts, assemble, outputs, raw_batch, sink};
+
+/// The stages of a pipeline under test, in order.
+pub struct Steps {
+    topology: Topology,
+    outputs: Vec<String>,
+}
+
+impl Default for Steps {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Steps {
+    /// No stages yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            topology: Topology {
+                decoders: vec![Arc::new(JsonDecoder)],
+                time: None,
+                prefix: Vec::new(),
+                key: None,
+                keyed: Vec::new(),
+                order: Order::Log,
+                idle_marks: true,
+                key_groups: Topology::KEY_GROUPS,
+            },
+            outputs: Vec::new(),
+        }
+    }
+
+    fn stage(mut self, name: &str, kind: StageKind, plugin: &PluginRef) -> Self {
+        let stage = Arc::new(StageSpec { name: name.to_owned(), kind, plugin: plugin.clone() });
+        if self.topology.key.is_some() {
+            self.topology.keyed.push(KeyedSpec::Stage(stage));
+        } else {
+            self.topology.prefix.push(stage);
+        }
+        self
+    }
+
+    /// A transform.
+    #[must_use]
+    pub fn transform(self, name: &str, plugin: &PluginRef) -> Self {
+        self.stage(name, StageKind::Transform, plugin)
+    }
+
+    /// A filter.
+    #[must_use]
+    pub fn filter(self, name: &str, plugin: &PluginRef) -> Self {
+        self.stage(name, StageKind::Filter, plugin)
+    }
+
+    /// The key: one path, or several for a compound key.
+    ///
+    /// # Panics
+    /// When a path is no place in a message.
+    #[must_use]
+    pub fn key_by(mut self, paths: &[&str]) -> Self {
+        let parse = |p: &&str| p.parse().unwrap_or_else(|e: String| panic!("{e}"));
+        self.topology.key =
+            Some(KeySpec { paths: paths.iter().map(parse).collect(), on_null: OnNull::DeadLetter });
+        self
+    }
+
+    /// An aggregate over tumbling windows.
+    ///
+    /// # Panics
+    /// When the size is not above zero.
+    #[must_use]
+    pub fn tumbling(
+        mut self,
+        name: &str,
+        plugin: &PluginRef,
+        size_ms: i64,
+        allowed_lateness_ms: i64,
+    ) -> Self {
+        let compound_key = self.topology.key.as_ref().is_some_and(KeySpec::is_compound);
+        self.topology.keyed.push(KeyedSpec::Window(WindowSpec {
+            name: name.into(),
+            plugin: plugin.clone(),
+            window: Tumbling::new(size_ms).unwrap_or_else(|e| panic!("{e}")),
+            allowed_lateness_ms,
+            late: Late::DeadLetter,
+            compound_key,
+        }));
+        self
+    }
+
+    /// A running aggregate.
+    #[must_use]
+    pub fn running(mut self, name: &str, plugin: &PluginRef, order: Order) -> Self {
+        let compound_key = self.topology.key.as_ref().is_some_and(KeySpec::is_compound);
+        let spec = RunningSpec { name: name.into(), plugin: plugin.clone(), compound_key };
+        self.topology.keyed.push(KeyedSpec::Running(spec));
+        self.topology.order = order;
+        self
+    }
+
+    /// A named output that [`Driver::read_output`] can read.
+    #[must_use]
+    pub fn output(mut self, name: &str) -> Self {
+        self.outputs.push(name.to_owned());
+        self
+    }
+}
+
+/// What a partition's log holds.
+#[derive(Clone)]
+enum Entry {
+    Message(String),
+    /// Event time went on without a message.
+    Time(i64),
+}
+
+/// A pipeline under your hands.
+pub struct Driver {
+    topology: Arc<Topology>,
+    sinks: Vec<SinkRoute>,
+    store: Arc<dyn StateStore>,
+    logs: Vec<Vec<Entry>>,
+    parts: Parts,
+    /// By partition: the next entry to read, and how many batches were read.
+    readers: Vec<(usize, u64)>,
+    /// By sink: what is committed, and how much of it was read.
+    committed: Vec<(Vec<Value>, usize)>,
+}
+
+const MAIN: usize = 0;
+const DEAD_LETTERS: usize = 1;
+const BATCH_MESSAGES_MAX: usize = 256;
+
+impl Driver {
+    /// A pipeline over `partitions` empty logs, with `lanes` lanes and a store in memory.
+    #[must_use]
+    pub fn new(steps: Steps, partitions: usize, lanes: usize) -> Self {
+        Self::with_store(steps, partitions, lanes, Arc::new(MemoryStore::new()))
+    }
+
+    /// As [`Driver::new`], over another store.
+    #[must_use]
+    pub fn with_store(steps: Steps, partitions: usize, lanes: usize, store: Arc<dyn StateStore>) -> Self {
+        let topology = Arc::new(steps.topology);
+        let mut sinks = vec![sink(Takes::Main), sink(Takes::DeadLetters)];
+        sinks.extend(steps.outputs.into_iter().map(|name| sink(Takes::Named(name))));
+        let parts = assemble(&topology, &sinks, partitions, &store, lanes, BATCH_MESSAGES_MAX);
+        let committed = vec![(Vec::new(), 0); sinks.len()];
+        let logs = vec![Vec::new(); partitions];
+        let readers = vec![(0, 0); partitions];
+        Self { topology, sinks, store, logs, parts, readers, committed }
+    }
+
+    /// Appends a message, as its JSON envelope, to a partition's log.
+    pub fn push(&mut self, partition: usize, line: &str) {
+        self.logs[partition].push(Entry::Message(line.to_owned()));
+    }
+
+    /// Event time goes on to `time_ms` in every partition, as if a message of that time had been dropped.
+    pub fn advance(&mut self, time_ms: i64) {
+        for log in &mut self.logs {
+            log.push(Entry::Time(time_ms));
+        }
+    }
+
+    /// Lets everything run that can: what is in the logs is read, and goes as far as stream time lets it.
+    /// Nothing is committed.
+    pub fn tick(&mut self) {
+        for partition in 0..self.logs.len() {
+            while let Some(prepared) = self.read_batch(partition) {
+                self.parts.coordinator.accept(prepared);
+            }
+        }
+        loop {
+            let inputs = self.parts.coordinator.release(usize::MAX);
+            if inputs.is_empty() {
+                return;
+            }
+            for (lane, input) in inputs {
+                self.parts.lanes[lane].process(input);
+            }
+        }
+    }
+
+    fn read_batch(&mut self, partition: usize) -> Option<Prepared> {
+        let (next, sequence) = self.readers[partition];
+        let entry = self.logs[partition].get(next)?;
+        let id = PartitionId { source: 0, partition: u32::try_from(partition).unwrap_or(u32::MAX) };
+        self.readers[partition] = (next + 1, sequence + 1);
+        Some(match entry {
+            Entry::Message(line) => {
+                self.parts.prefix.run(&raw_batch(id, next as u64, std::slice::from_ref(line)), sequence)
+            }
+            Entry::Time(time) => {
+                let mut batch = Batch::with_capacity(id, next as u64 + 1, 0, 0);
+                batch.tail = Passed { time: *time, ..Passed::NONE };
+                let sinks = self.sinks.len();
+                let out = Outbox {
+                    sinks: vec![Default::default(); sinks],
+                    offsets: vec![Vec::new(); sinks],
+                    ..Outbox::default()
+                };
+                Prepared { partition: id, sequence, batch, out, raw_bytes: 0 }
+            }
+        })
+    }
+
+    /// A partition is quiet for the idle timeout: the others go on without it.
+    pub fn idle(&mut self, partition: usize) {
+        self.tick();
+        let id = PartitionId { source: 0, partition: u32::try_from(partition).unwrap_or(u32::MAX) };
+        self.parts.coordinator.idle(id);
+        self.checkpoint();
+    }
+
+    /// All partitions end here: every window closes.
+    pub fn end(&mut self) {
+        self.tick();
+        for (partition, (_, batches)) in (0u32..).zip(&self.readers) {
+            self.parts.coordinator.end(PartitionId { source: 0, partition }, *batches);
+        }
+        self.tick();
+    }
+
+    /// Ticks, then commits all of it.
+    ///
+    /// # Panics
+    /// When the store refuses.
+    pub fn checkpoint(&mut self) {
+        self.tick();
+        let barrier = self.parts.coordinator.barrier();
+        let epoch = barrier.epoch;
+        let mut commit = self.parts.collector.barrier(barrier);
+        for lane in &mut self.parts.lanes {
+            let part = lane.barrier(epoch);
+            commit = commit.or(self.parts.collector.lane(epoch, part));
+        }
+        let Some(commit) = commit else { panic!("an epoch without all its parts") };
+        if let Err(e) = self.store.commit(&commit.delta, &commit.checkpoint) {
+            panic!("{e}");
+        }
+        for ((committed, _), batch) in self.committed.iter_mut().zip(&commit.out.sinks) {
+            committed.extend(outputs(batch).map(|o| serde_json::from_str(&o.line).unwrap_or(Value::Null)));
+        }
+        // What a barrier brought back goes on.
+        self.tick();
+    }
+
+    /// The process dies and comes back with `lanes` lanes: what was not committed is forgotten and done
+    /// again.
+    pub fn crash_and_restore(&mut self, lanes: usize) {
+        self.parts =
+            assemble(&self.topology, &self.sinks, self.logs.len(), &self.store, lanes, BATCH_MESSAGES_MAX);
+        for (id, position) in self.parts.coordinator.starts() {
+            self.readers[id.partition as usize] = (usize::try_from(position.offset).unwrap_or(usize::MAX), 0);
+        }
+    }
+
+    fn read_sink(&mut self, sink: usize) -> Vec<Value> {
+        let (committed, read) = &mut self.committed[sink];
+        let new = committed[*read..].to_vec();
+        *read = committed.len();
+        new
+    }
+
+    /// The messages out of the last stage that were committed since the last call.
+    pub fn read(&mut self) -> Vec<Value> {
+        self.read_sink(MAIN)
+    }
+
+    /// The dead letters that were committed since the last call.
+    pub fn read_dead_letters(&mut self) -> Vec<Value> {
+        self.read_sink(DEAD_LETTERS)
+    }
+
+    /// The messages of a named output that were committed since the last call.
+    ///
+    /// # Panics
+    /// When [`Steps::output`] did not name it.
+    pub fn read_output(&mut self, name: &str) -> Vec<Value> {
+        let takes = Takes::Named(name.to_owned());
+        match self.sinks.iter().position(|s| s.takes == takes) {
+            Some(sink) => self.read_sink(sink),
+            None => panic!("no output `{name}`: name it with Steps::output"),
+        }
+    }
+
+    /// The committed state: stored keys and values.
+    ///
+    /// # Panics
+    /// When the store can't be read.
+    #[must_use]
+    pub fn state(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut entries = Vec::new();
+        if let Err(e) = self.store.scan(b"", &mut |key, value| entries.push((key.to_vec(), value.to_vec()))) {
+            panic!("{e}");
+        }
+        entries
+    }
+
+    /// The committed totals.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.store.checkpoint().ok().flatten().map(|c| counts_from(&c.counts)).unwrap_or_default()
+    }
+}

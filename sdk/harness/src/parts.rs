@@ -1,11 +1,18 @@
-//! The ends that driver and simulator share: records as JSON lines, outputs as their id and line.
+//! What driver and simulator share: the engine's parts put together without threads; records as JSON
+//! lines, outputs as their id and line.
 
 use std::sync::Arc;
 
 use wasmill_connect::codec::json::JsonEncoder;
+use wasmill_engine::commit::Collector;
+use wasmill_engine::coordinator::{Coordinator, FoundPartition};
 use wasmill_engine::input::{RawBatch, RawRecord};
-use wasmill_engine::output::{EncodedBatch, Encoder, OutputId, SinkRoute, Takes};
+use wasmill_engine::lane::Lane;
+use wasmill_engine::output::{EncodedBatch, Encoder, OutputId, Routes, SinkRoute, Takes};
 use wasmill_engine::position::PartitionId;
+use wasmill_engine::prefix::Prefix;
+use wasmill_engine::state::StateStore;
+use wasmill_engine::topology::Topology;
 use wasmill_frame::Message;
 
 /// One output as a test sees it.
@@ -63,4 +70,69 @@ pub fn raw_batch(partition: PartitionId, first: u64, lines: &[String]) -> RawBat
         });
     }
     RawBatch { partition, data, records, next: first + lines.len() as u64 }
+}
+
+/// The parts of a running pipeline, restored from what a store has.
+pub struct Parts {
+    /// One worker's prefix.
+    pub prefix: Prefix,
+    /// The coordinator.
+    pub coordinator: Coordinator,
+    /// The lanes; none where nothing is stateful.
+    pub lanes: Vec<Lane>,
+    /// What puts commits together.
+    pub collector: Collector,
+}
+
+/// Puts a pipeline over so many partitions together, as a process does at its start.
+///
+/// # Panics
+/// When the store can't be read, or the engine refuses the checkpoint in it.
+#[must_use]
+pub fn assemble(
+    topology: &Arc<Topology>,
+    sinks: &[SinkRoute],
+    partitions: usize,
+    store: &Arc<dyn StateStore>,
+    lanes: usize,
+    batch_messages_max: usize,
+) -> Parts {
+    let (Ok(checkpoint), Ok(foretold)) = (store.checkpoint(), store.foretold()) else {
+        panic!("the store can't be read");
+    };
+    let found: Vec<FoundPartition> = (0u32..)
+        .take(partitions)
+        .map(|partition| FoundPartition {
+            id: PartitionId { source: 0, partition },
+            name: format!("log-{partition}"),
+            incarnation: "simulated".to_owned(),
+        })
+        .collect();
+    let names = found.iter().map(|f| (f.id, f.name.clone())).collect();
+    let routes = Arc::new(Routes::new(sinks.to_vec(), names));
+    let foretold = foretold.as_ref().map(|(epoch, facts)| (*epoch, facts.as_slice()));
+    let coordinator = match Coordinator::new(
+        topology,
+        &routes,
+        lanes,
+        batch_messages_max,
+        &found,
+        checkpoint.as_ref(),
+        foretold,
+    ) {
+        Ok(coordinator) => coordinator,
+        Err(e) => panic!("{e}"),
+    };
+    let lanes = if topology.has_lanes() { lanes } else { 0 };
+    let lane = |n| match Lane::new(&topology.keyed, &routes, store, topology.key_groups, (n, lanes)) {
+        Ok(lane) => lane,
+        Err(e) => panic!("{e}"),
+    };
+    let generation = store.generation().unwrap_or_default();
+    Parts {
+        prefix: Prefix::new(topology, &routes),
+        coordinator,
+        lanes: (0..lanes).map(lane).collect(),
+        collector: Collector::new(lanes, generation, topology.shape(), checkpoint.as_ref()),
+    }
 }

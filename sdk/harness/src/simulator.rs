@@ -9,15 +9,15 @@ use std::sync::Arc;
 
 use wasmill_connect::store::MemoryStore;
 use wasmill_engine::commit::{Collector, Commit};
-use wasmill_engine::coordinator::{Coordinator, FoundPartition};
+use wasmill_engine::coordinator::Coordinator;
 use wasmill_engine::lane::{Counts, Lane, LaneInput};
-use wasmill_engine::output::{Routes, SinkRoute};
+use wasmill_engine::output::SinkRoute;
 use wasmill_engine::position::PartitionId;
 use wasmill_engine::prefix::{Prefix, Prepared};
 use wasmill_engine::state::{Epoch, StateStore};
 use wasmill_engine::topology::Topology;
 
-use crate::parts::{Output, outputs, raw_batch};
+use crate::parts::{Output, Parts, assemble, outputs, raw_batch};
 
 /// Random numbers from a seed: SplitMix64.
 pub struct Seeded(u64);
@@ -170,33 +170,9 @@ enum Step {
 }
 
 fn start(topology: &Arc<Topology>, scenario: &Scenario, world: &World, lanes: usize) -> Process {
-    let store = &world.store;
-    let (Ok(checkpoint), Ok(foretold)) = (store.checkpoint(), store.foretold()) else {
-        panic!("the store can't be read");
-    };
-    let found: Vec<FoundPartition> = (0u32..)
-        .zip(&scenario.logs)
-        .map(|(n, _)| FoundPartition {
-            id: PartitionId { source: 0, partition: n },
-            name: format!("log-{n}"),
-            incarnation: "simulated".to_owned(),
-        })
-        .collect();
-    let names = found.iter().map(|f| (f.id, f.name.clone())).collect();
-    let routes = Arc::new(Routes::new(scenario.sinks.clone(), names));
-    let foretold = foretold.as_ref().map(|(epoch, facts)| (*epoch, facts.as_slice()));
-    let coordinator = match Coordinator::new(
-        topology,
-        &routes,
-        lanes,
-        1 + lanes * 7,
-        &found,
-        checkpoint.as_ref(),
-        foretold,
-    ) {
-        Ok(coordinator) => coordinator,
-        Err(e) => panic!("{e}"),
-    };
+    let batch_messages_max = 1 + lanes * 7;
+    let Parts { prefix, coordinator, lanes, collector } =
+        assemble(topology, &scenario.sinks, scenario.logs.len(), &world.store, lanes, batch_messages_max);
     let readers = coordinator
         .starts()
         .map(|(id, p)| Reader {
@@ -206,21 +182,10 @@ fn start(topology: &Arc<Topology>, scenario: &Scenario, world: &World, lanes: us
             ended: false,
         })
         .collect();
-    let lanes_running = if topology.has_lanes() { lanes } else { 0 };
-    let make = |n| match Lane::new(&topology.keyed, &routes, store, topology.key_groups, (n, lanes_running)) {
-        Ok(lane) => (lane, VecDeque::new()),
-        Err(e) => panic!("{e}"),
-    };
-    let collector = Collector::new(
-        lanes_running,
-        store.generation().unwrap_or_default(),
-        topology.shape(),
-        checkpoint.as_ref(),
-    );
     Process {
-        prefix: Prefix::new(topology, &routes),
+        prefix,
         coordinator,
-        lanes: (0..lanes_running).map(make).collect(),
+        lanes: lanes.into_iter().map(|lane| (lane, VecDeque::new())).collect(),
         collector,
         commits: VecDeque::new(),
         prepared: Vec::new(),

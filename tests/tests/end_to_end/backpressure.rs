@@ -17,7 +17,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// What the limits allow. The queue bounds what readers have read and what lanes have taken, each held as
 /// raw bytes and as a batch; the epoch bounds outputs, of which one epoch is open, one ended and one in the
 /// sink's hands. An allocator may keep as much again.
-const LIMIT_BYTES: u64 = 2 * ((2 * 2 * QUEUE_MIB) + 3 * EPOCH_MIB) << 20;
+const LIMIT_BYTES: u64 = (2 * ((2 * 2 * QUEUE_MIB) + 3 * EPOCH_MIB)) << 20;
 /// Threads, plugins, metrics: what the process has before its first message.
 const BASE_BYTES: u64 = 48 << 20;
 
@@ -72,7 +72,10 @@ limits: {{ queue: {QUEUE_MIB}MiB }}
     let mut expected = 0;
     for line in BufReader::new(stdout).lines() {
         let line = line.expect("a line");
-        assert!(line.starts_with(&format!("{{\"id\":\"0-{expected}\",")), "message {expected} came as {line}");
+        assert!(
+            line.starts_with(&format!("{{\"id\":\"0-{expected}\",")),
+            "message {expected} came as {line}"
+        );
         expected += 1;
     }
     assert_eq!(expected, MESSAGES);

@@ -35,7 +35,11 @@ fn bad_messages_become_dead_letters_with_their_line_and_their_neighbours_pass() 
     let long = 100_000_000;
     let bad: Vec<(&str, Vec<u8>, &str)> = vec![
         ("broken JSON", b"{\"id\":\"x\",\"type\":".to_vec(), "broken JSON: cut off at column 17"),
-        ("JSON with a comma too many", b"{\"id\":\"x\",}".to_vec(), "broken JSON at column 11: trailing comma"),
+        (
+            "JSON with a comma too many",
+            b"{\"id\":\"x\",}".to_vec(),
+            "broken JSON at column 11: trailing comma",
+        ),
         ("no id", b"{\"type\":\"t\"}".to_vec(), "no `id`: a message needs one"),
         ("no type", b"{\"id\":\"x\"}".to_vec(), "no `type`: a message needs one"),
         ("an id that is none", b"{\"id\":[],\"type\":\"t\"}".to_vec(), "`id` is an array: expected text"),
@@ -66,7 +70,8 @@ fn bad_messages_become_dead_letters_with_their_line_and_their_neighbours_pass() 
         ),
         (
             "a line of 100 MB",
-            [b"{\"id\":\"long\",\"type\":\"t\",\"payload\":\"".as_slice(), &vec![b'x'; long], b"\"}"].concat(),
+            [b"{\"id\":\"long\",\"type\":\"t\",\"payload\":\"".as_slice(), &vec![b'x'; long], b"\"}"]
+                .concat(),
             "bytes is above message_bytes_max of 1048576",
         ),
     ];
@@ -134,7 +139,7 @@ const REFUSED: &[Refused] = &[
         spoil: |place| spec(place, "tumbling: 10s", "tumbling: 10s, alowed_lateness: 1s"),
         exit: 2,
         says: &[
-            "error: unknown key `alowed_lateness`",
+            "error: `stages[2].window`: unknown key `alowed_lateness`",
             "--> pipeline.yaml:7:30",
             "7 |   - window: { tumbling: 10s, alowed_lateness: 1s }",
             "|                              ^^^^^^^^^^^^^^^ did you mean `allowed_lateness`?",
@@ -271,7 +276,11 @@ const REFUSED: &[Refused] = &[
             place.forget(&["data"]);
         },
         exit: 4,
-        says: &["out holds the output of an earlier run", "`wasmill run --reset`", "give the sink another path"],
+        says: &[
+            "out holds the output of an earlier run",
+            "`wasmill run --reset`",
+            "give the sink another path",
+        ],
     },
     Refused {
         what: "an output that was changed since",

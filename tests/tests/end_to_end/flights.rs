@@ -80,11 +80,7 @@ fn every_window_equals_what_sql_computes_at_any_worker_count_and_batch_size() {
             let lines = finished_lines(&place.path("out"));
             assert_same(&format!("{what}, against SQL"), &payloads(&lines), oracle());
             assert_same(&format!("{what}, byte for byte"), &sorted(lines), undisturbed());
-            assert_same(
-                &format!("{what}, dead letters"),
-                &finished_lines(&place.path("dead")),
-                &[],
-            );
+            assert_same(&format!("{what}, dead letters"), &finished_lines(&place.path("dead")), &[]);
         }
     }
 }

@@ -91,7 +91,11 @@ impl Case {
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let is_met = folders.iter().any(|f| expected(f) == name);
-            assert!(!name.starts_with("expected") || is_met, "{}: nothing wrote what {name} expects", self.name);
+            assert!(
+                !name.starts_with("expected") || is_met,
+                "{}: nothing wrote what {name} expects",
+                self.name
+            );
         }
         folders
             .into_iter()

@@ -7,11 +7,12 @@ use wasmill_tests::output::{assert_same, field, finished_lines, sorted};
 
 const MESSAGES: usize = 120;
 const OFFENDING: [usize; 3] = [7, 8, 90];
-const LIMITS: &str = "limits: { deadline: 50ms, fuel: 5000000, memory: 8MiB }\n";
+const LIMITS: &str = "limits: { deadline: 50ms, fuel: 50000000, memory: 8MiB }\n";
 
 fn messages(boom: impl Fn(usize) -> bool) -> String {
-    let line =
-        |i| format!("{{\"id\":\"m{i}\",\"type\":\"t\",\"payload\":{{\"boom\":{}}},\"timestamp\":{i}}}\n", boom(i));
+    let line = |i| {
+        format!("{{\"id\":\"m{i}\",\"type\":\"t\",\"payload\":{{\"boom\":{}}},\"timestamp\":{i}}}\n", boom(i))
+    };
     (0..MESSAGES).map(line).collect()
 }
 
@@ -22,7 +23,7 @@ fn ids(lines: &[String]) -> Vec<String> {
 #[test]
 fn a_hostile_plugin_costs_the_offending_messages_and_nothing_else() {
     for (guest, kind, reason) in [
-        ("spins-on", "fuel", "used up its fuel of 5000000"),
+        ("spins-on", "fuel", "used up its fuel of 50000000"),
         ("grows-on", "memory", "asked for more than its 8388608 bytes of memory"),
         ("panics-on", "trap", "tests/programs/panics-on/src/lib.rs:"),
     ] {
@@ -65,6 +66,8 @@ workers: 2
     }
 }
 
+/// componentize-js keeps every import of the world, so its component needs every grant; and state needs a
+/// key.
 /// The parts of the rules that tests/typed-js and tests/programs/router have in common.
 const KINDS: [&str; 9] = ["keep", "drop", "fail", "alert", "payload", "key", "no_key", "id", "copy"];
 
@@ -86,7 +89,8 @@ fn a_typed_component_by_another_toolchain_gives_what_its_rust_twin_gives() {
 name: twin-{plugin}
 source: {{ file: {{ path: input.jsonl }} }}
 stages:
-  - transform: {{ plugin: {plugin}, name: twin }}
+  - key_by: id
+  - transform: {{ plugin: {plugin}, name: twin, grants: [state, metrics, wall-clock] }}
 sinks:
   - file: {{ path: {plugin}-out }}
   - file: {{ path: {plugin}-alerts }}

@@ -57,7 +57,9 @@ fn stalled(place: &Place) -> Running {
     let address = free_address();
     place.file(
         "pipeline.yaml",
-        format!("name: stalled\nsource: generator\nhttp: {address}\nsink: stdout\nlimits: {{ queue: 4MiB }}\n"),
+        format!(
+            "name: stalled\nsource: generator\nhttp: {address}\nsink: stdout\nlimits: {{ queue: 4MiB }}\n"
+        ),
     );
     let mut running = place.pipeline().env("SHUTDOWN_TIMEOUT", "1s").stdout_unread().start();
     running.until("messages on their way", || {

@@ -96,7 +96,8 @@ fn the_system_clock_is_asked_where_a_plugin_is_granted_it_and_nowhere_else() {
 fn unsafe_code_stands_in_named_files_only() {
     for file in files(&CODE, ".rs") {
         let is_named = UNSAFE.iter().any(|(name, _)| *name == file.name);
-        let hits = with(&file, &["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "allow(unsafe_code"]);
+        let hits =
+            with(&file, &["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "allow(unsafe_code"]);
         assert!(is_named || hits.is_empty(), "unsafe code outside the list:\n{}", hits.join("\n"));
         assert!(!is_named || !hits.is_empty(), "{} needs no place in the list any more", file.name);
     }
@@ -124,7 +125,11 @@ fn every_crate_says_what_it_is() {
     }
     for file in files(&CODE, "Cargo.toml") {
         assert!(file.text.contains("\ndescription = \""), "{} has no description", file.name);
-        assert!(file.text.contains("[lints]\nworkspace = true"), "{} does without the house's lints", file.name);
+        assert!(
+            file.text.contains("[lints]\nworkspace = true"),
+            "{} does without the house's lints",
+            file.name
+        );
     }
 }
 
