@@ -9,6 +9,9 @@ FLIGHTS := examples/flights/pipeline.yaml
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n1)
 IMAGE ?= wasmill:$(VERSION)
 
+# Every test command names the whole workspace: of a part of it cargo would build the dependencies with
+# other features, once more.
+
 # How long `make test-long` goes on: seeds of the simulator, and runs that are killed at random moments.
 SEEDS ?= 100000
 KILL_ROUNDS ?= 200
@@ -49,8 +52,8 @@ typed-js:
 	else echo "typed-js: not built, for there is no Node.js with npm" >&2; fi
 
 .PHONY: test-quick
-test-quick: setup-test guests typed-js ## Runs the tests of each part, without those of the whole
-	@cargo test --release --workspace --exclude wasmill-tests
+test-quick: setup ## Runs the unit tests alone
+	@cargo test --release --workspace --lib --bins
 
 .PHONY: test
 test: setup-test guests typed-js ## Runs all tests
@@ -59,8 +62,8 @@ test: setup-test guests typed-js ## Runs all tests
 .PHONY: test-long
 test-long: setup-test guests typed-js build ## Runs what takes rounds: make test-long SEEDS=100000 KILL_ROUNDS=200
 	@echo "$(SEEDS) simulator seeds, $(KILL_ROUNDS) kill rounds"
-	@WASMILL_SEEDS=$(SEEDS) cargo test --release -p wasmill-harness
-	@WASMILL_KILL_ROUNDS=$(KILL_ROUNDS) cargo test --release -p wasmill-tests
+	@WASMILL_SEEDS=$(SEEDS) cargo test --release --workspace --test law_one
+	@WASMILL_KILL_ROUNDS=$(KILL_ROUNDS) cargo test --release --workspace --test end_to_end
 
 .PHONY: bench
 bench: setup guests build ## Measures; prints a table

@@ -3,7 +3,7 @@
 #
 #   scripts/coverage.sh [ARGUMENTS OF cargo test…]
 #
-# Default arguments: --workspace. A summary goes to stdout, pages to target/coverage/html. Only the
+# Default arguments: --workspace --tests. A summary goes to stdout, pages to target/coverage/html. Only the
 # workspace's own crates are instrumented, so dependencies are not built again; what a killed process
 # reached is not known.
 set -euo pipefail
@@ -21,7 +21,7 @@ if [ "${WASMILL_COVERAGE_WRAPS:-}" = yes ]; then
   exec "$@"
 fi
 
-[ $# -gt 0 ] || set -- --workspace
+[ $# -gt 0 ] || set -- --workspace --tests
 
 host=$(rustc -vV | sed -n 's/^host: //p')
 llvm=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
@@ -52,19 +52,26 @@ profdata=$(tool llvm-profdata) && cov=$(tool llvm-cov) ||
 
 rm -rf "$OUT"
 mkdir -p "$OUT"
+# An instrumented binary would leave files wherever it is run: the usual one takes its place again.
+# shellcheck disable=SC2317
+restore() {
+  unset RUSTC_WORKSPACE_WRAPPER WASMILL_COVERAGE_WRAPS LLVM_PROFILE_FILE
+  cargo build --quiet --release
+}
+trap restore EXIT
 export WASMILL_COVERAGE_WRAPS=yes RUSTC_WORKSPACE_WRAPPER=$PWD/scripts/coverage.sh
 # %c would write as it goes, but not on every system; %m keeps binaries apart, %p their runs.
 export LLVM_PROFILE_FILE="$OUT/%m-%p.profraw"
+built=$(cargo test --release --no-run --message-format json-render-diagnostics "$@")
 objects=()
 while read -r object; do objects+=(--object "$object"); done < <(
-  cargo test --release --no-run --message-format json-render-diagnostics "$@" |
-    sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | sort -u
+  sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' <<<"$built" | sort -u
 )
 [ ${#objects[@]} -gt 0 ] || die "nothing was built to be tested"
 # What the build scripts and macros reached is nobody's test.
 rm -f "$OUT"/*.profraw
 failed=0
-cargo test --release --no-fail-fast --tests "$@" >&2 || failed=$?
+cargo test --release --no-fail-fast "$@" >&2 || failed=$?
 
 "$profdata" merge --sparse "$OUT"/*.profraw --output "$OUT/all.profdata"
 rm -f "$OUT"/*.profraw

@@ -61,7 +61,12 @@ async fn run() -> Fallible<()> {
     tell("decode", start, bytes as u64);
 
     let start = Instant::now();
-    let id = OutputId::Message { partition: PartitionId { source: 0, partition: 0 }, offset: 0, index: 0 };
+    let id = OutputId::Message {
+        partition: PartitionId { source: 0, partition: 0 },
+        offset: 0,
+        index: 0,
+        stage: "",
+    };
     let mut encoded = Vec::new();
     for frame in &frames {
         let mut batch = EncodedBatch::default();

@@ -16,7 +16,12 @@ fn decode(line: &[u8]) -> Result<FrameBuf, String> {
 }
 
 fn encode(frame: &FrameBuf) -> Result<String, String> {
-    let id = OutputId::Message { partition: PartitionId { source: 0, partition: 0 }, offset: 0, index: 0 };
+    let id = OutputId::Message {
+        partition: PartitionId { source: 0, partition: 0 },
+        offset: 0,
+        index: 0,
+        stage: "",
+    };
     let mut batch = EncodedBatch::default();
     JsonEncoder.encode(frame.get(0), &id, &mut batch)?;
     let value = batch.records[0].value.clone();
@@ -124,7 +129,12 @@ fn payloads_of_plugins_become_json() {
 
 #[test]
 fn a_refused_message_leaves_no_bytes_behind() {
-    let id = OutputId::Message { partition: PartitionId { source: 0, partition: 0 }, offset: 0, index: 0 };
+    let id = OutputId::Message {
+        partition: PartitionId { source: 0, partition: 0 },
+        offset: 0,
+        index: 0,
+        stage: "",
+    };
     let mut frame = FrameBuf::default();
     let parts = Parts {
         id: "1",

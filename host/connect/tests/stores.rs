@@ -172,6 +172,29 @@ proptest! {
 }
 
 #[test]
+fn more_commits_than_the_proof_has_slots() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut store = DiskStore::open(directory.path()).expect("a store");
+    for epoch in 1..=1100u64 {
+        let key = format!("key {}", epoch % 7);
+        let value = epoch.to_string();
+        store
+            .commit(&delta(&[(key.as_str(), Some(value.as_str()))]), &checkpoint(epoch, 0))
+            .expect("a commit");
+        if [511, 512, 513, 1023, 1024, 1025, 1100].contains(&epoch) {
+            drop(store);
+            store = DiskStore::open(directory.path()).expect("a store");
+            assert_eq!(
+                store.get(key.as_bytes()).expect("a value"),
+                Some(value.into_bytes()),
+                "after {epoch}"
+            );
+        }
+    }
+    assert_eq!(all(&store, "").len(), 7);
+}
+
+#[test]
 fn a_second_process_is_told() {
     let directory = tempfile::tempdir().expect("a directory");
     let _first = DiskStore::open(directory.path()).expect("a store");

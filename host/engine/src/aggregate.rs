@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use wasmill_frame::{Blobs, BlobsWriter, Edits, GroupsWriter};
+use wasmill_frame::{Blobs, BlobsWriter, GroupsWriter};
 
 use crate::batch::Batch;
-use crate::guest::{AggregateInfo, CallContext, CallError, Guest, GuestInfo, PluginRef, Trial};
-use crate::stage::{Answer, Origins, StageKind, check_edits, context};
+use crate::guest::{AggregateInfo, CallContext, CallError, Guest, GuestInfo, HostFault, PluginRef, Trial};
+use crate::stage::{Answer, Origins, StageKind, check, context};
 
 /// A finished value, or a reason and its kind.
 pub(crate) type Finished = Result<Vec<u8>, (String, &'static str)>;
@@ -92,7 +92,11 @@ impl Aggregator {
             return self.fold_some(batch, back, accumulators, answers, unfolded);
         }
         if let Err(verdict) = self.try_fold(batch, items, accumulators, answers, unfolded, Trial::Verdict) {
-            let error = if matches!(verdict, CallError::Deadline { .. }) { error } else { verdict };
+            let error = match verdict {
+                CallError::Host(text) => std::panic::panic_any(HostFault(text)),
+                CallError::Deadline { .. } => error,
+                verdict => verdict,
+            };
             unfolded.push(Unfolded {
                 index: items[0].0,
                 kind: error.kind(),
@@ -129,8 +133,7 @@ impl Aggregator {
         let frame = batch.frame.as_bytes();
         let (edits, blobs) = if answers.is_some() {
             let (edits, blobs) = self.guest.scan(frame, &writer.finish(), &mut cx, trial)?;
-            let view = Edits::parse(&edits, batch.len()).map_err(|m| CallError::Answer(m.to_string()))?;
-            check_edits(view, batch.len(), StageKind::Transform)?;
+            check(&edits, batch.len(), StageKind::Transform)?;
             (Some(edits), blobs)
         } else {
             (None, self.guest.fold(frame, &writer.finish(), &mut cx, trial)?)
@@ -168,6 +171,7 @@ impl Aggregator {
             }
             Err(_) => match self.try_finish(accumulators, Trial::Verdict) {
                 Ok(values) => values,
+                Err(CallError::Host(text)) => std::panic::panic_any(HostFault(text)),
                 Err(e) => vec![Err((e.to_string(), e.kind()))],
             },
         }

@@ -47,7 +47,7 @@ impl DeadLetter<'_> {
         body.insert("attempts".into(), self.attempts.into());
         let mut place = String::new();
         match at {
-            OutputId::Message { partition, offset, index } => {
+            OutputId::Message { partition, offset, index, .. } => {
                 place = format!("{}:{offset}", routes.partition_name(*partition));
                 body.insert("partition".into(), routes.partition_name(*partition).into());
                 body.insert("offset".into(), (*offset).into());
@@ -110,8 +110,11 @@ fn envelope(message: Message<'_>) -> Value {
             MetaKind::Text => metadata.insert(name, text_or_base64(e.value)),
             MetaKind::Json => metadata.insert(name, json_or_text(e.value)),
             MetaKind::Field => fields.insert(name, json_or_text(e.value)),
+            // Empty where a plugin changed the time: only the encoders know the calendar.
             MetaKind::Timestamp => {
-                timestamp = text_or_base64(e.value);
+                if !e.value.is_empty() {
+                    timestamp = text_or_base64(e.value);
+                }
                 None
             }
         };

@@ -87,7 +87,16 @@ pub enum CallError {
     /// It returned an error for the call as a whole.
     #[error("{0}")]
     Refused(String),
+    /// The host could not run it: says nothing about the guest.
+    #[error("the host could not run the plugin: {0}")]
+    Host(String),
 }
+
+/// The host can't run a plugin, not even for one message: nothing can go on, and nobody is to blame.
+/// Whoever drives the engine meets it as a panic's payload; what is not committed is done again at the
+/// next start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostFault(pub String);
 
 impl CallError {
     /// The error's kind, as metrics label it.
@@ -100,6 +109,7 @@ impl CallError {
             Self::Memory { .. } => "memory",
             Self::Answer(_) => "answer",
             Self::Refused(_) => "error",
+            Self::Host(_) => "host",
         }
     }
 }

@@ -20,6 +20,9 @@ pub enum OutputId<'a> {
         offset: u64,
         /// Which of its results.
         index: u32,
+        /// The stage that it left the main way at, by a named output or as a dead letter; empty behind
+        /// the last stage.
+        stage: &'a str,
     },
     /// The `revision`-th firing of a window.
     Window {
@@ -36,6 +39,19 @@ pub enum OutputId<'a> {
         /// Which of the results that later stages made of the firing.
         index: u32,
     },
+}
+
+impl<'a> OutputId<'a> {
+    /// The id of what leaves the main way at a stage: results are counted anew at each.
+    #[must_use]
+    pub fn left_at(self, stage: &'a str) -> Self {
+        match self {
+            Self::Message { partition, offset, index, .. } => {
+                Self::Message { partition, offset, index, stage }
+            }
+            window => window,
+        }
+    }
 }
 
 /// One message as a sink will write it.

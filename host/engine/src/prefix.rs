@@ -12,7 +12,7 @@ use crate::key::{Found, OnNull};
 use crate::lane::send_main;
 use crate::output::{Outbox, OutputId, Routes};
 use crate::position::PartitionId;
-use crate::stage::{Origins, Stage};
+use crate::stage::{Origins, Stage, retime};
 use crate::time::{TIMESTAMP_NONE, timestamp_in_range};
 use crate::topology::{TimeSpec, Topology};
 
@@ -96,7 +96,7 @@ impl Prefix {
         if let Some(time) = &self.topology.time {
             for index in 0..batch.len() {
                 match event_time(time, batch.frame.get(index)) {
-                    Ok(ms) => batch.frame.set_timestamp(index, ms, None),
+                    Ok(ms) => retime(&mut batch.frame, index, ms),
                     Err(reason) => batch.fail(index, "time", reason),
                 }
             }
@@ -146,7 +146,12 @@ impl Prefix {
             let dropped = kind.is_empty();
             if !dropped {
                 let why = DeadLetter { reason, kind, stage, plugin: None, attempts: 1 };
-                out.bury(&self.routes, &why, Buried::Message(message), &Origins::Source.id(&row));
+                out.bury(
+                    &self.routes,
+                    &why,
+                    Buried::Message(message),
+                    &Origins::Source.id(&row).left_at(stage),
+                );
             }
             leaving.leave(&row, message.timestamp(), dropped, !dropped);
         }
@@ -165,7 +170,12 @@ impl Prefix {
         out: &mut Outbox,
     ) {
         let why = DeadLetter { reason, kind, stage: "source", plugin: None, attempts: 1 };
-        out.bury(&self.routes, &why, what, &OutputId::Message { partition, offset, index: 0 });
+        out.bury(
+            &self.routes,
+            &why,
+            what,
+            &OutputId::Message { partition, offset, index: 0, stage: "source" },
+        );
     }
 }
 

@@ -8,7 +8,7 @@ use wasmill_frame::{Edit, Edits, FrameBuf, MetaKind};
 
 use crate::batch::{Batch, Leaving, Passed, Row};
 use crate::dead_letter::{Buried, DeadLetter};
-use crate::guest::{CallContext, CallError, Guest, GuestInfo, MessageFacts, PluginRef, Trial};
+use crate::guest::{CallContext, CallError, Guest, GuestInfo, HostFault, MessageFacts, PluginRef, Trial};
 use crate::output::{Outbox, OutputId, Routes};
 use crate::plugin_state::{PluginState, StateHandle};
 use crate::time::TIMESTAMP_NONE;
@@ -65,9 +65,12 @@ impl<'a> Origins<'a> {
     #[must_use]
     pub fn id(self, row: &Row) -> OutputId<'a> {
         match self {
-            Self::Source => {
-                OutputId::Message { partition: row.partition, offset: row.offset, index: row.index }
-            }
+            Self::Source => OutputId::Message {
+                partition: row.partition,
+                offset: row.offset,
+                index: row.index,
+                stage: "",
+            },
             Self::Windows(firings) => {
                 let f = &firings[usize::try_from(row.offset).unwrap_or(usize::MAX)];
                 OutputId::Window {
@@ -129,6 +132,7 @@ impl Stage {
             // A batch's failure convicts nobody: the verdict is given on a fresh instance, under fuel.
             return answers.push(match self.call(batch, &range, origins, Trial::Verdict) {
                 Ok(bytes) => Answer::Edits { range, bytes },
+                Err(CallError::Host(text)) => std::panic::panic_any(HostFault(text)),
                 Err(CallError::Deadline { .. }) => Answer::Failed { index: range.start, error },
                 Err(verdict) => Answer::Failed { index: range.start, error: verdict },
             });
@@ -228,16 +232,13 @@ fn slice(frame: &FrameBuf, range: Range<usize>) -> FrameBuf {
     part
 }
 
-fn check(bytes: &[u8], messages: usize, kind: StageKind) -> Result<(), CallError> {
-    let edits = Edits::parse(bytes, messages).map_err(|m| CallError::Answer(m.to_string()))?;
-    check_edits(edits, messages, kind)
-}
-
-/// Checks what the layout can't: that a filter only filters, that JSON is JSON, that emits are bounded.
-pub(crate) fn check_edits(edits: Edits<'_>, messages: usize, kind: StageKind) -> Result<(), CallError> {
+/// Checks an answer: its layout, and what the layout can't say: that a filter only filters, that JSON is
+/// JSON, that emits are bounded.
+pub(crate) fn check(bytes: &[u8], messages: usize, kind: StageKind) -> Result<(), CallError> {
     let mut emits = 0;
-    for (_, edit) in edits.iter() {
-        let wrong = match edit {
+    let mut wrong = None;
+    Edits::parse_each(bytes, messages, |_, edit| {
+        let found = match edit {
             Edit::Drop | Edit::Fail(_) => None,
             _ if kind == StageKind::Filter => Some("a filter may only drop or fail messages".to_owned()),
             Edit::SetMetadata { name, value, json: true } if !is_json(value) => {
@@ -250,11 +251,10 @@ pub(crate) fn check_edits(edits: Edits<'_>, messages: usize, kind: StageKind) ->
             }
             _ => None,
         };
-        if let Some(wrong) = wrong {
-            return Err(CallError::Answer(wrong));
-        }
-    }
-    Ok(())
+        wrong = wrong.take().or(found);
+    })
+    .map_err(|m| CallError::Answer(m.to_string()))?;
+    wrong.map_or(Ok(()), |wrong| Err(CallError::Answer(wrong)))
 }
 
 /// Whether bytes are one JSON value.
@@ -312,7 +312,7 @@ pub(crate) fn apply(
         match answer {
             Answer::Failed { index, error: e } => fates.push((*index, Fate::Fail(e.kind(), error))),
             Answer::Edits { range, bytes } => {
-                let Ok(edits) = Edits::parse(bytes, range.len()) else { continue };
+                let edits = Edits::open(bytes);
                 let mut current = None;
                 let mut target = 0;
                 let mut original = None;
@@ -348,7 +348,7 @@ pub(crate) fn apply(
         return;
     }
     rebuild(batch, &mut fates, &emitted, |batch, index, row, fate| {
-        let id = origins.id(row);
+        let id = origins.id(row).left_at(stage);
         let message = batch.frame.get(index);
         let bury = |out: &mut Outbox, kind, reason: &str| {
             let attempts = if kind == "error" { 1 } else { 2 };
@@ -368,12 +368,18 @@ pub(crate) fn apply(
     });
 }
 
+/// Sets an event time in the form that the message's came in: the text is the encoder's to renew.
+pub(crate) fn retime(frame: &mut FrameBuf, index: usize, time: i64) {
+    let as_text = frame.get(index).metadata().timestamp_text().is_some();
+    frame.set_timestamp(index, time, as_text.then_some(""));
+}
+
 /// One edit of a message's own fields.
 fn change(frame: &mut FrameBuf, target: usize, edit: Edit<'_>) {
     match edit {
         Edit::Payload(payload) => frame.set_payload(target, payload, false),
         Edit::Key(key) => frame.set_key(target, key),
-        Edit::Timestamp(time) => frame.set_timestamp(target, time, None),
+        Edit::Timestamp(time) => retime(frame, target, time),
         Edit::Kind(kind) => frame.set_kind(target, kind),
         Edit::Id(id) => frame.set_id(target, id),
         Edit::SetMetadata { name, value, json } => {

@@ -164,7 +164,10 @@ impl Windowed {
                 self.bury(batch, index, "late", &reason, 1, routes, out);
             }
             Late::Output(name) => match routes.named(name) {
-                Ok(sinks) => out.send(routes, sinks, batch.frame.get(index), &Origins::Source.id(row)),
+                Ok(sinks) => {
+                    let id = Origins::Source.id(row).left_at(&self.spec.name);
+                    out.send(routes, sinks, batch.frame.get(index), &id);
+                }
                 Err(reason) => self.bury(batch, index, "late", &reason, 1, routes, out),
             },
         }
@@ -189,7 +192,7 @@ impl Windowed {
             plugin: of_plugin.then(|| self.aggregator.info()),
             attempts,
         };
-        let id = Origins::Source.id(&batch.rows[index]);
+        let id = Origins::Source.id(&batch.rows[index]).left_at(&self.spec.name);
         out.bury(routes, &why, Buried::Message(batch.frame.get(index)), &id);
     }
 

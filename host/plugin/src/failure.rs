@@ -49,7 +49,7 @@ pub(crate) fn classify(failure: Failure, cx: &Ctx, mode: Mode) -> CallError {
     }
     if error.is::<PoolConcurrencyLimitError>() {
         let max = limits.instances_max;
-        return CallError::Trap(format!(
+        return CallError::Host(format!(
             "no room for another instance: all {max} of the process are taken; raise instances_max"
         ));
     }

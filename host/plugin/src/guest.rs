@@ -77,7 +77,7 @@ fn bound(store: &mut Store<Ctx>, mode: Mode) -> Result<(), CallError> {
     // The first tick may come at once.
     store.set_epoch_deadline(wall_ms.div_ceil(TICK_MS) + 1);
     match fuel.map(|fuel| store.set_fuel(fuel)) {
-        Some(Err(error)) => Err(CallError::Trap(error.to_string())),
+        Some(Err(error)) => Err(CallError::Host(error.to_string())),
         _ => Ok(()),
     }
 }

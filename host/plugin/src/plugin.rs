@@ -36,7 +36,7 @@ impl Loaded {
                 .verdict
                 .get_or_init(|| self.prepare_verdict().map_err(|e| e.to_string()))
                 .as_ref()
-                .map_err(|e| CallError::Trap(format!("could not be compiled for a verdict: {e}"))),
+                .map_err(|e| CallError::Host(format!("could not be compiled for a verdict: {e}"))),
         }
     }
 

@@ -68,6 +68,18 @@ impl<'a> Edits<'a> {
     /// # Errors
     /// What is wrong, and at which byte.
     pub fn parse(bytes: &'a [u8], messages: usize) -> Result<Self, Malformed> {
+        Self::parse_each(bytes, messages, |_, _| {})
+    }
+
+    /// As [`Edits::parse`], and shows `each` every edit on the way: one pass for two checks.
+    ///
+    /// # Errors
+    /// As [`Edits::parse`]; `each` has then seen the edits before the place.
+    pub fn parse_each(
+        bytes: &'a [u8],
+        messages: usize,
+        mut each: impl FnMut(usize, Edit<'a>),
+    ) -> Result<Self, Malformed> {
         let (count, answered) = read_header(bytes, MAGIC)?;
         if answered as usize != messages {
             return Err(Malformed { what: "edits answer another frame's number of messages", at: 12 });
@@ -75,18 +87,26 @@ impl<'a> Edits<'a> {
         let body = &bytes[HEADER_BYTES..];
         let (mut at, mut last) = (0, 0);
         for _ in 0..count {
-            let (index, _, next) =
+            let (index, edit, next) =
                 read(body, at).map_err(|what| Malformed { what, at: HEADER_BYTES + at })?;
             if index < last || index as usize >= messages {
                 let what = "edit for a message out of order or out of the frame";
                 return Err(Malformed { what, at: HEADER_BYTES + at + 4 });
             }
+            each(index as usize, edit);
             (at, last) = (next, index);
         }
         if at != body.len() {
             return Err(Malformed { what: "bytes behind the last edit", at: HEADER_BYTES + at });
         }
         Ok(Self { body, count })
+    }
+
+    /// Opens edits that were checked before. Of bytes that were not, what is malformed ends the edits.
+    #[must_use]
+    pub fn open(bytes: &'a [u8]) -> Self {
+        let count = if bytes.len() < HEADER_BYTES { 0 } else { u32_at(bytes, 8) };
+        Self { body: bytes.get(HEADER_BYTES..).unwrap_or_default(), count }
     }
 
     /// How many edits there are.

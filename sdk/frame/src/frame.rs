@@ -398,6 +398,9 @@ impl FrameBuf {
 
     /// Sets one metadata entry, in its old place where the name is known.
     pub fn set_metadata(&mut self, index: usize, kind: MetaKind, name: &str, value: &[u8]) {
+        if self.get(index).metadata().get(name).is_none() {
+            return self.add_metadata(index, kind, name, value);
+        }
         let mut column = MetaWriter::new();
         let mut done = false;
         for e in self.get(index).metadata().entries() {
@@ -410,10 +413,26 @@ impl FrameBuf {
                 column.push(e.kind, e.name, e.value);
             }
         }
-        if !done {
-            column.push(kind, name.as_bytes(), value);
-        }
         self.set_span(index, META, column.as_bytes());
+    }
+
+    /// Adds a metadata entry behind the others: the usual case, without a buffer between.
+    fn add_metadata(&mut self, index: usize, kind: MetaKind, name: &str, value: &[u8]) {
+        let at = self.record_at(index) + META;
+        let (offset, len) = (u32_at(&self.bytes, at) as usize, u32_at(&self.bytes, at + 4) as usize);
+        let old = self.arena_at + offset;
+        // Where the old column ends the arena it simply goes on.
+        let start = if old + len == self.bytes.len() {
+            old
+        } else {
+            let start = self.bytes.len();
+            self.bytes.extend_from_within(old..old + len);
+            start
+        };
+        crate::meta::write_entry(&mut self.bytes, kind, name.as_bytes(), value);
+        let len = length(self.bytes.len() - start);
+        put_u32(&mut self.bytes, at, length(start - self.arena_at));
+        put_u32(&mut self.bytes, at + 4, len);
     }
 
     /// Takes one metadata entry away.

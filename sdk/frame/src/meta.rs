@@ -119,6 +119,19 @@ fn read(column: &[u8], at: usize) -> Result<(Entry<'_>, usize), Malformed> {
     }
 }
 
+/// Writes one entry behind what is there.
+pub(crate) fn write_entry(column: &mut Vec<u8>, kind: MetaKind, name: &[u8], value: &[u8]) {
+    let Ok(name_bytes) = u16::try_from(name.len()) else {
+        panic!("a metadata name of {} bytes", name.len());
+    };
+    let [n0, n1] = name_bytes.to_le_bytes();
+    let [v0, v1, v2, v3] = length(value.len()).to_le_bytes();
+    column.reserve(ENTRY_BYTES + name.len() + value.len());
+    column.extend_from_slice(&[n0, n1, kind as u8, 0, v0, v1, v2, v3]);
+    column.extend_from_slice(name);
+    column.extend_from_slice(value);
+}
+
 /// Writes a metadata column.
 #[derive(Debug, Default, Clone)]
 pub struct MetaWriter(Vec<u8>);
@@ -135,15 +148,7 @@ impl MetaWriter {
     /// # Panics
     /// When the name is longer than 65,535 bytes.
     pub fn push(&mut self, kind: MetaKind, name: &[u8], value: &[u8]) {
-        let name_bytes = match u16::try_from(name.len()) {
-            Ok(n) => n,
-            Err(_) => panic!("a metadata name of {} bytes", name.len()),
-        };
-        self.0.extend_from_slice(&name_bytes.to_le_bytes());
-        self.0.extend_from_slice(&[kind as u8, 0]);
-        self.0.extend_from_slice(&length(value.len()).to_le_bytes());
-        self.0.extend_from_slice(name);
-        self.0.extend_from_slice(value);
+        write_entry(&mut self.0, kind, name, value);
     }
 
     /// The column's bytes.

@@ -60,7 +60,7 @@ fn check(pipeline: &Pipeline) -> Vec<Stop> {
         Err(stop) => found.push(stop),
     }
     if pipeline.stages.iter().any(|s| s.plugin().is_some()) {
-        match sandbox::open(Some(&pipeline.limits)) {
+        match sandbox::open(Some(&pipeline.limits), 0) {
             Ok(sandbox) => {
                 found.extend(
                     pipeline

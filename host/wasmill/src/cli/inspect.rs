@@ -15,7 +15,7 @@ use crate::spec::HumanSize;
 /// # Errors
 /// When it is no plugin; and when it could not be loaded, after what is known is shown.
 pub fn run(file: &Path, as_json: bool) -> Result<(), Stop> {
-    let found = sandbox::open(None)?.inspect(file).map_err(|e| Stop::error(Exit::Plugin, e))?;
+    let found = sandbox::open(None, 0)?.inspect(file).map_err(|e| Stop::error(Exit::Plugin, e))?;
     if as_json {
         print_json(&value(&found))?;
     } else {

@@ -9,12 +9,14 @@ use super::exit::{Exit, Stop};
 use crate::report::{Diagnostic, nearest};
 use crate::spec::{Grant, Limits, Pipeline, PluginStage};
 
-/// Makes a sandbox with a pipeline's limits, or the default ones.
+/// Makes a sandbox with a pipeline's limits, or the default ones, and room for so many instances at least.
 ///
 /// # Errors
 /// When the machine can't hold what the limits ask for.
-pub fn open(limits: Option<&Limits>) -> Result<Sandbox, Stop> {
+pub fn open(limits: Option<&Limits>, instances: usize) -> Result<Sandbox, Stop> {
     let mut options = SandboxOptions { cache: SandboxOptions::user_cache(), ..SandboxOptions::default() };
+    let instances = u32::try_from(instances).unwrap_or(u32::MAX);
+    options.limits.instances_max = options.limits.instances_max.max(instances);
     if let Some(limits) = limits {
         options.limits.deadline_ms = u64::try_from(limits.deadline.as_millis()).unwrap_or(u64::MAX);
         options.limits.fuel = limits.fuel;

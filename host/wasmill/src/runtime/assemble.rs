@@ -66,7 +66,9 @@ pub(super) struct Assembled {
 
 /// Loads, opens and restores everything that a pipeline needs.
 pub(super) async fn assemble(pipeline: &Pipeline) -> anyhow::Result<Assembled> {
-    let sandbox = admission::open(Some(&pipeline.limits)).map_err(stopped)?;
+    // Every worker has an instance of every stage's plugin.
+    let instances = pipeline.workers * pipeline.stages.len();
+    let sandbox = admission::open(Some(&pipeline.limits), instances).map_err(stopped)?;
     let topology = Arc::new(topology(pipeline, &sandbox)?);
     let store = open_store(pipeline)?;
     let checkpoint = store.checkpoint().map_err(outside)?;
@@ -245,7 +247,7 @@ fn topology(pipeline: &Pipeline, sandbox: &Sandbox) -> anyhow::Result<Topology> 
         key: None,
         keyed: Vec::new(),
         order: Order::Log,
-        idle_marks: false,
+        idle_marks: pipeline.idle_timeout.is_some(),
         key_groups: Topology::KEY_GROUPS,
     };
     for (place, stage) in pipeline.stages.iter().enumerate() {

@@ -108,10 +108,7 @@ impl Committer {
     }
 
     /// A call of the store, off the threads that wait for the network.
-    fn blocking<F>(
-        &self,
-        call: F,
-    ) -> impl Future<Output = Result<(), String>> + Send + use<F>
+    fn blocking<F>(&self, call: F) -> impl Future<Output = Result<(), String>> + Send + use<F>
     where
         F: FnOnce(&dyn StateStore) -> Result<(), StoreError> + Send + 'static,
     {

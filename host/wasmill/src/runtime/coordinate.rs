@@ -53,6 +53,7 @@ pub(super) struct Bounds {
     pub epoch_bytes_max: usize,
     pub lane_queue_bytes_max: usize,
     pub shutdown_timeout: Duration,
+    pub idle_timeout: Option<Duration>,
 }
 
 /// How a run ended.
@@ -87,6 +88,8 @@ struct Flow {
     lane_waiting: Vec<usize>,
     epochs: usize,
     epoch_since: Instant,
+    /// When each partition was last heard of.
+    heard: BTreeMap<PartitionId, Instant>,
     stopping_since: Option<Instant>,
 }
 
@@ -105,6 +108,7 @@ impl Coordinate {
             lane_waiting: vec![0; self.lanes.len()],
             epochs: 0,
             epoch_since: Instant::now(),
+            heard: self.credits.keys().map(|id| (*id, Instant::now())).collect(),
             stopping_since: None,
         };
         loop {
@@ -119,6 +123,7 @@ impl Coordinate {
                 let Ok(event) = self.events.try_recv() else { break };
                 self.take(event, &mut flow)?;
             }
+            self.call_idle(&flow);
             self.release(&mut flow);
             self.end_epoch_if_due(&mut flow);
             self.give_credit_back();
@@ -146,6 +151,7 @@ impl Coordinate {
         match event {
             Event::Raw(raw) => {
                 self.observed.read(raw.partition, raw.next, raw.records.len(), raw.data.len());
+                flow.heard.insert(raw.partition, Instant::now());
                 let sequence = flow.sequences.entry(raw.partition).or_default();
                 flow.jobs += 1;
                 let job = (raw, *sequence);
@@ -206,6 +212,16 @@ impl Coordinate {
             }
             if done {
                 return;
+            }
+        }
+    }
+
+    /// Partitions that hold stream time and have been quiet for too long don't hold it any longer.
+    fn call_idle(&mut self, flow: &Flow) {
+        let Some(timeout) = self.bounds.idle_timeout else { return };
+        for (partition, _) in self.coordinator.waiting_for() {
+            if flow.heard.get(&partition).is_some_and(|heard| heard.elapsed() >= timeout) {
+                self.coordinator.idle(partition);
             }
         }
     }

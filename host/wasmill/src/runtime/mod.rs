@@ -206,6 +206,7 @@ async fn run_one(
             epoch_bytes_max: pipeline.epoch.bytes_max,
             lane_queue_bytes_max: pipeline.limits.queue_bytes_max,
             shutdown_timeout: pipeline.shutdown_timeout,
+            idle_timeout: pipeline.idle_timeout,
         },
         observed: Arc::clone(&observed),
     };

@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, never, select};
+use wasmill_engine::guest::HostFault;
 use wasmill_engine::input::RawBatch;
 use wasmill_engine::lane::{Lane, LaneInput};
 use wasmill_engine::prefix::Prefix;
@@ -36,14 +37,18 @@ impl Worker {
     pub fn run(mut self) {
         let events = self.events.clone();
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.work())) {
-            let text = panic
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| panic.downcast_ref::<&str>().copied())
-                .unwrap_or("no text");
-            let _ = events.send(Event::Failed(format!(
-                "a worker panicked: {text}; nothing uncommitted has left. This is a defect of wasmill: please report it"
-            )));
+            let text = match panic.downcast_ref::<HostFault>() {
+                Some(HostFault(text)) => format!("the host can't run a plugin: {text}"),
+                None => {
+                    let text = panic
+                        .downcast_ref::<String>()
+                        .map(String::as_str)
+                        .or_else(|| panic.downcast_ref::<&str>().copied())
+                        .unwrap_or("no text");
+                    format!("a worker panicked: {text}. This is a defect of wasmill: please report it")
+                }
+            };
+            let _ = events.send(Event::Failed(text));
         }
     }
 

@@ -85,7 +85,16 @@ impl Checker {
             })
             .collect();
         self.outputs(&sinks, &places);
-        let time = raw.time.as_ref().map_or(Some(FieldPath::Timestamp), |t| self.time(&t.field));
+        let time = raw
+            .time
+            .as_ref()
+            .and_then(|t| t.field.as_ref())
+            .map_or(Some(FieldPath::Timestamp), |f| self.time(f));
+        let idle_timeout = raw
+            .time
+            .as_ref()
+            .and_then(|t| t.idle_timeout.clone())
+            .map(|t| self.duration("time.idle_timeout", Some(t), 1, Duration::ZERO));
         let (epoch, limits) = (raw.epoch, raw.limits);
         let mut bounds = EpochBounds::default();
         if let Some(e) = epoch {
@@ -117,6 +126,7 @@ impl Checker {
             file: file.to_owned(),
             sources: sources.into_iter().map(|s| s.value).collect(),
             time: time?,
+            idle_timeout,
             workers: self.count("workers", raw.workers, WORKERS_MAX, default_workers()),
             batch_size: self.count("batch_size", raw.batch_size, BATCH_SIZE_MAX, BATCH_SIZE_DEFAULT),
             plugin_dir,

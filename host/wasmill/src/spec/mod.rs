@@ -47,6 +47,8 @@ pub struct Pipeline {
     pub sources: Vec<SourceSpec>,
     /// Which field is a message's event time.
     pub time: FieldPath,
+    /// After how long without a message a partition no longer holds stream time; none: never.
+    pub idle_timeout: Option<Duration>,
     /// How many threads work, from 1.
     pub workers: usize,
     /// How many messages a plugin is given at once, at most, from 1.

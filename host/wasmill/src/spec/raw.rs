@@ -66,8 +66,11 @@ pub struct RawPipeline {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RawTime {
-    /// `timestamp`, `payload.FIELD` or `metadata.NAME`.
-    pub field: Located<String>,
+    /// `timestamp`, `payload.FIELD` or `metadata.NAME`. Default: `timestamp`.
+    pub field: Option<Located<String>>,
+    /// After how long without a message a partition no longer holds stream time. Default: never. For
+    /// sources that may fall silent, such as stdin beside a file.
+    pub idle_timeout: Option<Located<HumanDuration>>,
 }
 
 /// What a pipeline promises about each result.

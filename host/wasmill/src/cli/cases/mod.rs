@@ -32,7 +32,7 @@ pub fn run(args: &args::Test) -> Result<(), Stop> {
     let Some(file) = args.file.as_deref().filter(|_| !args.format) else {
         return print(format::HELP);
     };
-    let sandbox = sandbox::open(None)?;
+    let sandbox = sandbox::open(None, 0)?;
     let mut tested = Vec::new();
     for cases_file in &args.cases {
         for case in read(cases_file)? {
