@@ -321,11 +321,13 @@ impl Coordinator {
     pub fn release(&mut self, bytes_max: usize) -> Vec<(usize, LaneInput)> {
         let mut exchange = Exchange::new(self.lanes, self.key_groups, self.batch_messages_max);
         let has_lanes = self.has_lanes;
-        self.released_bytes += self.log.release(bytes_max, |released| {
+        let released_bytes = self.log.release(bytes_max, |released| {
             if has_lanes {
                 exchange.take(released);
             }
         });
+        self.released_bytes += released_bytes;
+        self.touched |= released_bytes > 0;
         if !has_lanes {
             return Vec::new();
         }

@@ -291,6 +291,36 @@ fn running_aggregates_in_log_order_are_a_pure_function_of_the_logs() {
 }
 
 #[test]
+fn without_a_stateful_stage_each_partition_keeps_its_order_and_nothing_is_lost() {
+    for seed in 0..seeds() {
+        let mut random = Seeded::new(seed ^ 0xF66);
+        let logs = random_logs(&mut random, 150);
+        let scenario = scenario(topology(Vec::new(), Order::Log), &logs);
+        let outcome = run(&scenario, Chaos::WILD, seed);
+        assert!(outcome.contradictions.is_empty(), "seed {seed}: {:?}", outcome.contradictions);
+
+        // Partitions may mix; within one, the order of the log is kept.
+        let id_of = |o: &Output| {
+            serde_json::from_str::<serde_json::Value>(&o.line).unwrap()["id"].as_str().unwrap().to_owned()
+        };
+        let mut expected: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+        let mut all = virtual_log(&logs);
+        all.sort_by_key(|p| (p.order.1, p.order.2, p.order.3));
+        for p in &all {
+            expected.entry(p.order.1).or_default().push(p.id.clone());
+        }
+        let mut found: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+        for output in &outcome.committed[0] {
+            let number = output.id.split("partition: ").nth(2).unwrap().split(' ').next().unwrap();
+            found.entry(number.parse().unwrap()).or_default().push(id_of(output));
+        }
+        assert_eq!(found, expected, "seed {seed}");
+        assert_eq!(outcome.counts.read, logs.iter().flatten().count() as u64, "seed {seed}: read");
+        assert_eq!(outcome.counts.written, all.len() as u64, "seed {seed}: written");
+    }
+}
+
+#[test]
 fn arrival_order_never_contradicts_an_output_that_is_out() {
     for seed in 0..seeds() {
         let mut random = Seeded::new(seed ^ 0xC33);
