@@ -83,7 +83,7 @@ lint: ## Checks formatting, lints, documentation, licences and sources of depend
 	@scripts/setup.sh build lint
 	@cargo fmt --all --check
 	@cargo clippy --release --workspace --all-targets --quiet -- -D warnings
-	@RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --document-private-items --quiet
+	@RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --release --workspace --no-deps --document-private-items --quiet
 	@scripts/check-dependencies.sh
 
 .PHONY: docs

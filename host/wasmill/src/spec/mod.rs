@@ -203,14 +203,14 @@ impl Default for Limits {
             deadline: Duration::from_secs(1),
             fuel: 1_000_000_000,
             answer_bytes_max: 64 << 20,
-            queue_bytes_max: 64 << 20,
+            queue_bytes_max: 16 << 20,
         }
     }
 }
 
 impl Default for EpochBounds {
     fn default() -> Self {
-        Self { interval: Duration::from_millis(200), bytes_max: 16 << 20 }
+        Self { interval: Duration::from_millis(200), bytes_max: 8 << 20 }
     }
 }
 

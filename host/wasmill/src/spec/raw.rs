@@ -162,7 +162,7 @@ pub enum Late {
 pub struct RawEpoch {
     /// After this long. Default: 200ms.
     pub interval: Option<Located<HumanDuration>>,
-    /// After this many bytes of messages. Default: 16MiB.
+    /// After this many bytes of messages. Default: 8MiB.
     pub bytes: Option<Located<HumanSize>>,
 }
 
@@ -181,7 +181,7 @@ pub struct RawLimits {
     pub fuel: Option<Located<u64>>,
     /// The greatest answer of one call of a plugin. Default: 64MiB.
     pub answer: Option<Located<HumanSize>>,
-    /// The most that waits between two parts of the pipeline. Default: 64MiB.
+    /// The most that waits between two parts of the pipeline. Default: 16MiB.
     pub queue: Option<Located<HumanSize>>,
 }
 
