@@ -26,7 +26,7 @@ setup:
 
 .PHONY: build
 build: setup ## Builds the host: target/release/wasmill
-	@cargo build --release
+	@cargo build --release --workspace --bin wasmill
 
 .PHONY: plugins
 plugins: setup ## Builds the plugins: target/plugins/*.wasm

@@ -135,6 +135,7 @@ pub trait Sink: Send {
     async fn flush(&mut self) -> Result<String, ConnectorError>;
     /// What was flushed is committed: make visible what is due.
     async fn publish(&mut self) -> Result<(), ConnectorError>;
-    /// The pipeline ends in order (`ended`: the sources have ended, all is committed) and won't write again.
-    async fn close(&mut self, ended: bool) -> Result<(), ConnectorError>;
+    /// The pipeline won't write again. `in_order`: everything written is flushed, committed and published,
+    /// so that what is still open may be finished.
+    async fn close(&mut self, in_order: bool) -> Result<(), ConnectorError>;
 }

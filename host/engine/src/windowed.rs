@@ -44,6 +44,8 @@ struct Slot {
     dirty: bool,
     /// Whether the store has, or will have, this window.
     stored: bool,
+    /// Whether no message has been folded in: one that can't be opens no window.
+    empty: bool,
     /// The input that touched it last, and its place among that input's accumulators.
     touched: (u64, usize),
 }
@@ -84,8 +86,13 @@ impl Windowed {
                 damaged = true;
                 return;
             };
-            let slot =
-                Slot { accumulator: accumulator.to_vec(), dirty: false, stored: true, touched: (0, 0) };
+            let slot = Slot {
+                accumulator: accumulator.to_vec(),
+                dirty: false,
+                stored: true,
+                empty: false,
+                touched: (0, 0),
+            };
             self.windows.entry(i64::from_be_bytes(*end)).or_default().insert(key.into(), slot);
         })?;
         if damaged {
@@ -124,6 +131,7 @@ impl Windowed {
                     accumulator: self.aggregator.initial().to_vec(),
                     dirty: false,
                     stored: false,
+                    empty: true,
                     touched: (0, 0),
                 }),
             };
@@ -139,9 +147,17 @@ impl Windowed {
             items.push((index, slot.touched.1));
         }
         let unfolded = self.aggregator.fold(batch, &items, &mut accumulators);
-        for ((end, key), accumulator) in touched.into_iter().zip(accumulators) {
-            if let Some(slot) = self.windows.get_mut(&end).and_then(|w| w.get_mut(&key)) {
-                slot.accumulator = accumulator;
+        let mut folded = vec![unfolded.is_empty(); accumulators.len()];
+        for (index, accumulator) in &items {
+            folded[*accumulator] = folded[*accumulator] || !unfolded.iter().any(|u| u.index == *index);
+        }
+        for (((end, key), accumulator), folded) in touched.into_iter().zip(accumulators).zip(folded) {
+            let Some(windows) = self.windows.get_mut(&end) else { continue };
+            let Some(slot) = windows.get_mut(&key) else { continue };
+            slot.accumulator = accumulator;
+            slot.empty &= !folded;
+            if slot.empty {
+                windows.remove(&key);
             }
         }
         for failed in unfolded {

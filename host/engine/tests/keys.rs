@@ -1,4 +1,5 @@
 //! Where keys come from, and who owns them.
+#![allow(clippy::unwrap_used)]
 
 use wasmill_engine::key::{Found, KeySpec, OnNull, Path, key_group, lane_of};
 use wasmill_engine::window::{Tumbling, is_over};
@@ -24,7 +25,8 @@ fn message(payload: &str) -> FrameBuf {
 #[test]
 fn a_key_is_what_stands_at_its_path() {
     let payload = r#"{"a":{"b":["x",{"c":"d\u00e9j\u00e0"}]},"n":1.50,"t":true,"z":null,"o":{},"q":"\"quoted\"","a.b":1}"#;
-    let cases: &[(&[&str], Result<Option<&str>, &str>)] = &[
+    type Case = (&'static [&'static str], Result<Option<&'static str>, &'static str>);
+    let cases: &[Case] = &[
         (&["id"], Ok(Some("m1"))),
         (&["type"], Ok(Some("order"))),
         (&["key"], Ok(Some("broker key"))),

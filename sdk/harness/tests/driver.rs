@@ -1,4 +1,5 @@
 //! Stories that the driver tells.
+#![allow(clippy::unwrap_used)]
 
 use wasmill_engine::guest::{AggregateInfo, CallContext, PluginRef};
 use wasmill_engine::topology::Order;

@@ -1,6 +1,7 @@
 //! Law 1: results are a pure function of the logs, whatever the batch sizes, workers, interleavings,
 //! epochs and crash points. Each seed makes a pipeline and its logs, runs them under chaos and compares
 //! with a reference that shares no code with the engine: collect, order, window.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

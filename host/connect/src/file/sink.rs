@@ -34,10 +34,15 @@ pub struct FileSinkSpec {
     /// A file is finished when it is this large. Default: 128MiB.
     #[serde(default = "roll_bytes")]
     pub roll_bytes: HumanSize,
-    /// A file is finished when it is this old. Default: age doesn't matter, so the last file is seen
-    /// when the pipeline ends.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// A file is finished when it is this old, and when the pipeline ends. Default: 1m. `null`: age
+    /// doesn't matter.
+    #[serde(default = "roll_interval", skip_serializing_if = "Option::is_none")]
     pub roll_interval: Option<HumanDuration>,
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "serde's default has the field's type")]
+fn roll_interval() -> Option<HumanDuration> {
+    Some(HumanDuration(std::time::Duration::from_secs(60)))
 }
 
 fn roll_bytes() -> HumanSize {
@@ -48,7 +53,7 @@ impl FileSinkSpec {
     /// A spec of a directory with the defaults.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), roll_bytes: roll_bytes(), roll_interval: None }
+        Self { path: path.into(), roll_bytes: roll_bytes(), roll_interval: roll_interval() }
     }
 }
 

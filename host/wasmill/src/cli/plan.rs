@@ -288,6 +288,11 @@ fn not_replayable(pipeline: &Pipeline, sources: &[SourceTraits]) -> Vec<String> 
             reasons.push(format!("the source `{}` can't be read again", spec.name()));
         }
     }
+    if pipeline.idle_timeout.is_some() {
+        reasons.push(
+            "`time.idle_timeout` goes by the clock: what was called idle is remembered with the state, but a run from the start may call it idle elsewhere".to_owned(),
+        );
+    }
     for stage in &pipeline.stages {
         if let Some(p) = stage.plugin().filter(|p| p.grants.contains(&Grant::WallClock)) {
             reasons.push(format!("the stage `{}` is granted the wall clock", p.name));

@@ -121,10 +121,10 @@ impl Committer {
         }
     }
 
-    /// Closes the sinks in order.
-    pub async fn close(mut self, ended: bool) -> Result<(), String> {
+    /// Closes the sinks in order, once everything is committed.
+    pub async fn close(mut self) -> Result<(), String> {
         for NamedSink { name, sink } in &mut self.sinks {
-            persist!(self.health, name, sink.close(ended))?;
+            persist!(self.health, name, sink.close(true))?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use prometheus::proto::MetricFamily;
-use prometheus::{Encoder as _, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{Encoder as _, IntCounterVec, Opts, Registry, TextEncoder};
 use wasmill_plugin::Sandbox;
 
 use super::health::Health;
@@ -71,15 +71,14 @@ async fn metrics(State(pages): State<Arc<Pages>>) -> impl IntoResponse {
 fn plugin_families(pages: &Pages) -> Vec<MetricFamily> {
     let registry = Registry::new();
     let opts = Opts::new("wasmill_plugin_counter_total", "A counter of a plugin's own.");
-    let Ok(gauges) = IntGaugeVec::new(opts, &["pipeline", "plugin", "name"]) else { return Vec::new() };
-    if registry.register(Box::new(gauges.clone())).is_err() {
+    let Ok(counters) = IntCounterVec::new(opts, &["pipeline", "plugin", "name"]) else { return Vec::new() };
+    if registry.register(Box::new(counters.clone())).is_err() {
         return Vec::new();
     }
     let sandboxes = pages.sandboxes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     for (pipeline, sandbox) in sandboxes.iter() {
         for counter in sandbox.counters() {
-            let value = i64::try_from(counter.value).unwrap_or(i64::MAX);
-            gauges.with_label_values(&[pipeline, &counter.plugin, &counter.name]).set(value);
+            counters.with_label_values(&[pipeline, &counter.plugin, &counter.name]).inc_by(counter.value);
         }
     }
     registry.gather()

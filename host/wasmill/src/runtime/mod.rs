@@ -54,7 +54,11 @@ impl Runtime for Threads {
         if options.reset {
             pipelines.iter().try_for_each(assemble::reset)?;
         }
-        tokio_runtime()?.block_on(run_all(pipelines))
+        let runtime = tokio_runtime()?;
+        let done = runtime.block_on(run_all(pipelines));
+        // A write that blocks, as to a stdout that nobody reads, must not keep the process.
+        runtime.shutdown_background();
+        done
     }
 
     fn reset(&self, pipeline: &Pipeline) -> anyhow::Result<()> {
@@ -219,7 +223,7 @@ async fn run_one(
     let ended = ended.map_err(|text| RunFailure { exit: Exit::Failed, text: format!("{name}: {text}") })?;
     let committer = committer.await.context("the committer panicked")?;
     committer
-        .close(ended == Ended::Finished)
+        .close()
         .await
         .map_err(|text| RunFailure { exit: Exit::Outside, text: format!("{name}: {text}") })?;
     Ok(summary(&name, ended, &observed.snapshot()))
