@@ -65,7 +65,8 @@ async fn run() -> Fallible<()> {
         partition: PartitionId { source: 0, partition: 0 },
         offset: 0,
         index: 0,
-        stage: "",
+        emit: 0,
+        left_at: "",
     };
     let mut encoded = Vec::new();
     for frame in &frames {

@@ -20,7 +20,8 @@ fn encode(frame: &FrameBuf) -> Result<String, String> {
         partition: PartitionId { source: 0, partition: 0 },
         offset: 0,
         index: 0,
-        stage: "",
+        emit: 0,
+        left_at: "",
     };
     let mut batch = EncodedBatch::default();
     JsonEncoder.encode(frame.get(0), &id, &mut batch)?;
@@ -133,7 +134,8 @@ fn a_refused_message_leaves_no_bytes_behind() {
         partition: PartitionId { source: 0, partition: 0 },
         offset: 0,
         index: 0,
-        stage: "",
+        emit: 0,
+        left_at: "",
     };
     let mut frame = FrameBuf::default();
     let parts = Parts {

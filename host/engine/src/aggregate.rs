@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use wasmill_frame::{Blobs, BlobsWriter, GroupsWriter};
+use wasmill_frame::{Blobs, BlobsWriter, Edits, GroupsWriter};
 
 use crate::batch::Batch;
-use crate::guest::{AggregateInfo, CallContext, CallError, Guest, GuestInfo, HostFault, PluginRef, Trial};
-use crate::stage::{Answer, Origins, StageKind, check, context};
+use crate::guest::{AggregateInfo, CallContext, CallError, Guest, GuestInfo, PluginRef, Trial};
+use crate::stage::{Answer, Origins, StageKind, check, context, verdict};
 
 /// A finished value, or a reason and its kind.
 pub(crate) type Finished = Result<Vec<u8>, (String, &'static str)>;
@@ -81,28 +81,18 @@ impl Aggregator {
         if items.is_empty() {
             return;
         }
-        let error =
-            match self.try_fold(batch, items, accumulators, answers.as_deref_mut(), unfolded, Trial::Batch) {
-                Ok(()) => return,
-                Err(error) => error,
-            };
+        let tried = self.try_fold(batch, items, accumulators, answers.as_deref_mut(), unfolded, Trial::Batch);
+        if tried.is_ok() {
+            return;
+        }
         if items.len() > 1 {
             let (front, back) = items.split_at(items.len() / 2);
             self.fold_some(batch, front, accumulators, answers.as_deref_mut(), unfolded);
             return self.fold_some(batch, back, accumulators, answers, unfolded);
         }
-        if let Err(verdict) = self.try_fold(batch, items, accumulators, answers, unfolded, Trial::Verdict) {
-            let error = match verdict {
-                CallError::Host(text) => std::panic::panic_any(HostFault(text)),
-                CallError::Deadline { .. } => error,
-                verdict => verdict,
-            };
-            unfolded.push(Unfolded {
-                index: items[0].0,
-                kind: error.kind(),
-                reason: error.to_string(),
-                attempts: 2,
-            });
+        if let Err(error) = self.try_fold(batch, items, accumulators, answers, unfolded, Trial::Verdict) {
+            let (kind, reason) = verdict(error);
+            unfolded.push(Unfolded { index: items[0].0, kind, reason, attempts: 2 });
         }
     }
 
@@ -133,7 +123,11 @@ impl Aggregator {
         let frame = batch.frame.as_bytes();
         let (edits, blobs) = if answers.is_some() {
             let (edits, blobs) = self.guest.scan(frame, &writer.finish(), &mut cx, trial)?;
-            check(&edits, batch.len(), StageKind::Transform)?;
+            check(&edits, batch.len(), StageKind::Transform, |i| batch.frame.get(i).arena_bytes())?;
+            let asked = |index| items.binary_search_by_key(&index, |(i, _)| *i).is_ok();
+            if Edits::open(&edits).iter().any(|(index, _)| !asked(index)) {
+                return Err(CallError::Answer("scan edited a message that is in no group".to_owned()));
+            }
             (Some(edits), blobs)
         } else {
             (None, self.guest.fold(frame, &writer.finish(), &mut cx, trial)?)
@@ -171,8 +165,10 @@ impl Aggregator {
             }
             Err(_) => match self.try_finish(accumulators, Trial::Verdict) {
                 Ok(values) => values,
-                Err(CallError::Host(text)) => std::panic::panic_any(HostFault(text)),
-                Err(e) => vec![Err((e.to_string(), e.kind()))],
+                Err(e) => {
+                    let (kind, reason) = verdict(e);
+                    vec![Err((reason, kind))]
+                }
             },
         }
     }

@@ -45,8 +45,10 @@ pub struct Row {
     pub offset: u64,
     /// Stream time at this message, set by the coordinator.
     pub stamp: i64,
-    /// Which of its results, numbered when the stateless stages are done.
+    /// Which of its results, numbered when the stages before the key_by are done; 0 until then.
     pub index: u32,
+    /// Which of the results of that, numbered when the stages behind the key_by are done; 0 until then.
+    pub emit: u32,
     /// What counts when it is released: 1 read for the message of the source itself, 0 for one that a
     /// plugin emitted beside; and what left of the same message of the source just before it.
     pub own: Passed,
@@ -140,6 +142,7 @@ impl Batch {
             offset,
             stamp: START,
             index: 0,
+            emit: 0,
             own: Passed { read: 1, ..Passed::NONE },
             passed: std::mem::replace(&mut self.tail, Passed::NONE),
         });
@@ -167,14 +170,37 @@ impl Batch {
         self.rows.is_empty()
     }
 
-    /// Numbers the results of each message of the source, in order.
-    pub fn number(&mut self) {
-        let mut last = None;
-        let mut index = 0;
+    /// Numbers the results of each message of the source, in order: behind the stages before the key_by.
+    pub(crate) fn number(&mut self) {
+        let mut ordinals = Ordinals::default();
         for row in &mut self.rows {
-            index = if last == Some(row.offset) { index + 1 } else { 0 };
-            last = Some(row.offset);
-            row.index = index;
+            debug_assert_eq!(row.index, 0, "numbered once");
+            row.index = ordinals.of(row);
         }
+    }
+
+    /// Numbers the results of each result, in order: behind the stages after the key_by.
+    pub(crate) fn number_emits(&mut self) {
+        let mut ordinals = Ordinals::default();
+        for row in &mut self.rows {
+            row.emit = ordinals.of(row);
+        }
+    }
+}
+
+/// Counts the results of one and the same, which always stand together in a batch, however batches are cut.
+#[derive(Debug, Default)]
+pub(crate) struct Ordinals {
+    last: Option<(PartitionId, u64, u32)>,
+    ordinal: u32,
+}
+
+impl Ordinals {
+    /// Which result the next row is.
+    pub fn of(&mut self, row: &Row) -> u32 {
+        let of = (row.partition, row.offset, row.index);
+        self.ordinal = if self.last == Some(of) { self.ordinal + 1 } else { 0 };
+        self.last = Some(of);
+        self.ordinal
     }
 }

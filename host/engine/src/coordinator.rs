@@ -13,7 +13,7 @@ use crate::output::{Outbox, Routes};
 use crate::position::{PartitionId, Position, Progress};
 use crate::prefix::Prepared;
 use crate::state::{Checkpoint, Epoch};
-use crate::time::START;
+use crate::time::{END, START};
 use crate::topology::{Order, Topology};
 use crate::virtual_log::{Reached, Released, Run, VirtualLog};
 
@@ -163,7 +163,8 @@ impl Coordinator {
                     incarnation: partition.incarnation.clone(),
                     offset: 0,
                     index: 0,
-                    stream_time: closing,
+                    // Behind the end of everything there are no windows left to be late for.
+                    stream_time: if closing == END { START } else { closing },
                     progress: Progress::Live,
                 },
             };
@@ -254,7 +255,7 @@ impl Coordinator {
 
     fn push(&mut self, prepared: Prepared) {
         self.touched = true;
-        self.log.push(prepared.batch, prepared.out, prepared.raw_bytes);
+        self.log.push(prepared.batch, prepared.out, prepared.held_bytes);
     }
 
     /// A partition was quiet for the idle timeout: stream time goes on without it, from the next barrier.

@@ -38,6 +38,14 @@ pub struct RawBatch {
     pub next: u64,
 }
 
+impl RawBatch {
+    /// What it takes up in memory, about.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.data.len() + self.records.len() * size_of::<RawRecord>()
+    }
+}
+
 /// Turns a record's bytes into a message.
 pub trait Decoder: Send + Sync {
     /// Adds the record's message to `frame`, or nothing and says why: what is wrong, where in the

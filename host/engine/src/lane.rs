@@ -7,7 +7,7 @@ use crate::key::lane_of;
 use crate::output::{Outbox, Routes};
 use crate::plugin_state::PluginState;
 use crate::running::{Running, RunningSpec};
-use crate::stage::{Firing, Origins, Stage, StageSpec};
+use crate::stage::{Origins, Stage, StageSpec};
 use crate::state::{Delta, Epoch, StateStore, StoreError};
 use crate::windowed::{WindowSpec, Windowed};
 
@@ -126,44 +126,24 @@ impl Lane {
     /// Takes a run of the virtual log in, then fires what is over.
     pub fn process(&mut self, input: LaneInput) {
         for mut batch in input.batches {
-            self.flow(0, &mut batch, Origins::Source);
+            flow(
+                &mut self.stages,
+                &mut batch,
+                Origins::Source,
+                &self.routes,
+                &mut self.out,
+                &mut self.counts,
+            );
         }
         for number in 0..self.stages.len() {
-            self.fire(number, input.stream_time);
+            let (stages, behind) = self.stages.split_at_mut(number + 1);
+            let Some(LaneStage::Window(windowed)) = stages.last_mut() else { continue };
+            let (routes, counts) = (&self.routes, &mut self.counts);
+            windowed.fire(input.stream_time, routes, &mut self.out, |mut batch, firings, out| {
+                counts.fired += firings.len() as u64;
+                flow(behind, &mut batch, Origins::Windows(firings), routes, out, counts);
+            });
         }
-    }
-
-    fn fire(&mut self, number: usize, stream_time: i64) {
-        let mut fired: Vec<(Batch, Vec<Firing>)> = Vec::new();
-        let LaneStage::Window(windowed) = &mut self.stages[number] else { return };
-        windowed.fire(stream_time, &self.routes, &mut self.out, |batch, firings, _| {
-            fired.push((batch, firings.to_vec()));
-        });
-        for (mut batch, firings) in fired {
-            self.counts.fired += firings.len() as u64;
-            self.flow(number + 1, &mut batch, Origins::Windows(&firings));
-        }
-    }
-
-    /// Sends messages through the stages from `first` on.
-    fn flow(&mut self, first: usize, batch: &mut Batch, origins: Origins<'_>) {
-        for stage in &mut self.stages[first..] {
-            if batch.is_empty() {
-                break;
-            }
-            match stage {
-                LaneStage::Stage(stage) => stage.run(batch, origins, &self.routes, &mut self.out),
-                LaneStage::Running(running) => running.run(batch, origins, &self.routes, &mut self.out),
-                LaneStage::Window(windowed) => {
-                    windowed.take(batch, &self.routes, &mut self.out, &mut self.counts);
-                    count_dropped(batch, &mut self.counts);
-                    return;
-                }
-            }
-        }
-        count_dropped(batch, &mut self.counts);
-        self.counts.written += batch.len() as u64;
-        send_main(batch, origins, &self.routes, &mut self.out);
     }
 
     /// The bytes that wait for the next barrier.
@@ -208,8 +188,37 @@ impl Lane {
     }
 }
 
+/// Sends messages through stages.
+fn flow(
+    stages: &mut [LaneStage],
+    batch: &mut Batch,
+    origins: Origins<'_>,
+    routes: &Routes,
+    out: &mut Outbox,
+    counts: &mut Counts,
+) {
+    for stage in stages {
+        if batch.is_empty() {
+            break;
+        }
+        match stage {
+            LaneStage::Stage(stage) => stage.run(batch, origins, routes, out),
+            LaneStage::Running(running) => running.run(batch, origins, routes, out),
+            LaneStage::Window(windowed) => {
+                windowed.take(batch, routes, out, counts);
+                return count_dropped(batch, counts);
+            }
+        }
+    }
+    count_dropped(batch, counts);
+    batch.number_emits();
+    let dead = out.dead;
+    send_main(batch, origins, routes, out);
+    counts.written += (batch.len() as u64).saturating_sub(out.dead - dead);
+}
+
 fn count_dropped(batch: &Batch, counts: &mut Counts) {
-    let dropped: u32 = batch.rows.iter().map(|r| r.passed.dropped).sum();
+    let dropped: u32 = batch.rows.iter().map(|r| r.passed.dropped + r.own.dropped).sum();
     counts.dropped += u64::from(dropped + batch.tail.dropped);
 }
 

@@ -18,11 +18,14 @@ pub enum OutputId<'a> {
         partition: PartitionId,
         /// The message's offset.
         offset: u64,
-        /// Which of its results.
+        /// Which of the results that the stages before the key_by made of it.
         index: u32,
+        /// Which of the results that the stages behind the key_by made of that one; before it, which of
+        /// the results that the stages so far made of the message.
+        emit: u32,
         /// The stage that it left the main way at, by a named output or as a dead letter; empty behind
         /// the last stage.
-        stage: &'a str,
+        left_at: &'a str,
     },
     /// The `revision`-th firing of a window.
     Window {
@@ -37,20 +40,19 @@ pub enum OutputId<'a> {
         /// Which firing, from 0.
         revision: u32,
         /// Which of the results that later stages made of the firing.
-        index: u32,
+        emit: u32,
+        /// As of a message.
+        left_at: &'a str,
     },
 }
 
 impl<'a> OutputId<'a> {
-    /// The id of what leaves the main way at a stage: results are counted anew at each.
+    /// The id of what leaves the main way at a stage, as the `ordinal`-th result there.
     #[must_use]
-    pub fn left_at(self, stage: &'a str) -> Self {
-        match self {
-            Self::Message { partition, offset, index, .. } => {
-                Self::Message { partition, offset, index, stage }
-            }
-            window => window,
-        }
+    pub fn left_at(mut self, stage: &'a str, ordinal: u32) -> Self {
+        let (Self::Message { emit, left_at, .. } | Self::Window { emit, left_at, .. }) = &mut self;
+        (*emit, *left_at) = (ordinal, stage);
+        self
     }
 }
 

@@ -97,7 +97,7 @@ impl PluginState {
         };
         Ok(stored.and_then(|mut bytes| {
             let expiry = bytes.first_chunk::<8>().map_or(END, |b| i64::from_le_bytes(*b));
-            (expiry > stamp).then(|| bytes.split_off(8.min(bytes.len())))
+            (expiry == END || expiry > stamp).then(|| bytes.split_off(8.min(bytes.len())))
         }))
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use wasmill_frame::Message;
 
-use crate::batch::{Batch, Leaving, Passed};
+use crate::batch::{Batch, Leaving, Ordinals, Passed, Row};
 use crate::dead_letter::{Buried, DeadLetter};
 use crate::input::RawBatch;
 use crate::key::{Found, OnNull};
@@ -27,8 +27,10 @@ pub struct Prepared {
     pub batch: Batch,
     /// What leaves here.
     pub out: Outbox,
-    /// The raw bytes that it was made of.
+    /// What the raw batch took up in memory.
     pub raw_bytes: usize,
+    /// What it takes up now, at least as much.
+    pub held_bytes: usize,
 }
 
 /// The prefix as one worker runs it.
@@ -61,10 +63,15 @@ impl Prefix {
         self.set_keys(&mut batch, &mut out);
         batch.number();
         if !self.topology.has_lanes() {
+            let dead = out.dead;
             send_main(&batch, Origins::Source, &self.routes, &mut out);
+            batch.tail.dead += u32::try_from(out.dead - dead).unwrap_or(u32::MAX);
         }
         out.sort_by_offset();
-        Prepared { partition: raw.partition, sequence, batch, out, raw_bytes: raw.data.len() }
+        let raw_bytes = raw.held_bytes();
+        let rows_bytes = batch.len() * size_of::<Row>();
+        let held_bytes = raw_bytes.max(batch.frame.size_bytes() + rows_bytes + out.size_bytes());
+        Prepared { partition: raw.partition, sequence, batch, out, raw_bytes, held_bytes }
     }
 
     fn decode(&self, raw: &RawBatch, out: &mut Outbox) -> Batch {
@@ -134,6 +141,7 @@ impl Prefix {
         let mut rows = Vec::with_capacity(batch.len());
         let mut leaving = Leaving::new();
         let mut failures = failed.iter().peekable();
+        let mut ordinals = Ordinals::default();
         for index in 0..batch.len() {
             let mut row = batch.rows[index];
             let Some((_, kind, reason)) = failures.next_if(|(i, ..)| *i == index) else {
@@ -150,7 +158,7 @@ impl Prefix {
                     &self.routes,
                     &why,
                     Buried::Message(message),
-                    &Origins::Source.id(&row).left_at(stage),
+                    &Origins::Source.id(&row).left_at(stage, ordinals.of(&row)),
                 );
             }
             leaving.leave(&row, message.timestamp(), dropped, !dropped);
@@ -174,7 +182,7 @@ impl Prefix {
             &self.routes,
             &why,
             what,
-            &OutputId::Message { partition, offset, index: 0, stage: "source" },
+            &OutputId::Message { partition, offset, index: 0, emit: 0, left_at: "source" },
         );
     }
 }

@@ -4,7 +4,7 @@ use wasmill_frame::{Edit, EditsWriter};
 
 use crate::aggregate::{Aggregator, Item, Unfolded};
 use crate::batch::Batch;
-use crate::guest::{CallError, PluginRef};
+use crate::guest::PluginRef;
 use crate::hash::KeyMap;
 use crate::key::key_group;
 use crate::output::{Outbox, Routes};
@@ -98,11 +98,12 @@ impl Running {
                 slot.accumulator = accumulator;
             }
         }
-        answers.extend(
-            unfolded
-                .into_iter()
-                .map(|u| Answer::Failed { index: u.index, error: CallError::Refused(u.reason) }),
-        );
+        answers.extend(unfolded.into_iter().map(|u| Answer::Failed {
+            index: u.index,
+            kind: u.kind,
+            reason: u.reason,
+            attempts: u.attempts,
+        }));
         apply(batch, &answers, &self.spec.name, self.aggregator.info(), origins, routes, out);
     }
 
@@ -135,6 +136,9 @@ impl Running {
         }
         let mut edits = EditsWriter::new(batch.len());
         let kind = format!("{}.running", self.spec.name);
+        for failed in &unfolded {
+            values[failed.index] = None;
+        }
         for (index, value) in values.into_iter().enumerate() {
             match value {
                 Some(Ok(value)) => {

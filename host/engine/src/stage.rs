@@ -6,15 +6,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use wasmill_frame::{Edit, Edits, FrameBuf, MetaKind};
 
-use crate::batch::{Batch, Leaving, Passed, Row};
+use crate::batch::{Batch, Leaving, Ordinals, Passed, Row};
 use crate::dead_letter::{Buried, DeadLetter};
 use crate::guest::{CallContext, CallError, Guest, GuestInfo, HostFault, MessageFacts, PluginRef, Trial};
 use crate::output::{Outbox, OutputId, Routes};
 use crate::plugin_state::{PluginState, StateHandle};
 use crate::time::TIMESTAMP_NONE;
 
-/// The most messages that a plugin may emit, on average over a batch, for each that it is given.
+/// The most messages that one call of a plugin may emit for one message.
 pub const EMITS_PER_MESSAGE_MAX: usize = 1_000;
+/// The most bytes that the copies among them may have together: a copy costs the plugin nothing, the sinks
+/// its whole size.
+pub const EMITTED_BYTES_PER_MESSAGE_MAX: usize = 16 << 20;
 
 /// Which interface of the plugin a stage calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +72,8 @@ impl<'a> Origins<'a> {
                 partition: row.partition,
                 offset: row.offset,
                 index: row.index,
-                stage: "",
+                emit: row.emit,
+                left_at: "",
             },
             Self::Windows(firings) => {
                 let f = &firings[usize::try_from(row.offset).unwrap_or(usize::MAX)];
@@ -79,7 +83,8 @@ impl<'a> Origins<'a> {
                     start: f.start,
                     end: f.end,
                     revision: f.revision,
-                    index: row.index,
+                    emit: row.emit,
+                    left_at: "",
                 }
             }
         }
@@ -124,17 +129,17 @@ impl Stage {
 
     /// Asks the plugin about a range of the batch; halves it until what fails stands alone.
     fn ask(&mut self, batch: &Batch, range: Range<usize>, origins: Origins<'_>, answers: &mut Vec<Answer>) {
-        let error = match self.call(batch, &range, origins, Trial::Batch) {
-            Ok(bytes) => return answers.push(Answer::Edits { range, bytes }),
-            Err(error) => error,
-        };
+        if let Ok(bytes) = self.call(batch, &range, origins, Trial::Batch) {
+            return answers.push(Answer::Edits { range, bytes });
+        }
         if range.len() == 1 {
             // A batch's failure convicts nobody: the verdict is given on a fresh instance, under fuel.
             return answers.push(match self.call(batch, &range, origins, Trial::Verdict) {
                 Ok(bytes) => Answer::Edits { range, bytes },
-                Err(CallError::Host(text)) => std::panic::panic_any(HostFault(text)),
-                Err(CallError::Deadline { .. }) => Answer::Failed { index: range.start, error },
-                Err(verdict) => Answer::Failed { index: range.start, error: verdict },
+                Err(error) => {
+                    let (kind, reason) = verdict(error);
+                    Answer::Failed { index: range.start, kind, reason, attempts: 2 }
+                }
             });
         }
         let middle = range.start + range.len() / 2;
@@ -166,13 +171,28 @@ impl Stage {
             StageKind::Filter => self.guest.filter(frame.as_bytes(), &mut cx, trial),
         };
         let answer = answer.and_then(|bytes| {
-            check(&bytes, range.len(), self.spec.kind)?;
+            check(&bytes, range.len(), self.spec.kind, |i| batch.frame.get(range.start + i).arena_bytes())?;
             Ok(bytes)
         });
         if let Some(state) = &self.state {
             state.lock().unwrap_or_else(PoisonError::into_inner).end_call(answer.is_ok());
         }
         answer
+    }
+}
+
+/// The kind and text of a verdict. Neither a fault of the host nor a deadline convicts: both depend on the
+/// machine, and a replay would not repeat them.
+///
+/// # Panics
+/// With a [`HostFault`] where it was one of them.
+pub(crate) fn verdict(error: CallError) -> (&'static str, String) {
+    match error {
+        CallError::Host(text) => std::panic::panic_any(HostFault(text)),
+        CallError::Deadline { .. } => std::panic::panic_any(HostFault(format!(
+            "one message alone, with fuel to spare, {error}: the machine is overloaded"
+        ))),
+        error => (error.kind(), error.to_string()),
     }
 }
 
@@ -186,18 +206,17 @@ pub(crate) fn context(
 ) -> CallContext {
     let mut cx = CallContext::default();
     if info.needs_facts {
-        let mut ordinal = 0u32;
-        let mut last = None;
-        cx.facts.extend(range.map(|i| {
-            let row = &batch.rows[i];
+        // Counted over the whole batch: a part of it must not be told other numbers.
+        let mut ordinals = Ordinals::default();
+        let facts = batch.rows[..range.end].iter().enumerate().map(|(i, row)| {
             let time = batch.frame.get(i).timestamp();
-            ordinal = if last == Some(row.offset) { ordinal + 1 } else { 0 };
-            last = Some(row.offset);
+            let ordinal = ordinals.of(row);
             MessageFacts {
                 time: if time == TIMESTAMP_NONE { 0 } else { time },
                 seed: seed(stage, &origins.id(row), ordinal),
             }
-        }));
+        });
+        cx.facts.extend(facts.skip(range.start));
     }
     cx
 }
@@ -207,7 +226,8 @@ fn seed(stage: &str, id: &OutputId<'_>, ordinal: u32) -> u64 {
     let mut bytes = stage.as_bytes().to_vec();
     bytes.push(0);
     match id {
-        OutputId::Message { partition, offset, .. } => {
+        OutputId::Message { partition, offset, index, .. } => {
+            bytes.extend_from_slice(&index.to_le_bytes());
             bytes.extend_from_slice(&partition.source.to_le_bytes());
             bytes.extend_from_slice(&partition.partition.to_le_bytes());
             bytes.extend_from_slice(&offset.to_le_bytes());
@@ -233,24 +253,39 @@ fn slice(frame: &FrameBuf, range: Range<usize>) -> FrameBuf {
 }
 
 /// Checks an answer: its layout, and what the layout can't say: that a filter only filters, that JSON is
-/// JSON, that emits are bounded.
-pub(crate) fn check(bytes: &[u8], messages: usize, kind: StageKind) -> Result<(), CallError> {
-    let mut emits = 0;
+/// JSON, that what becomes of each message is bounded. `bytes_of` is the size of a message.
+pub(crate) fn check(
+    answer: &[u8],
+    messages: usize,
+    kind: StageKind,
+    bytes_of: impl Fn(usize) -> usize,
+) -> Result<(), CallError> {
+    let mut current = usize::MAX;
+    let (mut emits, mut bytes) = (0, 0);
     let mut wrong = None;
-    Edits::parse_each(bytes, messages, |_, edit| {
+    Edits::parse_each(answer, messages, |index, edit| {
+        if index != current {
+            (current, emits, bytes) = (index, 0, 0);
+        }
         let found = match edit {
             Edit::Drop | Edit::Fail(_) => None,
             _ if kind == StageKind::Filter => Some("a filter may only drop or fail messages".to_owned()),
             Edit::SetMetadata { name, value, json: true } if !is_json(value) => {
                 Some(format!("metadata `{name}` is set to JSON that isn't"))
             }
-            Edit::Emit { .. } => {
+            Edit::Emit { copy } => {
                 emits += 1;
-                (emits > messages.saturating_mul(EMITS_PER_MESSAGE_MAX))
-                    .then(|| format!("more than {EMITS_PER_MESSAGE_MAX} messages emitted for each given"))
+                bytes += if copy { bytes_of(index) } else { 0 };
+                (emits > EMITS_PER_MESSAGE_MAX)
+                    .then(|| format!("more than {EMITS_PER_MESSAGE_MAX} messages emitted for one"))
             }
             _ => None,
         };
+        let found = found.or_else(|| {
+            (bytes > EMITTED_BYTES_PER_MESSAGE_MAX).then(|| {
+                format!("copies of more than {EMITTED_BYTES_PER_MESSAGE_MAX} bytes emitted for one message")
+            })
+        });
         wrong = wrong.take().or(found);
     })
     .map_err(|m| CallError::Answer(m.to_string()))?;
@@ -275,8 +310,12 @@ pub(crate) enum Answer {
     Failed {
         /// Which.
         index: usize,
+        /// The error's kind, as metrics label it.
+        kind: &'static str,
         /// Why.
-        error: CallError,
+        reason: String,
+        /// How often it was tried.
+        attempts: u32,
     },
 }
 
@@ -285,7 +324,7 @@ enum Fate<'a> {
     Keep,
     Drop,
     Route(&'a str),
-    Fail(&'static str, &'a str),
+    Fail { kind: &'static str, reason: &'a str, attempts: u32 },
 }
 
 /// Applies answers, which stand in the messages' order and cover the batch, and takes out what leaves.
@@ -301,16 +340,11 @@ pub(crate) fn apply(
     let messages = batch.len();
     let mut fates: Vec<(usize, Fate<'_>)> = Vec::new();
     let mut emitted: Vec<(usize, usize)> = Vec::new(); // (behind which message, place in the frame)
-    let errors: Vec<String> = answers
-        .iter()
-        .map(|a| match a {
-            Answer::Failed { error, .. } => error.to_string(),
-            Answer::Edits { .. } => String::new(),
-        })
-        .collect();
-    for (answer, error) in answers.iter().zip(&errors) {
+    for answer in answers {
         match answer {
-            Answer::Failed { index, error: e } => fates.push((*index, Fate::Fail(e.kind(), error))),
+            Answer::Failed { index, kind, reason, attempts } => {
+                fates.push((*index, Fate::Fail { kind, reason, attempts: *attempts }));
+            }
             Answer::Edits { range, bytes } => {
                 let edits = Edits::open(bytes);
                 let mut current = None;
@@ -326,7 +360,9 @@ pub(crate) fn apply(
                     match edit {
                         Edit::Drop => fates.push((target, Fate::Drop)),
                         Edit::Output(name) => fates.push((target, Fate::Route(name))),
-                        Edit::Fail(reason) => fates.push((target, Fate::Fail("error", reason))),
+                        Edit::Fail(reason) => {
+                            fates.push((target, Fate::Fail { kind: "error", reason, attempts: 1 }));
+                        }
                         Edit::Emit { copy } => {
                             if let Some(original) = &original {
                                 batch.frame.push_record(original);
@@ -347,11 +383,12 @@ pub(crate) fn apply(
     if fates.is_empty() && emitted.is_empty() {
         return;
     }
-    rebuild(batch, &mut fates, &emitted, |batch, index, row, fate| {
-        let id = origins.id(row).left_at(stage);
+    // A bisected scan's answers may each add messages behind any of the frame's.
+    emitted.sort_by_key(|(behind, _)| *behind);
+    rebuild(batch, &mut fates, &emitted, |batch, index, (row, ordinal), fate| {
+        let id = origins.id(row).left_at(stage, ordinal);
         let message = batch.frame.get(index);
-        let bury = |out: &mut Outbox, kind, reason: &str| {
-            let attempts = if kind == "error" { 1 } else { 2 };
+        let bury = |out: &mut Outbox, kind, reason: &str, attempts| {
             let why = DeadLetter { reason, kind, stage, plugin: Some(plugin), attempts };
             out.bury(routes, &why, Buried::Message(message), &id);
         };
@@ -359,9 +396,9 @@ pub(crate) fn apply(
         match fate {
             Fate::Route(name) => match routes.named(name) {
                 Ok(sinks) => out.send(routes, sinks, message, &id),
-                Err(reason) => bury(out, "error", &reason),
+                Err(reason) => bury(out, "error", &reason, 1),
             },
-            Fate::Fail(kind, reason) => bury(out, kind, reason),
+            Fate::Fail { kind, reason, attempts } => bury(out, kind, reason, *attempts),
             Fate::Keep | Fate::Drop => {}
         }
         out.dead > dead
@@ -397,7 +434,7 @@ fn rebuild<'a>(
     batch: &mut Batch,
     fates: &mut [(usize, Fate<'a>)],
     emitted: &[(usize, usize)],
-    mut leave: impl FnMut(&Batch, usize, &Row, &Fate<'a>) -> bool,
+    mut leave: impl FnMut(&Batch, usize, (&Row, u32), &Fate<'a>) -> bool,
 ) {
     let messages = batch.len();
     let total = messages + emitted.len();
@@ -410,8 +447,7 @@ fn rebuild<'a>(
     let mut rows = Vec::with_capacity(total);
     let mut leaving = Leaving::new();
     let mut emits = emitted.iter().peekable();
-    let mut last = None;
-    let mut ordinal = 0u32;
+    let mut ordinals = Ordinals::default();
     for message in 0..messages {
         let behind = std::iter::from_fn(|| emits.next_if(|(m, _)| *m == message).map(|(_, place)| *place));
         for place in std::iter::once(message).chain(behind) {
@@ -420,9 +456,7 @@ fn rebuild<'a>(
                 row.own = Passed::NONE;
                 row.passed = Passed::NONE;
             }
-            ordinal = if last == Some(row.offset) { ordinal + 1 } else { 0 };
-            last = Some(row.offset);
-            row.index = ordinal;
+            let ordinal = ordinals.of(&row);
             if matches!(fate[place], Fate::Keep) {
                 leaving.stay(&mut row);
                 order.push(place);
@@ -431,7 +465,7 @@ fn rebuild<'a>(
             }
             let time = batch.frame.get(place).timestamp();
             let dropped = matches!(fate[place], Fate::Drop);
-            let dead = leave(batch, place, &row, fate[place]);
+            let dead = leave(batch, place, (&row, ordinal), fate[place]);
             // TIMESTAMP_NONE is START: no event time, no progress.
             leaving.leave(&row, time, dropped, dead);
         }

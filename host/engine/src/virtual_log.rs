@@ -42,7 +42,7 @@ pub(crate) struct Queue {
 struct Ready {
     batch: Batch,
     out: Outbox,
-    raw_bytes: usize,
+    held_bytes: usize,
     /// Whether what left before the message at the cursor is counted already.
     counted: bool,
 }
@@ -95,7 +95,7 @@ pub(crate) struct VirtualLog {
     hold_until: Vec<Reached>,
     beside: Beside,
     beside_bytes: usize,
-    /// Raw bytes of batches put away, by partition, since somebody asked.
+    /// Bytes of batches put away, by partition, since somebody asked.
     freed: Vec<(PartitionId, usize)>,
     waiting_bytes: usize,
 }
@@ -111,13 +111,16 @@ impl VirtualLog {
         let queues = positions
             .into_iter()
             .map(|(id, p)| {
+                // A partition that had ended and sends more all the same opens no closed window again.
+                let more = p.progress == Progress::Ended && closing != END;
+                let stream_time = if more { p.stream_time.max(closing) } else { p.stream_time };
                 let queue = Queue {
                     incarnation: p.incarnation,
                     batches: VecDeque::new(),
                     cursor: 0,
-                    stream_time: p.stream_time,
+                    stream_time,
                     next: p.offset,
-                    released: p.stream_time,
+                    released: stream_time,
                     // That it had ended says its reader again; until then it may still have something to send.
                     progress: if p.progress == Progress::Ended { Progress::Live } else { p.progress },
                     skip: (p.index > 0).then_some((p.offset, p.index)),
@@ -148,7 +151,7 @@ impl VirtualLog {
         self.closing
     }
 
-    /// Raw bytes of batches that are not wholly released.
+    /// Bytes of batches that are not wholly released.
     pub fn waiting_bytes(&self) -> usize {
         self.waiting_bytes
     }
@@ -158,7 +161,7 @@ impl VirtualLog {
         self.beside_bytes
     }
 
-    /// The raw bytes of batches that were put away since the last call: their readers may read as much.
+    /// The bytes of batches that were put away since the last call: their readers may read as much.
     pub fn take_freed(&mut self) -> Vec<(PartitionId, usize)> {
         std::mem::take(&mut self.freed)
     }
@@ -172,7 +175,7 @@ impl VirtualLog {
     }
 
     /// Stamps a batch and puts it behind its partition's others.
-    pub fn push(&mut self, mut batch: Batch, out: Outbox, raw_bytes: usize) {
+    pub fn push(&mut self, mut batch: Batch, out: Outbox, held_bytes: usize) {
         let partition = batch.partition;
         let Some(queue) = self.queues.get_mut(&partition) else { return };
         queue.skip_restored(&mut batch);
@@ -184,8 +187,8 @@ impl VirtualLog {
             row.stamp = queue.stream_time;
         }
         queue.stream_time = queue.stream_time.max(batch.tail.time);
-        self.waiting_bytes += raw_bytes;
-        queue.batches.push_back(Ready { batch, out, raw_bytes, counted: false });
+        self.waiting_bytes += held_bytes;
+        queue.batches.push_back(Ready { batch, out, held_bytes, counted: false });
         self.arrivals.push_back(partition);
         self.finish_batches(partition);
     }
@@ -256,7 +259,7 @@ impl VirtualLog {
             let rows = &ready.batch.rows[cursor..end];
             end = cursor + rows.partition_point(|r| (r.stamp, partition) < bound);
         }
-        let mut bytes = ready.raw_bytes;
+        let mut bytes = ready.held_bytes;
         let mut whole = cursor == 0 && end == ready.batch.len();
         if !whole || bytes > bytes_max {
             let mut last = cursor;
@@ -314,10 +317,13 @@ impl VirtualLog {
             queue.next = ready.batch.next;
             queue.released = queue.released.max(ready.batch.tail.time);
             self.beside.passed.add(ready.batch.tail);
-            self.beside_bytes += ready.out.size_bytes();
-            self.beside.out.push(ready.out);
-            self.waiting_bytes -= ready.raw_bytes;
-            self.freed.push((partition, ready.raw_bytes));
+            let bytes = ready.out.size_bytes();
+            if bytes > 0 {
+                self.beside_bytes += bytes;
+                self.beside.out.push(ready.out);
+            }
+            self.waiting_bytes -= ready.held_bytes;
+            self.freed.push((partition, ready.held_bytes));
             if let Some(at) = self.arrivals.iter().position(|p| *p == partition) {
                 self.arrivals.remove(at);
             }

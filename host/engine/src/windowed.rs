@@ -181,7 +181,7 @@ impl Windowed {
             }
             Late::Output(name) => match routes.named(name) {
                 Ok(sinks) => {
-                    let id = Origins::Source.id(row).left_at(&self.spec.name);
+                    let id = Origins::Source.id(row).left_at(&self.spec.name, ordinal(batch, index));
                     out.send(routes, sinks, batch.frame.get(index), &id);
                 }
                 Err(reason) => self.bury(batch, index, "late", &reason, 1, routes, out),
@@ -208,7 +208,7 @@ impl Windowed {
             plugin: of_plugin.then(|| self.aggregator.info()),
             attempts,
         };
-        let id = Origins::Source.id(&batch.rows[index]).left_at(&self.spec.name);
+        let id = Origins::Source.id(&batch.rows[index]).left_at(&self.spec.name, ordinal(batch, index));
         out.bury(routes, &why, Buried::Message(batch.frame.get(index)), &id);
     }
 
@@ -234,7 +234,7 @@ impl Windowed {
                 }
             }
             for some in over.chunks(FINISH_WINDOWS_MAX) {
-                let (batch, firings) = self.finish(end, some, stream_time, routes, out);
+                let (batch, firings) = self.finish(end, some, routes, out);
                 pass_on(batch, &firings, out);
             }
         }
@@ -244,7 +244,6 @@ impl Windowed {
         &mut self,
         end: i64,
         windows: &[(Box<[u8]>, Slot)],
-        stream_time: i64,
         routes: &Routes,
         out: &mut Outbox,
     ) -> (Batch, Vec<Firing>) {
@@ -279,7 +278,8 @@ impl Windowed {
                         firings.len() as u64,
                     );
                     if let Some(row) = batch.rows.last_mut() {
-                        row.stamp = stream_time;
+                        // The moment at which it closes, wherever stream time was seen to have passed it.
+                        row.stamp = end.saturating_add(self.spec.allowed_lateness_ms);
                     }
                     firings.push(Firing {
                         stage: Arc::clone(&self.spec.name),
@@ -297,8 +297,15 @@ impl Windowed {
                         plugin: Some(self.aggregator.info()),
                         attempts: 2,
                     };
-                    let id =
-                        OutputId::Window { stage: &self.spec.name, key, start, end, revision: 0, index: 0 };
+                    let id = OutputId::Window {
+                        stage: &self.spec.name,
+                        key,
+                        start,
+                        end,
+                        revision: 0,
+                        emit: 0,
+                        left_at: &self.spec.name,
+                    };
                     out.bury(routes, &why, Buried::Bytes(key), &id);
                 }
             }
@@ -323,6 +330,13 @@ impl Windowed {
     pub fn open(&self) -> usize {
         self.windows.values().map(KeyMap::len).sum()
     }
+}
+
+/// Which of the results of the same message of the source a message is.
+fn ordinal(batch: &Batch, index: usize) -> u32 {
+    let of = |i: usize| (batch.rows[i].partition, batch.rows[i].offset, batch.rows[i].index);
+    let before = (0..index).rev().take_while(|i| of(*i) == of(index)).count();
+    u32::try_from(before).unwrap_or(u32::MAX)
 }
 
 /// A key as the payload of a firing shows it.

@@ -242,7 +242,7 @@ impl Driver {
                     offsets: vec![Vec::new(); sinks],
                     ..Outbox::default()
                 };
-                Prepared { partition: id, sequence, batch, out, raw_bytes: 0 }
+                Prepared { partition: id, sequence, batch, out, raw_bytes: 0, held_bytes: 0 }
             }
         })
     }

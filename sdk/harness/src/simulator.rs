@@ -94,6 +94,23 @@ pub struct Outcome {
     pub crashes: usize,
     /// Outputs that left twice with the same id and other bytes: always a defect.
     pub contradictions: Vec<(Output, Output)>,
+    /// Outputs that left before a crash and were never committed, or whose id two committed outputs share:
+    /// a sink that refuses repeats would hold too much, or too little.
+    pub strays: Vec<Output>,
+}
+
+impl Outcome {
+    /// Whether a sink that refuses repeats, and one that takes back what is not committed, would hold the
+    /// same.
+    ///
+    /// # Errors
+    /// What contradicts what, or is held by one of them alone.
+    pub fn check(&self) -> Result<(), String> {
+        if let Some((before, after)) = self.contradictions.first() {
+            return Err(format!("{before:?}\ncame again as {after:?}"));
+        }
+        self.strays.first().map_or(Ok(()), |stray| Err(format!("{stray:?} is out once too often")))
+    }
 }
 
 struct World {
@@ -159,6 +176,15 @@ pub fn run(scenario: &Scenario, chaos: Chaos, seed: u64) -> Outcome {
             }
             Step::Done => break,
         }
+    }
+    for (seen, committed) in world.seen.iter_mut().zip(&world.outcome.committed) {
+        for output in committed {
+            // Taken out once: what two committed outputs share, or nobody committed, is left over.
+            if seen.remove(&output.id).is_none() {
+                world.outcome.strays.push(output.clone());
+            }
+        }
+        world.outcome.strays.extend(std::mem::take(seen).into_values());
     }
     world.outcome
 }

@@ -95,6 +95,21 @@ fn odd_transform() -> Arc<StageSpec> {
     Arc::new(StageSpec { name: "odd".into(), kind: StageKind::Transform, plugin })
 }
 
+/// Drops a firing and emits three in its place; one leaves by the output `side`.
+fn every_firing_thrice() -> Arc<StageSpec> {
+    let plugin = native::transform("thrice", |index, _, edits, _| {
+        edits.push(index, Edit::Drop);
+        for kind in ["one", "two", "three"] {
+            edits.push(index, Edit::Emit { copy: true });
+            edits.push(index, Edit::Kind(kind));
+        }
+        edits.push(index, Edit::Emit { copy: true });
+        edits.push(index, Edit::Output("side"));
+        Ok(())
+    });
+    Arc::new(StageSpec { name: "thrice".into(), kind: StageKind::Transform, plugin })
+}
+
 fn drop_filter() -> Arc<StageSpec> {
     let plugin = native::filter("drop", |m| m.kind() != "drop");
     Arc::new(StageSpec { name: "drop".into(), kind: StageKind::Filter, plugin })
@@ -257,7 +272,7 @@ fn windows_are_a_pure_function_of_the_logs() {
         }
         aside.sort();
         assert_eq!(ids(&outcome.committed[2]), aside, "seed {seed}: named output");
-        assert!(outcome.contradictions.is_empty(), "seed {seed}: {:?}", outcome.contradictions);
+        assert_eq!(outcome.check(), Ok(()), "seed {seed}");
     }
     assert!(crashes as u64 > seeds() / 2, "the simulator hardly crashed: {crashes}");
     assert!(late_in_all > 0, "no message was ever late");
@@ -287,7 +302,7 @@ fn running_aggregates_in_log_order_are_a_pure_function_of_the_logs() {
             found.entry(key).or_default().push(message["metadata"]["scan"].as_str().unwrap().to_owned());
         }
         assert_eq!(found, expected, "seed {seed}");
-        assert!(outcome.contradictions.is_empty(), "seed {seed}: {:?}", outcome.contradictions);
+        assert_eq!(outcome.check(), Ok(()), "seed {seed}");
     }
 }
 
@@ -298,7 +313,7 @@ fn without_a_stateful_stage_each_partition_keeps_its_order_and_nothing_is_lost()
         let logs = random_logs(&mut random, 150);
         let scenario = scenario(topology(Vec::new(), Order::Log), &logs);
         let outcome = run(&scenario, Chaos::WILD, seed);
-        assert!(outcome.contradictions.is_empty(), "seed {seed}: {:?}", outcome.contradictions);
+        assert_eq!(outcome.check(), Ok(()), "seed {seed}");
 
         // Partitions may mix; within one, the order of the log is kept.
         let id_of = |o: &Output| {
@@ -322,6 +337,40 @@ fn without_a_stateful_stage_each_partition_keeps_its_order_and_nothing_is_lost()
 }
 
 #[test]
+fn stages_behind_the_key_by_give_each_result_an_id_of_its_own() {
+    for seed in 0..seeds() {
+        let mut random = Seeded::new(seed ^ 0x177);
+        let logs = random_logs(&mut random, 250);
+        let with_windows = random.chance(500);
+        let mut keyed = vec![KeyedSpec::Stage(odd_transform()), KeyedSpec::Stage(odd_transform())];
+        if with_windows {
+            keyed.push(KeyedSpec::Window(WindowSpec {
+                name: "w".into(),
+                plugin: list_of_ids(false, None),
+                window: Tumbling::new(7).unwrap(),
+                allowed_lateness_ms: 3,
+                late: Late::Output("side".into()),
+                compound_key: false,
+            }));
+            keyed.push(KeyedSpec::Stage(every_firing_thrice()));
+        }
+        let scenario = scenario(topology(keyed, Order::Log), &logs);
+        let outcome = run(&scenario, Chaos::WILD, seed);
+        assert_eq!(outcome.check(), Ok(()), "seed {seed}");
+        let calm = run(&scenario, Chaos::CALM, seed);
+        let sorted = |outputs: &[Output]| {
+            let mut outputs = outputs.to_vec();
+            outputs.sort();
+            outputs
+        };
+        for (wild, calm) in outcome.committed.iter().zip(&calm.committed) {
+            assert_eq!(sorted(wild), sorted(calm), "seed {seed}: chaos changed an output or its id");
+        }
+        assert_eq!(outcome.counts, calm.counts, "seed {seed}");
+    }
+}
+
+#[test]
 fn arrival_order_never_contradicts_an_output_that_is_out() {
     for seed in 0..seeds() {
         let mut random = Seeded::new(seed ^ 0xC33);
@@ -329,7 +378,7 @@ fn arrival_order_never_contradicts_an_output_that_is_out() {
         let spec = RunningSpec { name: "r".into(), plugin: list_of_ids(true, None), compound_key: false };
         let scenario = scenario(topology(vec![KeyedSpec::Running(spec)], Order::Arrival), &logs);
         let outcome = run(&scenario, Chaos::WILD, seed);
-        assert!(outcome.contradictions.is_empty(), "seed {seed}: {:?}", outcome.contradictions);
+        assert_eq!(outcome.check(), Ok(()), "seed {seed}");
 
         // The same messages as in log order, each once, each partition's in its order, in some interleaving.
         let all = virtual_log(&logs);
@@ -366,7 +415,7 @@ fn idle_marks_are_committed_facts() {
         let chaos = Chaos { idle_per_mille: 400, ..Chaos::WILD };
         let topology = Topology { idle_marks: true, ..topology(vec![window], Order::Log) };
         let outcome = run(&scenario(topology, &logs), chaos, seed);
-        assert!(outcome.contradictions.is_empty(), "seed {seed}: {:?}", outcome.contradictions);
+        assert_eq!(outcome.check(), Ok(()), "seed {seed}");
         let in_windows: usize = payloads(&outcome.committed[0])
             .iter()
             .map(|p| p["value"].as_str().unwrap().matches(',').count())

@@ -193,14 +193,17 @@ fn refuse_grown(
 ) -> anyhow::Result<()> {
     let windows = topology.keyed.iter().any(|k| matches!(k, KeyedSpec::Window(_)));
     let Some(checkpoint) = checkpoint.filter(|c| windows && c.stream_time == END) else { return Ok(()) };
-    for (id, position) in &checkpoint.positions {
-        let Some((partition, Some(extent))) = found.iter().find(|(f, _)| f.id == *id) else { continue };
-        if position.progress == Progress::Ended && *extent > position.offset {
-            return Err(outside(format!(
-                "{} has grown since its end was reached and all windows were closed; what was added would be late for every window. Run with --reset to process all of it again, or give what was added a pipeline of its own",
-                partition.name
-            )));
-        }
+    for (partition, extent) in found {
+        let position = checkpoint.positions.iter().find(|(id, _)| *id == partition.id).map(|(_, p)| p);
+        let what = match position {
+            None => "is new",
+            Some(p) if p.progress == Progress::Ended && extent.is_some_and(|e| e > p.offset) => "has grown",
+            Some(_) => continue,
+        };
+        return Err(outside(format!(
+            "{} {what} since the pipeline came to the end of its sources and closed all windows: its messages would be late for every window. Run with --reset to process everything again, or give it a pipeline of its own",
+            partition.name
+        )));
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use wasmill_connect::{ConnectorError, Source};
 use wasmill_engine::commit::Commit;
 use wasmill_engine::state::{StateStore, StoreError};
 
+use super::alarm::Alarm;
 use super::assemble::NamedSink;
 use super::coordinate::Event;
 use super::health::Health;
@@ -55,6 +56,7 @@ macro_rules! persist {
 impl Committer {
     /// Commits what comes until nobody sends any more; answers itself, for the end.
     pub async fn run(mut self, mut commits: UnboundedReceiver<Commit>) -> Self {
+        let _alarm = Alarm::new("the committer", &self.events);
         while let Some(commit) = commits.recv().await {
             let epoch = commit.checkpoint.epoch;
             let since = Instant::now();

@@ -31,7 +31,9 @@ pub(super) enum Event {
     /// A lane has taken in so many bytes, and so many wait in it for the next barrier.
     LaneDone { lane: usize, bytes: usize, waiting_bytes: usize },
     /// A lane has handed its part of an epoch over.
-    LaneEpoch(Epoch, LaneEpoch),
+    LaneEpoch(usize, Epoch, LaneEpoch),
+    /// A partition's source is away: that it is quiet says nothing.
+    Away(PartitionId),
     /// An epoch is committed.
     Committed(Epoch),
     /// Stop reading, drain, end.
@@ -90,6 +92,8 @@ struct Flow {
     epoch_since: Instant,
     /// When each partition was last heard of.
     heard: BTreeMap<PartitionId, Instant>,
+    /// How many batches of each partition the workers have.
+    unprepared: BTreeMap<PartitionId, usize>,
     stopping_since: Option<Instant>,
 }
 
@@ -109,6 +113,7 @@ impl Coordinate {
             epochs: 0,
             epoch_since: Instant::now(),
             heard: self.credits.keys().map(|id| (*id, Instant::now())).collect(),
+            unprepared: BTreeMap::new(),
             stopping_since: None,
         };
         loop {
@@ -126,13 +131,13 @@ impl Coordinate {
             self.call_idle(&flow);
             self.release(&mut flow);
             self.end_epoch_if_due(&mut flow);
-            self.give_credit_back();
+            self.give_credit_back(&flow);
             self.observed.flow(
                 self.coordinator.stream_time(),
                 self.coordinator.waiting_bytes() + flow.lane_bytes,
                 self.coordinator.waiting_for(),
             );
-            if let Some(ended) = self.has_ended(&flow) {
+            if let Some(ended) = self.has_ended(&flow)? {
                 return Ok(ended);
             }
             if let Some(since) = flow.stopping_since
@@ -152,6 +157,7 @@ impl Coordinate {
             Event::Raw(raw) => {
                 self.observed.read(raw.partition, raw.next, raw.records.len(), raw.data.len());
                 flow.heard.insert(raw.partition, Instant::now());
+                *flow.unprepared.entry(raw.partition).or_default() += 1;
                 let sequence = flow.sequences.entry(raw.partition).or_default();
                 flow.jobs += 1;
                 let job = (raw, *sequence);
@@ -161,6 +167,13 @@ impl Coordinate {
             }
             Event::Prepared(prepared) => {
                 flow.jobs -= 1;
+                if let Some(n) = flow.unprepared.get_mut(&prepared.partition) {
+                    *n -= 1;
+                }
+                flow.heard.insert(prepared.partition, Instant::now());
+                if let Some(credit) = self.credits.get(&prepared.partition) {
+                    credit.take(prepared.held_bytes - prepared.raw_bytes);
+                }
                 self.coordinator.accept(prepared);
             }
             Event::End(partition) => {
@@ -174,7 +187,12 @@ impl Coordinate {
                 flow.lane_inputs -= 1;
                 flow.lane_waiting[lane] = waiting_bytes;
             }
-            Event::LaneEpoch(epoch, part) => {
+            Event::Away(partition) => {
+                flow.heard.remove(&partition);
+            }
+            Event::LaneEpoch(lane, epoch, part) => {
+                // What it had waiting is in the part.
+                flow.lane_waiting[lane] = 0;
                 let commit = self.collector.lane(epoch, part);
                 self.hand_over(commit);
             }
@@ -199,7 +217,8 @@ impl Coordinate {
     /// open epoch fills, then nothing is released, then the readers' credit runs out.
     fn release(&mut self, flow: &mut Flow) {
         while flow.lane_bytes < self.bounds.lane_queue_bytes_max
-            && self.epoch_bytes(flow) < self.bounds.epoch_bytes_max
+            // A replay must come to where its epoch was, however many bytes that takes today.
+            && (!self.coordinator.can_barrier() || self.epoch_bytes(flow) < self.bounds.epoch_bytes_max)
         {
             let before = self.coordinator.epoch_bytes();
             let inputs = self.coordinator.release(RELEASE_BYTES);
@@ -220,7 +239,8 @@ impl Coordinate {
     fn call_idle(&mut self, flow: &Flow) {
         let Some(timeout) = self.bounds.idle_timeout else { return };
         for (partition, _) in self.coordinator.waiting_for() {
-            if flow.heard.get(&partition).is_some_and(|heard| heard.elapsed() >= timeout) {
+            let at_hand = flow.unprepared.get(&partition).is_some_and(|n| *n > 0);
+            if !at_hand && flow.heard.get(&partition).is_some_and(|heard| heard.elapsed() >= timeout) {
                 self.coordinator.idle(partition);
             }
         }
@@ -253,11 +273,16 @@ impl Coordinate {
 
     fn hand_over(&self, commit: Option<Commit>) {
         if let Some(commit) = commit {
+            // A committer that is gone has said why, by an event of its own.
             let _ = self.commits.send(commit);
         }
     }
 
-    fn give_credit_back(&mut self) {
+    fn give_credit_back(&mut self, flow: &Flow) {
+        // What left before the lanes waits for its commit too: no more is read while that is too much.
+        if self.epoch_bytes(flow) >= self.bounds.epoch_bytes_max && self.coordinator.can_barrier() {
+            return;
+        }
         for (partition, bytes) in self.coordinator.take_freed() {
             if let Some(credit) = self.credits.get(&partition) {
                 credit.give_back(bytes);
@@ -265,15 +290,22 @@ impl Coordinate {
         }
     }
 
-    fn has_ended(&self, flow: &Flow) -> Option<Ended> {
+    fn has_ended(&self, flow: &Flow) -> Result<Option<Ended>, String> {
         let drained = flow.readers == 0 && flow.jobs == 0 && flow.lane_inputs == 0 && flow.epochs == 0;
         let touched = self.coordinator.is_touched() || flow.lane_waiting.iter().any(|n| *n > 0);
+        if drained && !self.coordinator.can_barrier() {
+            // Half a replay can't be committed; stopped here, it is done again at the next start.
+            return match flow.stopping_since {
+                Some(_) => Ok(Some(Ended::Stopped)),
+                None => Err("the sources end before the point that an epoch had reached whose results may be out: they are not what they were. `wasmill reset` starts anew".to_owned()),
+            };
+        }
         if !drained || touched {
-            return None;
+            return Ok(None);
         }
         if self.coordinator.is_finished() {
-            return Some(Ended::Finished);
+            return Ok(Some(Ended::Finished));
         }
-        flow.stopping_since.map(|_| Ended::Stopped)
+        Ok(flow.stopping_since.map(|_| Ended::Stopped))
     }
 }

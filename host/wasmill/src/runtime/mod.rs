@@ -7,6 +7,7 @@
 //!                 committer task ─▶ sinks, store, sources
 //! ```
 
+mod alarm;
 mod assemble;
 mod commit;
 mod coordinate;
@@ -29,6 +30,7 @@ use crossbeam_channel::unbounded;
 use prometheus::Registry;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use wasmill_engine::prefix::Prefix;
 
 use crate::cli::{Exit, RunFailure, RunOptions, Runtime};
@@ -98,24 +100,25 @@ async fn run_all(pipelines: Vec<Pipeline>) -> anyhow::Result<Vec<Value>> {
             .await
             .map_err(|text| RunFailure { exit: Exit::Outside, text })?;
     }
-    let mut running = Vec::new();
-    for pipeline in pipelines {
+    let mut running = JoinSet::new();
+    for (number, pipeline) in pipelines.into_iter().enumerate() {
         let (pages, stopped) = (Arc::clone(&pages), stopped.clone());
-        running.push(tokio::spawn(async move { run_one(pipeline, pages, stopped).await }));
+        running.spawn(async move { (number, run_one(pipeline, pages, stopped).await) });
     }
-    let mut summaries = Vec::new();
+    let mut summaries = BTreeMap::new();
     let mut failure = None;
-    for task in running {
-        match task.await.context("a pipeline's task panicked")? {
-            Ok(summary) => summaries.push(summary),
-            Err(error) => {
+    while let Some(done) = running.join_next().await {
+        match done.context("a pipeline's task panicked")? {
+            (number, Ok(summary)) => drop(summaries.insert(number, summary)),
+            (_, Err(error)) => {
                 // One pipeline that can't go on ends the process: the others end in order first.
+                tracing::error!(%error, "a pipeline can't go on; the others are stopped");
                 stop.send_replace(true);
                 failure.get_or_insert(error);
             }
         }
     }
-    failure.map_or(Ok(summaries), Err)
+    failure.map_or_else(|| Ok(summaries.into_values().collect()), Err)
 }
 
 /// The first signal stops in order, the second at once.
@@ -222,9 +225,10 @@ async fn run_one(
     }
     let ended = ended.map_err(|text| RunFailure { exit: Exit::Failed, text: format!("{name}: {text}") })?;
     let committer = committer.await.context("the committer panicked")?;
-    committer
-        .close()
+    let timeout = pipeline.shutdown_timeout;
+    tokio::time::timeout(timeout, committer.close())
         .await
+        .unwrap_or_else(|_| Err(format!("the sinks could not be closed within {} s", timeout.as_secs())))
         .map_err(|text| RunFailure { exit: Exit::Outside, text: format!("{name}: {text}") })?;
     Ok(summary(&name, ended, &observed.snapshot()))
 }
@@ -252,7 +256,7 @@ async fn start_readers(
             reader,
             credit,
             batch_messages_max: pipeline.batch_size,
-            batch_bytes_max: POLL_BYTES_MAX,
+            batch_bytes_max: POLL_BYTES_MAX.min(share),
             events: events.clone(),
             stop: stop.clone(),
             health: Arc::clone(health),

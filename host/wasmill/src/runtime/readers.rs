@@ -8,6 +8,7 @@ use crossbeam_channel::Sender;
 use tokio::sync::{Notify, watch};
 use wasmill_connect::{ConnectorError, Polled, Reader};
 
+use super::alarm::Alarm;
 use super::coordinate::Event;
 use super::health::Health;
 use super::retry::Backoff;
@@ -35,7 +36,8 @@ impl Credit {
         }
     }
 
-    fn take(&self, bytes: usize) {
+    /// So many bytes more are on their way.
+    pub fn take(&self, bytes: usize) {
         self.used_bytes.fetch_add(bytes, Ordering::AcqRel);
     }
 
@@ -61,6 +63,7 @@ pub(super) struct ReaderTask {
 impl ReaderTask {
     /// Reads until the end, a fatal error, or the order to stop.
     pub async fn run(mut self) {
+        let _alarm = Alarm::new("a reader", &self.events);
         let mut stop = self.stop.clone();
         let last = tokio::select! {
             biased;
@@ -81,7 +84,7 @@ impl ReaderTask {
                         self.health.well(&self.name);
                     }
                     raw.partition = self.id;
-                    self.credit.take(raw.data.len());
+                    self.credit.take(raw.held_bytes());
                     if self.events.send(Event::Raw(raw)).is_err() {
                         return Event::ReaderStopped;
                     }
@@ -90,6 +93,9 @@ impl ReaderTask {
                 Err(ConnectorError::Fatal(text)) => return Event::Failed(text),
                 Err(ConnectorError::Disconnected { what, cause }) => {
                     self.health.ill(&self.name, &format!("{what}: {cause}"));
+                    if self.events.send(Event::Away(self.id)).is_err() {
+                        return Event::ReaderStopped;
+                    }
                     let wait: Duration = backoff.next();
                     tracing::warn!(source = %self.name, %what, %cause, again_in_ms = wait.as_millis() as u64, "the source is away");
                     tokio::time::sleep(wait).await;

@@ -95,7 +95,7 @@ impl Worker {
                 lane.process(input);
                 Event::LaneDone { lane: *number, bytes, waiting_bytes: lane.waiting_bytes() }
             }
-            LaneWork::Barrier(epoch) => Event::LaneEpoch(epoch, lane.barrier(epoch)),
+            LaneWork::Barrier(epoch) => Event::LaneEpoch(*number, epoch, lane.barrier(epoch)),
             LaneWork::Committed(epoch) => {
                 lane.committed(epoch);
                 return true;

@@ -87,7 +87,8 @@ pub fn stage(
         }
         stage.run(&mut messages, Origins::Source, &routes, &mut out);
         for i in 0..messages.len() {
-            let id = OutputId::Message { partition: PARTITION, offset: i as u64, index: 0, stage: "" };
+            let id =
+                OutputId::Message { partition: PARTITION, offset: i as u64, index: 0, emit: 0, left_at: "" };
             let mut encoded = EncodedBatch::default();
             JsonEncoder.encode(messages.frame.get(i), &id, &mut encoded)?;
             played.messages.extend(values(&encoded)?);
