@@ -385,9 +385,9 @@ pub(crate) fn apply(
     }
     // A bisected scan's answers may each add messages behind any of the frame's.
     emitted.sort_by_key(|(behind, _)| *behind);
-    rebuild(batch, &mut fates, &emitted, |batch, index, (row, ordinal), fate| {
+    rebuild(batch, &mut fates, &emitted, |frame, index, (row, ordinal), fate| {
         let id = origins.id(row).left_at(stage, ordinal);
-        let message = batch.frame.get(index);
+        let message = frame.get(index);
         let bury = |out: &mut Outbox, kind, reason: &str, attempts| {
             let why = DeadLetter { reason, kind, stage, plugin: Some(plugin), attempts };
             out.bury(routes, &why, Buried::Message(message), &id);
@@ -434,7 +434,7 @@ fn rebuild<'a>(
     batch: &mut Batch,
     fates: &mut [(usize, Fate<'a>)],
     emitted: &[(usize, usize)],
-    mut leave: impl FnMut(&Batch, usize, (&Row, u32), &Fate<'a>) -> bool,
+    mut leave: impl FnMut(&FrameBuf, usize, (&Row, u32), &Fate<'a>) -> bool,
 ) {
     let messages = batch.len();
     let total = messages + emitted.len();
@@ -444,14 +444,16 @@ fn rebuild<'a>(
         fate[*index] = f;
     }
     let mut order = Vec::with_capacity(total);
-    let mut rows = Vec::with_capacity(total);
+    // Nothing emitted, the usual case: rows only move towards the front, in place.
+    let mut rows = std::mem::take(&mut batch.rows);
+    let mut grown = Vec::with_capacity(if emitted.is_empty() { 0 } else { total });
     let mut leaving = Leaving::new();
     let mut emits = emitted.iter().peekable();
     let mut ordinals = Ordinals::default();
     for message in 0..messages {
         let behind = std::iter::from_fn(|| emits.next_if(|(m, _)| *m == message).map(|(_, place)| *place));
         for place in std::iter::once(message).chain(behind) {
-            let mut row = batch.rows[message];
+            let mut row = rows[message];
             if place != message {
                 row.own = Passed::NONE;
                 row.passed = Passed::NONE;
@@ -459,18 +461,23 @@ fn rebuild<'a>(
             let ordinal = ordinals.of(&row);
             if matches!(fate[place], Fate::Keep) {
                 leaving.stay(&mut row);
+                if emitted.is_empty() {
+                    rows[order.len()] = row;
+                } else {
+                    grown.push(row);
+                }
                 order.push(place);
-                rows.push(row);
                 continue;
             }
             let time = batch.frame.get(place).timestamp();
             let dropped = matches!(fate[place], Fate::Drop);
-            let dead = leave(batch, place, (&row, ordinal), fate[place]);
+            let dead = leave(&batch.frame, place, (&row, ordinal), fate[place]);
             // TIMESTAMP_NONE is START: no event time, no progress.
             leaving.leave(&row, time, dropped, dead);
         }
     }
     batch.tail = leaving.tail().and(batch.tail);
     batch.frame.arrange(&order);
-    batch.rows = rows;
+    rows.truncate(order.len());
+    batch.rows = if emitted.is_empty() { rows } else { grown };
 }

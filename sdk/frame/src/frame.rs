@@ -226,11 +226,20 @@ impl<'a> Frame<'a> {
 pub struct Record([u8; RECORD_BYTES]);
 
 /// A frame that its owner builds and changes in place.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct FrameBuf {
     bytes: Vec<u8>,
     arena_at: usize,
     count: usize,
+}
+
+impl Clone for FrameBuf {
+    /// Keeps the room too: a copy is made to be changed.
+    fn clone(&self) -> Self {
+        let mut bytes = Vec::with_capacity(self.bytes.capacity());
+        bytes.extend_from_slice(&self.bytes);
+        Self { bytes, arena_at: self.arena_at, count: self.count }
+    }
 }
 
 impl Default for FrameBuf {
@@ -491,6 +500,9 @@ impl FrameBuf {
             // In place: a message only ever moves towards the front.
             for (to, &from) in order.iter().enumerate() {
                 let at = self.record_at(from);
+                if to == from {
+                    continue;
+                }
                 self.bytes.copy_within(at..at + RECORD_BYTES, HEADER_BYTES + to * RECORD_BYTES);
             }
         } else {
