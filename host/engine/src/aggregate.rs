@@ -123,12 +123,13 @@ impl Aggregator {
         let frame = batch.frame.as_bytes();
         let (edits, blobs) = if answers.is_some() {
             let (edits, blobs) = self.guest.scan(frame, &writer.finish(), &mut cx, trial)?;
-            check(&edits, batch.len(), StageKind::Transform, |i| batch.frame.get(i).arena_bytes())?;
+            let bytes_of = |i: usize| batch.frame.get(i).arena_bytes();
+            let emits = check(&edits, batch.len(), StageKind::Transform, bytes_of)?;
             let asked = |index| items.binary_search_by_key(&index, |(i, _)| *i).is_ok();
             if Edits::open(&edits).iter().any(|(index, _)| !asked(index)) {
                 return Err(CallError::Answer("scan edited a message that is in no group".to_owned()));
             }
-            (Some(edits), blobs)
+            (Some((edits, emits)), blobs)
         } else {
             (None, self.guest.fold(frame, &writer.finish(), &mut cx, trial)?)
         };
@@ -143,8 +144,8 @@ impl Aggregator {
             reason,
             attempts: 1,
         }));
-        if let (Some(answers), Some(bytes)) = (answers, edits) {
-            answers.push(Answer::Edits { range: 0..batch.len(), bytes });
+        if let (Some(answers), Some((bytes, emits))) = (answers, edits) {
+            answers.push(Answer::Edits { range: 0..batch.len(), bytes, emits });
         }
         Ok(())
     }

@@ -62,15 +62,17 @@ pub(crate) struct Leaving {
     earlier: Passed,
     same: Passed,
     offset: Option<u64>,
+    any: bool,
 }
 
 impl Leaving {
     pub fn new() -> Self {
-        Self { earlier: Passed::NONE, same: Passed::NONE, offset: None }
+        Self { earlier: Passed::NONE, same: Passed::NONE, offset: None, any: false }
     }
 
     /// A message leaves; its own counts and what left before it go with it.
     pub fn leave(&mut self, row: &Row, time: i64, dropped: bool, dead: bool) {
+        self.any = true;
         self.turn(row.offset);
         self.earlier = self.earlier.and(row.passed);
         let (dropped, dead) = (u32::from(dropped), u32::from(dead));
@@ -79,6 +81,12 @@ impl Leaving {
 
     /// A message stays.
     pub fn stay(&mut self, row: &mut Row) {
+        if !self.any {
+            // The usual case: nothing has left since the last one that stayed.
+            self.offset = Some(row.offset);
+            return;
+        }
+        self.any = false;
         self.turn(row.offset);
         row.passed = std::mem::replace(&mut self.earlier, Passed::NONE).and(row.passed);
         row.own = std::mem::replace(&mut self.same, Passed::NONE).and(row.own);

@@ -154,7 +154,7 @@ impl Running {
                 None => {}
             }
         }
-        answers.push(Answer::Edits { range: 0..batch.len(), bytes: edits.finish() });
+        answers.push(Answer::Edits { range: 0..batch.len(), bytes: edits.finish(), emits: false });
         unfolded
     }
 

@@ -129,13 +129,13 @@ impl Stage {
 
     /// Asks the plugin about a range of the batch; halves it until what fails stands alone.
     fn ask(&mut self, batch: &Batch, range: Range<usize>, origins: Origins<'_>, answers: &mut Vec<Answer>) {
-        if let Ok(bytes) = self.call(batch, &range, origins, Trial::Batch) {
-            return answers.push(Answer::Edits { range, bytes });
+        if let Ok((bytes, emits)) = self.call(batch, &range, origins, Trial::Batch) {
+            return answers.push(Answer::Edits { range, bytes, emits });
         }
         if range.len() == 1 {
             // A batch's failure convicts nobody: the verdict is given on a fresh instance, under fuel.
             return answers.push(match self.call(batch, &range, origins, Trial::Verdict) {
-                Ok(bytes) => Answer::Edits { range, bytes },
+                Ok((bytes, emits)) => Answer::Edits { range, bytes, emits },
                 Err(error) => {
                     let (kind, reason) = verdict(error);
                     Answer::Failed { index: range.start, kind, reason, attempts: 2 }
@@ -153,7 +153,7 @@ impl Stage {
         range: &Range<usize>,
         origins: Origins<'_>,
         trial: Trial,
-    ) -> Result<Vec<u8>, CallError> {
+    ) -> Result<(Vec<u8>, bool), CallError> {
         let part;
         let frame = if range.len() == batch.len() {
             &batch.frame
@@ -171,8 +171,9 @@ impl Stage {
             StageKind::Filter => self.guest.filter(frame.as_bytes(), &mut cx, trial),
         };
         let answer = answer.and_then(|bytes| {
-            check(&bytes, range.len(), self.spec.kind, |i| batch.frame.get(range.start + i).arena_bytes())?;
-            Ok(bytes)
+            let bytes_of = |i: usize| batch.frame.get(range.start + i).arena_bytes();
+            let emits = check(&bytes, range.len(), self.spec.kind, bytes_of)?;
+            Ok((bytes, emits))
         });
         if let Some(state) = &self.state {
             state.lock().unwrap_or_else(PoisonError::into_inner).end_call(answer.is_ok());
@@ -253,13 +254,15 @@ fn slice(frame: &FrameBuf, range: Range<usize>) -> FrameBuf {
 }
 
 /// Checks an answer: its layout, and what the layout can't say: that a filter only filters, that JSON is
-/// JSON, that what becomes of each message is bounded. `bytes_of` is the size of a message.
+/// JSON, that what becomes of each message is bounded. `bytes_of` is the size of a message. Answers whether
+/// any message is emitted.
 pub(crate) fn check(
     answer: &[u8],
     messages: usize,
     kind: StageKind,
     bytes_of: impl Fn(usize) -> usize,
-) -> Result<(), CallError> {
+) -> Result<bool, CallError> {
+    let mut any_emit = false;
     let mut current = usize::MAX;
     let (mut emits, mut bytes) = (0, 0);
     let mut wrong = None;
@@ -274,6 +277,7 @@ pub(crate) fn check(
                 Some(format!("metadata `{name}` is set to JSON that isn't"))
             }
             Edit::Emit { copy } => {
+                any_emit = true;
                 emits += 1;
                 bytes += if copy { bytes_of(index) } else { 0 };
                 (emits > EMITS_PER_MESSAGE_MAX)
@@ -289,7 +293,7 @@ pub(crate) fn check(
         wrong = wrong.take().or(found);
     })
     .map_err(|m| CallError::Answer(m.to_string()))?;
-    wrong.map_or(Ok(()), |wrong| Err(CallError::Answer(wrong)))
+    wrong.map_or(Ok(any_emit), |wrong| Err(CallError::Answer(wrong)))
 }
 
 /// Whether bytes are one JSON value.
@@ -305,6 +309,8 @@ pub(crate) enum Answer {
         range: Range<usize>,
         /// The edits' bytes.
         bytes: Vec<u8>,
+        /// Whether any message is emitted.
+        emits: bool,
     },
     /// One message that it can't process.
     Failed {
@@ -345,7 +351,7 @@ pub(crate) fn apply(
             Answer::Failed { index, kind, reason, attempts } => {
                 fates.push((*index, Fate::Fail { kind, reason, attempts: *attempts }));
             }
-            Answer::Edits { range, bytes } => {
+            Answer::Edits { range, bytes, emits } => {
                 let edits = Edits::open(bytes);
                 let mut current = None;
                 let mut target = 0;
@@ -355,7 +361,8 @@ pub(crate) fn apply(
                     if current != Some(index) {
                         current = Some(index);
                         target = index;
-                        original = Some(batch.frame.record(index));
+                        // What an emitted copy copies: the message as it came, before it is changed.
+                        original = emits.then(|| batch.frame.record(index));
                     }
                     match edit {
                         Edit::Drop => fates.push((target, Fate::Drop)),
