@@ -3,7 +3,7 @@
 #![allow(unsafe_code, missing_docs, clippy::all)]
 
 pub mod imports {
-    wit_bindgen::generate!({ path: "../../wit/0.1.0", world: "imports" });
+    wit_bindgen::generate!({ path: "../../wit/0.1.0", world: "all-imports" });
 }
 
 macro_rules! exports {

@@ -83,7 +83,7 @@ fn a_typed_component_by_another_toolchain_gives_what_its_rust_twin_gives() {
         ));
     }
     place.file("input.jsonl", input);
-    // componentize-js keeps every import of the world, so its component needs every grant, and state a key.
+    // componentize-js keeps every import of its world: the contract's worlds have none that needs a grant.
     let run = |plugin: &str| {
         let spec = format!(
             "\
@@ -91,7 +91,7 @@ name: twin-{plugin}
 source: {{ file: {{ path: input.jsonl }} }}
 stages:
   - key_by: id
-  - transform: {{ plugin: {plugin}, name: twin, grants: [state, metrics, wall-clock] }}
+  - transform: {{ plugin: {plugin}, name: twin }}
 sinks:
   - file: {{ path: {plugin}-out }}
   - file: {{ path: {plugin}-alerts }}
