@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use wasmill_frame::Message;
 
-use crate::batch::{Batch, Leaving, Ordinals, Passed, Row};
+use crate::batch::{Batch, Passed, Row};
 use crate::dead_letter::{Buried, DeadLetter};
 use crate::input::RawBatch;
 use crate::key::{Found, OnNull};
 use crate::lane::send_main;
 use crate::output::{Outbox, OutputId, Routes};
 use crate::position::PartitionId;
-use crate::stage::{Origins, Stage, retime};
+use crate::stage::{Fate, LeavingAt, Origins, Stage, retime};
 use crate::time::{TIMESTAMP_NONE, timestamp_in_range};
 use crate::topology::{TimeSpec, Topology};
 
@@ -137,35 +137,13 @@ impl Prefix {
         if failed.is_empty() {
             return;
         }
-        let mut order = Vec::with_capacity(batch.len());
-        let mut rows = Vec::with_capacity(batch.len());
-        let mut leaving = Leaving::new();
-        let mut failures = failed.iter().peekable();
-        let mut ordinals = Ordinals::default();
-        for index in 0..batch.len() {
-            let mut row = batch.rows[index];
-            let Some((_, kind, reason)) = failures.next_if(|(i, ..)| *i == index) else {
-                leaving.stay(&mut row);
-                order.push(index);
-                rows.push(row);
-                continue;
-            };
-            let message = batch.frame.get(index);
-            let dropped = kind.is_empty();
-            if !dropped {
-                let why = DeadLetter { reason, kind, stage, plugin: None, attempts: 1 };
-                out.bury(
-                    &self.routes,
-                    &why,
-                    Buried::Message(message),
-                    &Origins::Source.id(&row).left_at(stage, ordinals.of(&row)),
-                );
-            }
-            leaving.leave(&row, message.timestamp(), dropped, !dropped);
-        }
-        batch.tail = leaving.tail().and(batch.tail);
-        batch.frame.arrange(&order);
-        batch.rows = rows;
+        let fate = |kind: &'static str, reason| match kind {
+            "" => Fate::Drop,
+            kind => Fate::Fail { kind, reason, attempts: 1 },
+        };
+        let fates: Vec<_> = failed.iter().map(|(index, kind, reason)| (*index, fate(kind, reason))).collect();
+        let leaving = LeavingAt { stage, plugin: None, origins: Origins::Source, routes: &self.routes };
+        leaving.take_out(batch, &fates, &[], out);
     }
 
     fn bury(

@@ -326,7 +326,7 @@ pub(crate) enum Answer {
 }
 
 /// What becomes of one message.
-enum Fate<'a> {
+pub(crate) enum Fate<'a> {
     Keep,
     Drop,
     Route(&'a str),
@@ -392,24 +392,46 @@ pub(crate) fn apply(
     }
     // A bisected scan's answers may each add messages behind any of the frame's.
     emitted.sort_by_key(|(behind, _)| *behind);
-    rebuild(batch, &mut fates, &emitted, |frame, index, (row, ordinal), fate| {
-        let id = origins.id(row).left_at(stage, ordinal);
-        let message = frame.get(index);
-        let bury = |out: &mut Outbox, kind, reason: &str, attempts| {
-            let why = DeadLetter { reason, kind, stage, plugin: Some(plugin), attempts };
-            out.bury(routes, &why, Buried::Message(message), &id);
-        };
-        let dead = out.dead;
-        match fate {
-            Fate::Route(name) => match routes.named(name) {
-                Ok(sinks) => out.send(routes, sinks, message, &id),
-                Err(reason) => bury(out, "error", &reason, 1),
-            },
-            Fate::Fail { kind, reason, attempts } => bury(out, kind, reason, *attempts),
-            Fate::Keep | Fate::Drop => {}
-        }
-        out.dead > dead
-    });
+    let leaving = LeavingAt { stage, plugin: Some(plugin), origins, routes };
+    leaving.take_out(batch, &fates, &emitted, out);
+}
+
+/// Where messages leave the main way.
+pub(crate) struct LeavingAt<'a> {
+    pub stage: &'a str,
+    pub plugin: Option<&'a GuestInfo>,
+    pub origins: Origins<'a>,
+    pub routes: &'a Routes,
+}
+
+impl LeavingAt<'_> {
+    /// Puts emitted messages in their places and takes out what leaves.
+    pub fn take_out(
+        &self,
+        batch: &mut Batch,
+        fates: &[(usize, Fate<'_>)],
+        emitted: &[(usize, usize)],
+        out: &mut Outbox,
+    ) {
+        rebuild(batch, fates, emitted, |frame, index, (row, ordinal), fate| {
+            let id = self.origins.id(row).left_at(self.stage, ordinal);
+            let message = frame.get(index);
+            let bury = |out: &mut Outbox, kind, reason: &str, attempts| {
+                let why = DeadLetter { reason, kind, stage: self.stage, plugin: self.plugin, attempts };
+                out.bury(self.routes, &why, Buried::Message(message), &id);
+            };
+            let dead = out.dead;
+            match fate {
+                Fate::Route(name) => match self.routes.named(name) {
+                    Ok(sinks) => out.send(self.routes, sinks, message, &id),
+                    Err(reason) => bury(out, "error", &reason, 1),
+                },
+                Fate::Fail { kind, reason, attempts } => bury(out, kind, reason, *attempts),
+                Fate::Keep | Fate::Drop => {}
+            }
+            out.dead > dead
+        });
+    }
 }
 
 /// Sets an event time in the form that the message's came in: the text is the encoder's to renew.
@@ -439,7 +461,7 @@ fn change(frame: &mut FrameBuf, target: usize, edit: Edit<'_>) {
 /// neither kept nor dropped, and answers whether it became a dead letter.
 fn rebuild<'a>(
     batch: &mut Batch,
-    fates: &mut [(usize, Fate<'a>)],
+    fates: &[(usize, Fate<'a>)],
     emitted: &[(usize, usize)],
     mut leave: impl FnMut(&FrameBuf, usize, (&Row, u32), &Fate<'a>) -> bool,
 ) {

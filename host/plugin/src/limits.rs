@@ -69,20 +69,3 @@ impl Default for Limits {
         }
     }
 }
-
-impl Limits {
-    /// The limits that a verdict depends on, as text: part of a pipeline's shape, so that a verdict
-    /// replays.
-    #[must_use]
-    pub fn shape(&self) -> String {
-        format!(
-            "fuel={} memory={} answer={} host-calls={} state={} stack={}",
-            self.fuel,
-            self.memory_bytes_max,
-            self.answer_bytes_max,
-            self.host_calls_max,
-            self.state_bytes_max,
-            self.stack_bytes_max
-        )
-    }
-}

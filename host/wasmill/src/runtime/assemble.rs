@@ -140,7 +140,7 @@ pub(super) fn reset(pipeline: &Pipeline) -> anyhow::Result<()> {
     if let Some(directory) = state_directory(pipeline) {
         DiskStore::reset_at(&directory).map_err(outside)?;
     }
-    for sink in pipeline.sinks.iter().map(|s| &s.connector).chain(dead_letter_spec(pipeline).as_ref()) {
+    for sink in pipeline.sinks.iter().map(|s| &s.connector).chain(&pipeline.dead_letter) {
         sink.reset().map_err(outside)?;
     }
     Ok(())
@@ -218,7 +218,7 @@ async fn open_sinks(
         let name = format!("{number}:{}", spec.connector.name());
         opened.push((name, takes, spec.connector.sink().map_err(outside)?));
     }
-    let dead_letters: Box<dyn Sink> = match dead_letter_spec(pipeline) {
+    let dead_letters: Box<dyn Sink> = match &pipeline.dead_letter {
         Some(spec) => spec.sink().map_err(outside)?,
         None => Box::new(DeadLetterLog),
     };
@@ -234,10 +234,6 @@ async fn open_sinks(
         sinks.push(NamedSink { name, sink });
     }
     Ok((sinks, routes))
-}
-
-fn dead_letter_spec(pipeline: &Pipeline) -> Option<spec::SinkSpec> {
-    pipeline.dead_letter.clone()
 }
 
 fn topology(pipeline: &Pipeline, sandbox: &Sandbox) -> anyhow::Result<Topology> {

@@ -155,7 +155,7 @@ impl Coordinate {
     fn take(&mut self, event: Event, flow: &mut Flow) -> Result<(), String> {
         match event {
             Event::Raw(raw) => {
-                self.observed.read(raw.partition, raw.next, raw.records.len(), raw.data.len());
+                self.observed.read(raw.records.len(), raw.data.len());
                 flow.heard.insert(raw.partition, Instant::now());
                 *flow.unprepared.entry(raw.partition).or_default() += 1;
                 let sequence = flow.sequences.entry(raw.partition).or_default();

@@ -64,9 +64,6 @@ impl Runtime for Threads {
     }
 
     fn reset(&self, pipeline: &Pipeline) -> anyhow::Result<()> {
-        // Sinks may need the runtime to take their files back.
-        let runtime = tokio_runtime()?;
-        let _entered = runtime.enter();
         assemble::reset(pipeline)
     }
 }

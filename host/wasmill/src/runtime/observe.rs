@@ -144,7 +144,7 @@ impl Observed {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn read(&self, _: PartitionId, _: u64, messages: usize, bytes: usize) {
+    pub fn read(&self, messages: usize, bytes: usize) {
         self.read.inc_by(messages as u64);
         self.read_bytes.inc_by(bytes as u64);
     }
