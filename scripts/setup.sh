@@ -3,9 +3,11 @@
 #
 #   scripts/setup.sh [build] [test] [lint]
 #
-# build: Rust and a C compiler, which links and compiles a part of wasmtime. test: python3 too, for the
-# oracles. lint: rustfmt and clippy too. System packages are installed on Debian and its kin only, as
-# root, or with sudo after asking on a terminal; elsewhere the script says what to install.
+# build: Rust, a C and a C++ compiler with make, which compile librdkafka and a part of wasmtime, and
+# OpenSSL's headers. test: python3 too, for the oracles; redis-server, and Java with Maven, which fetches
+# Kafka, for real servers; kcat, for a client that isn't ours. lint: rustfmt and clippy too. System
+# packages are installed on Debian and its kin only, as root, or with sudo after asking on a terminal;
+# elsewhere the script says what to install.
 # scripts/build-plugins.sh sees to the WebAssembly target by itself.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -25,12 +27,22 @@ want() {
 want cc gcc
 # A compiler alone is not enough: programs need the C library's own files.
 if has cc && ! echo 'int main(void){return 0;}' | cc -x c -o /dev/null - >/dev/null 2>&1; then missing+=(libc6-dev); fi
+want c++ g++
+want make make
+want pkg-config pkg-config
+if ! pkg-config --exists openssl 2>/dev/null; then missing+=(libssl-dev); fi
 want flock util-linux
 rust_parts=()
 for purpose in "${@:-build}"; do
   case $purpose in
     build) ;;
-    test) want python3 python3 ;;
+    test)
+      want python3 python3
+      want redis-server redis-server
+      want kcat kcat
+      want java default-jre-headless
+      want mvn maven
+      ;;
     lint) rust_parts+=(fmt:rustfmt clippy:clippy) ;;
     *) die "unknown purpose '$purpose': expected build, test or lint" ;;
   esac

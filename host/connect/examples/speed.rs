@@ -12,7 +12,7 @@ use wasmill_connect::{Polled, Reader, Source};
 use wasmill_engine::input::{Decoder, RawBatch};
 use wasmill_engine::output::{EncodedBatch, Encoder, OutputId};
 use wasmill_engine::position::PartitionId;
-use wasmill_engine::state::{Checkpoint, Delta, StateStore};
+use wasmill_engine::state::{Change, Checkpoint, Delta, StateStore};
 use wasmill_frame::FrameBuf;
 
 const MESSAGES: u64 = 1_000_000;
@@ -54,7 +54,7 @@ async fn run() -> Fallible<()> {
     for batch in &batches {
         let mut frame = FrameBuf::with_capacity(BATCH, batch.data.len());
         for r in &batch.records {
-            JsonDecoder.decode(&batch.data[r.value.clone()], None, None, &mut frame)?;
+            JsonDecoder.decode(r, &batch.data, &mut frame)?;
         }
         frames.push(frame);
     }
@@ -109,7 +109,7 @@ async fn run() -> Fallible<()> {
     for epoch in 1..=50u64 {
         let changes = (0..1000u64).map(|i| {
             let key = ((epoch * 1000 + i) % 20_000).to_be_bytes().to_vec();
-            (key, Some(vec![0; 100]))
+            Change { key, value: Some(vec![0; 100]), share: None }
         });
         let checkpoint = Checkpoint {
             epoch,

@@ -110,7 +110,7 @@ impl GeneratorSource {
 #[async_trait]
 impl Source for GeneratorSource {
     fn traits(&self) -> SourceTraits {
-        SourceTraits { seekable: true, bounded: self.spec.count.is_some() }
+        SourceTraits { seekable: true, bounded: self.spec.count.is_some(), shared: false }
     }
 
     async fn partitions(&mut self) -> Result<Vec<Partition>, ConnectorError> {
@@ -122,6 +122,7 @@ impl Source for GeneratorSource {
             number,
             name: format!("generator {number}"),
             incarnation: incarnation.clone(),
+            begin: 0,
             extent: s.count,
         };
         Ok((0..s.partitions).map(partition).collect())
@@ -186,9 +187,8 @@ impl GeneratorReader {
             next: offset + 1,
             value: start..data.len(),
             key: Some(key_at),
-            appended_ms: None,
             line: None,
-            rejected: None,
+            ..RawRecord::default()
         });
     }
 }

@@ -8,6 +8,7 @@
 pub mod codec;
 pub mod file;
 pub mod generator;
+pub mod kafka;
 mod lines;
 mod os;
 mod pace;
@@ -53,6 +54,8 @@ pub struct SourceTraits {
     pub seekable: bool,
     /// Whether it ends.
     pub bounded: bool,
+    /// Whether several processes can share its partitions out between them: [`Source::join`].
+    pub shared: bool,
 }
 
 /// One partition of a source.
@@ -64,8 +67,43 @@ pub struct Partition {
     pub name: String,
     /// Which log this is: a position of another incarnation is refused.
     pub incarnation: String,
-    /// How many records or bytes there are to read from its start, where that is known: for the lag.
+    /// The offset to read first where nothing is committed.
+    pub begin: u64,
+    /// The offset behind its last record, where that is known: for the lag.
     pub extent: Option<u64>,
+}
+
+/// Where the positions of a shared source's partitions are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Positions {
+    /// With the source: [`Partition::begin`] is where its group is.
+    Source,
+    /// With the pipeline's store: [`Partition::begin`] is for partitions that the store doesn't know.
+    Store,
+}
+
+/// How the partitions that are this process's have changed.
+#[derive(Debug)]
+pub enum Change {
+    /// These are its own from now on.
+    Assigned(Vec<Partition>),
+    /// These are about to be another's: finish and commit what was read of them, then drop `release`. The
+    /// source waits for that within a bound of its own.
+    Revoked {
+        /// Their numbers.
+        partitions: Vec<u32>,
+        /// Dropped when they are let go.
+        release: tokio::sync::oneshot::Sender<()>,
+    },
+    /// These are another's already: what is not committed of them must not be.
+    Lost(Vec<u32>),
+}
+
+/// A place in the group of processes that share a source's partitions out.
+#[async_trait]
+pub trait Membership: Send + Sync {
+    /// Waits for the next change. Dropping the future loses nothing.
+    async fn next(&mut self) -> Result<Change, ConnectorError>;
 }
 
 /// Where messages come from.
@@ -73,13 +111,32 @@ pub struct Partition {
 pub trait Source: Send {
     /// What it is like.
     fn traits(&self) -> SourceTraits;
-    /// Connects and lists its partitions. Called once, first.
+    /// Connects and lists its partitions without taking any. Doesn't wait for a source that is away.
     async fn partitions(&mut self) -> Result<Vec<Partition>, ConnectorError>;
-    /// A reader of one partition from `offset` on: the next offset to read, 0 where nothing is committed.
-    /// An offset outside the log is fatal and says so.
+    /// Takes all partitions for this process alone, until it is dropped, and lists them: once, before
+    /// `open`. Where others have a part of a shared source, that is fatal and says who.
+    async fn take_all(&mut self) -> Result<Vec<Partition>, ConnectorError> {
+        self.partitions().await
+    }
+    /// Joins the processes that share a shared source: once, in place of `take_all`. `open` is then for
+    /// what is assigned.
+    async fn join(&mut self, _: Positions) -> Result<Box<dyn Membership>, ConnectorError> {
+        Err(ConnectorError::Fatal("this source can't be shared between processes".to_owned()))
+    }
+    /// A reader of one partition from `offset` on: the next offset to read, or [`Partition::begin`] where
+    /// nothing is committed. An offset outside the log is fatal and says so.
     async fn open(&mut self, partition: u32, offset: u64) -> Result<Box<dyn Reader>, ConnectorError>;
     /// Everything before these offsets is committed by the pipeline: acknowledge it.
     async fn commit(&mut self, offsets: &[(u32, u64)]) -> Result<(), ConnectorError>;
+    /// The offset behind the last record of each partition that is read, as far as it is known without
+    /// asking: for the lag.
+    fn extents(&self) -> Vec<(u32, u64)> {
+        Vec::new()
+    }
+    /// The pipeline won't read again: acknowledges what was committed, and leaves its partitions to others.
+    async fn close(&mut self) -> Result<(), ConnectorError> {
+        Ok(())
+    }
     /// Whether the partition is still the log in which a position of the incarnation `committed` counts.
     /// A file that has grown is, though its incarnation is now another text. The host asks this of
     /// every committed position before it opens a reader there.
@@ -117,6 +174,17 @@ pub struct SinkTraits {
     pub refuses_repeats: bool,
 }
 
+/// A message that the other end will never take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Its bytes as they were to be written.
+    pub value: Vec<u8>,
+    /// Its key, if it has one.
+    pub key: Option<Vec<u8>>,
+    /// Why, and what to do.
+    pub reason: String,
+}
+
 /// Where messages go. The order of calls is: `recover` once; then, for each epoch, any number of
 /// `write`s, one `flush`, the pipeline's commit with the flush's token, one `publish`; at the end `close`.
 #[async_trait]
@@ -133,6 +201,11 @@ pub trait Sink: Send {
     /// Makes everything written so far durable, though perhaps not yet visible, and answers what
     /// `recover` needs to come back to exactly this.
     async fn flush(&mut self) -> Result<String, ConnectorError>;
+    /// What the other end refused for good of what was flushed, as a message above its limit: the host
+    /// makes dead letters of it. Asked after each `flush`, which counts it as done.
+    fn refused(&mut self) -> Vec<Refused> {
+        Vec::new()
+    }
     /// What was flushed is committed: make visible what is due.
     async fn publish(&mut self) -> Result<(), ConnectorError>;
     /// The pipeline won't write again. `in_order`: everything written is flushed, committed and published,

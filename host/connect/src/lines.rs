@@ -222,10 +222,9 @@ impl Splitter {
             offset: place.offset,
             next,
             value: start..start + length,
-            key: None,
-            appended_ms: None,
             line: Some(place.line),
             rejected,
+            ..RawRecord::default()
         });
     }
 }

@@ -170,6 +170,7 @@ register! {
     SourceSpec, SourceOf, "source":
     "file" => File(crate::file::FileSourceSpec);
     "generator" => Generator(crate::generator::GeneratorSourceSpec);
+    "kafka" => Kafka(crate::kafka::KafkaSourceSpec);
     "stdin" => Stdin(crate::stdio::StdinSourceSpec);
 }
 
@@ -177,6 +178,7 @@ register! {
     /// A sink in a pipeline spec.
     SinkSpec, SinkOf, "sink":
     "file" => File(crate::file::FileSinkSpec);
+    "kafka" => Kafka(crate::kafka::KafkaSinkSpec);
     "stdout" => Stdout(crate::stdio::StdoutSinkSpec);
 }
 

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use wasmill_connect::codec::json::{JsonDecoder, JsonEncoder};
-use wasmill_engine::input::Decoder;
+use wasmill_engine::input::{Decoder, RawRecord};
 use wasmill_engine::output::{EncodedBatch, Encoder, OutputId};
 use wasmill_engine::position::PartitionId;
 use wasmill_engine::time::TIMESTAMP_NONE;
@@ -11,7 +11,7 @@ use wasmill_frame::{FrameBuf, MetaKind, Parts};
 
 fn decode(line: &[u8]) -> Result<FrameBuf, String> {
     let mut frame = FrameBuf::default();
-    JsonDecoder.decode(line, None, None, &mut frame)?;
+    JsonDecoder.decode(&RawRecord::of_value(line), line, &mut frame)?;
     Ok(frame)
 }
 
@@ -73,7 +73,14 @@ fn the_append_time_stands_in_where_there_is_no_timestamp() {
         (None, r#"{"id":"1","type":"t"}"#, TIMESTAMP_NONE),
     ] {
         let mut frame = FrameBuf::default();
-        JsonDecoder.decode(line.as_bytes(), Some(b"k"), appended, &mut frame).expect(line);
+        let data = format!("{line}k").into_bytes();
+        let record = RawRecord {
+            value: 0..line.len(),
+            key: Some(line.len()..data.len()),
+            appended_ms: appended,
+            ..RawRecord::default()
+        };
+        JsonDecoder.decode(&record, &data, &mut frame).expect(line);
         assert_eq!(frame.get(0).timestamp(), expected);
         assert_eq!(frame.get(0).key(), Some(&b"k"[..]));
     }
@@ -224,7 +231,7 @@ fn says_what_is_wrong_and_where() {
     for (line, expected) in cases {
         let shown = String::from_utf8_lossy(&line[..line.len().min(80)]).into_owned();
         let mut frame = FrameBuf::default();
-        let error = JsonDecoder.decode(line, None, None, &mut frame).expect_err(&shown);
+        let error = JsonDecoder.decode(&RawRecord::of_value(line), line, &mut frame).expect_err(&shown);
         assert_eq!(error, *expected, "{shown}");
         assert!(frame.is_empty(), "{shown} left something in the frame");
     }

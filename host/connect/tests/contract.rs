@@ -124,12 +124,15 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
     runtime.block_on(work)
 }
 
+/// Connectors whose contract is tested against a real server, in the test of their name.
+const ON_A_SERVER: [&str; 1] = ["kafka"];
+
 #[test]
 fn every_connector_has_a_fixture() {
     let directory = tempfile::tempdir().expect("a directory");
     let sources: BTreeSet<_> = sources(directory.path()).into_iter().map(|(name, _)| name).collect();
     let sinks: BTreeSet<_> = sinks(directory.path()).into_iter().map(|(name, ..)| name).collect();
-    for connector in connectors() {
+    for connector in connectors().into_iter().filter(|c| !ON_A_SERVER.contains(&c.name)) {
         assert_eq!(connector.source, sources.contains(connector.name), "source {}", connector.name);
         assert_eq!(connector.sink, sinks.contains(connector.name), "sink {}", connector.name);
     }

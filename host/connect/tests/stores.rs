@@ -1,12 +1,15 @@
 //! The store contract, run over every store; then what only a store on disk can suffer.
 
+mod servers;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
-use wasmill_connect::store::{DiskStore, MemoryStore};
+use servers::RedisServer;
+use wasmill_connect::store::{DiskStore, MemoryStore, RedisStore};
 use wasmill_engine::position::{PartitionId, Position, Progress};
-use wasmill_engine::state::{Checkpoint, Delta, StateStore, StoreError};
+use wasmill_engine::state::{Change, Checkpoint, Delta, StateStore, StoreError};
 
 fn checkpoint(epoch: u64, generation: u64) -> Checkpoint {
     let position = Position {
@@ -27,9 +30,13 @@ fn checkpoint(epoch: u64, generation: u64) -> Checkpoint {
     }
 }
 
+fn change(key: Vec<u8>, value: Option<Vec<u8>>) -> Change {
+    Change { key, value, share: None }
+}
+
 fn delta(changes: &[(&str, Option<&str>)]) -> Delta {
     let bytes = |s: &str| s.as_bytes().to_vec();
-    Delta { changes: changes.iter().map(|(k, v)| (bytes(k), v.map(bytes))).collect() }
+    Delta { changes: changes.iter().map(|(k, v)| change(bytes(k), v.map(bytes))).collect() }
 }
 
 fn all(store: &dyn StateStore, prefix: &str) -> Vec<(String, String)> {
@@ -48,6 +55,9 @@ fn for_each_store(story: impl Fn(&mut dyn FnMut() -> Box<dyn StateStore>)) {
     let directory = tempfile::tempdir().expect("a directory");
     story(&mut || Box::new(DiskStore::open(directory.path()).expect("a store")));
     story(&mut || Box::new(MemoryStore::new()));
+    if let Some(server) = RedisServer::start("the store contract") {
+        story(&mut || Box::new(RedisStore::open_alone(&server.url(), "contract").expect("a store")));
+    }
 }
 
 #[test]
@@ -155,7 +165,7 @@ proptest! {
         let memory = MemoryStore::new();
         for (i, changes) in epochs.into_iter().enumerate() {
             let delta = Delta {
-                changes: changes.into_iter().map(|(k, v)| (k.into_bytes(), v.map(String::into_bytes))).collect(),
+                changes: changes.into_iter().map(|(k, v)| change(k.into_bytes(), v.map(String::into_bytes))).collect(),
             };
             let checkpoint = checkpoint(i as u64 + 1, 0);
             disk.commit(&delta, &checkpoint).expect("a commit");
@@ -350,7 +360,9 @@ fn no_flipped_bit_gives_a_wrong_answer() {
             let key = format!("key-{}", (epoch * 37 + i * 7) % 300).into_bytes();
             (key, (i % 5 != 0).then(|| format!("value {i} of {epoch}").into_bytes()))
         });
-        store.commit(&Delta { changes: changes.collect() }, &checkpoint(epoch, 1)).expect("a commit");
+        store
+            .commit(&Delta { changes: changes.map(|(k, v)| change(k, v)).collect() }, &checkpoint(epoch, 1))
+            .expect("a commit");
         if epoch == 3 {
             store.compact().expect("tables on disk");
         }

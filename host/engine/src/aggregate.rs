@@ -6,7 +6,9 @@ use wasmill_frame::{Blobs, BlobsWriter, Edits, GroupsWriter};
 
 use crate::batch::Batch;
 use crate::guest::{AggregateInfo, CallContext, CallError, Guest, GuestInfo, PluginRef, Trial};
+use crate::lane::KeyedSpec;
 use crate::stage::{Answer, Origins, StageKind, check, context, verdict};
+use crate::state::stage_of;
 
 /// A finished value, or a reason and its kind.
 pub(crate) type Finished = Result<Vec<u8>, (String, &'static str)>;
@@ -154,6 +156,45 @@ impl Aggregator {
         context(self.plugin.info(), &self.stage, batch, 0..batch.len(), Origins::Source)
     }
 
+    /// Merges accumulators two by two, the right one into the left one. A pair that can't be merged is
+    /// found by halving.
+    pub fn merge(&mut self, pairs: &[(&[u8], &[u8])]) -> Vec<Result<Vec<u8>, String>> {
+        match self.try_merge(pairs, Trial::Batch) {
+            Ok(merged) => merged.into_iter().map(Ok).collect(),
+            Err(_) if pairs.len() > 1 => {
+                let (front, back) = pairs.split_at(pairs.len() / 2);
+                let mut merged = self.merge(front);
+                merged.extend(self.merge(back));
+                merged
+            }
+            Err(_) => match self.try_merge(pairs, Trial::Verdict) {
+                Ok(merged) => merged.into_iter().map(Ok).collect(),
+                Err(e) => vec![Err(verdict(e).1)],
+            },
+        }
+    }
+
+    fn try_merge(&mut self, pairs: &[(&[u8], &[u8])], trial: Trial) -> Result<Vec<Vec<u8>>, CallError> {
+        if pairs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut writer = BlobsWriter::new();
+        for (left, right) in pairs {
+            writer.push(0, left);
+            writer.push(0, right);
+        }
+        let answer = self.guest.merge(&writer.finish(), &mut CallContext::default(), trial)?;
+        let blobs = Blobs::parse(&answer).map_err(|m| CallError::Answer(m.to_string()))?;
+        if blobs.len() != pairs.len() {
+            return Err(count_differs("merge", pairs.len(), blobs.len()));
+        }
+        let merged = blobs.iter().map(|(tag, bytes)| match tag {
+            0 => Ok(bytes.to_vec()),
+            tag => Err(CallError::Answer(format!("merge answered a blob with the tag {tag}"))),
+        });
+        merged.collect()
+    }
+
     /// Finishes accumulators: a JSON value or a reason for each. One that traps is found by halving.
     pub fn finish(&mut self, accumulators: &[&[u8]]) -> Vec<Finished> {
         match self.try_finish(accumulators, Trial::Batch) {
@@ -219,4 +260,36 @@ fn read_folded(bytes: &[u8], groups: usize, messages: usize) -> Result<Folded<'_
         }
     }
     Ok((accumulators, failed))
+}
+
+/// How the accumulators of a running aggregate that several processes share are merged, for a store that
+/// must do it at a commit: the stored one first, what one epoch put to it second.
+pub struct ShareMerger {
+    by_stage: std::collections::BTreeMap<u16, std::sync::Mutex<Aggregator>>,
+}
+
+impl ShareMerger {
+    /// The merger of a pipeline's shared stages.
+    #[must_use]
+    pub fn new(keyed: &[KeyedSpec]) -> Self {
+        let shared = (0u16..).zip(keyed).filter_map(|(number, spec)| match spec {
+            KeyedSpec::Running(spec) if spec.shared => {
+                Some((number, std::sync::Mutex::new(Aggregator::new(&spec.name, &spec.plugin))))
+            }
+            _ => None,
+        });
+        Self { by_stage: shared.collect() }
+    }
+
+    /// Merges what one epoch put to a stored key into what is stored.
+    ///
+    /// # Errors
+    /// When the key is of no shared stage, or the plugin can't merge the two.
+    pub fn merge(&self, key: &[u8], stored: &[u8], share: &[u8]) -> Result<Vec<u8>, String> {
+        let stage = stage_of(key).and_then(|stage| self.by_stage.get(&stage));
+        let stage = stage.ok_or("the stored key is of no running aggregate that is shared")?;
+        let mut aggregator = stage.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let merged = aggregator.merge(&[(stored, share)]).pop();
+        merged.unwrap_or_else(|| Err("merge answered nothing".to_owned()))
+    }
 }

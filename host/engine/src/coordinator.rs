@@ -94,6 +94,8 @@ pub struct FoundPartition {
     pub name: String,
     /// Which log it is.
     pub incarnation: String,
+    /// The offset to read first where nothing is committed.
+    pub begin: u64,
 }
 
 /// The coordinator.
@@ -110,6 +112,10 @@ pub struct Coordinator {
     starts: BTreeMap<PartitionId, Position>,
     pending: BTreeMap<PartitionId, Pending>,
     idle_asked: BTreeSet<PartitionId>,
+    /// Partitions that leave at the next barrier.
+    leaving: BTreeSet<PartitionId>,
+    /// Whether partitions come and go: then nothing is ever finished.
+    shared: bool,
     /// Whether anything happened since the last barrier.
     touched: bool,
     released_bytes: usize,
@@ -158,15 +164,7 @@ impl Coordinator {
                     });
                 }
                 Some(p) => p,
-                // A partition that appears is stamped at least at the closing stream time.
-                None => Position {
-                    incarnation: partition.incarnation.clone(),
-                    offset: 0,
-                    index: 0,
-                    // Behind the end of everything there are no windows left to be late for.
-                    stream_time: if closing == END { START } else { closing },
-                    progress: Progress::Live,
-                },
+                None => beginning(partition, closing),
             };
             starts.insert(partition.id, position);
         }
@@ -188,13 +186,16 @@ impl Coordinator {
             lanes,
             batch_messages_max: batch_messages_max.max(1),
             key_groups: topology.key_groups,
-            foretells: has_lanes && (order == Order::Arrival || topology.idle_marks),
+            // Several processes' totals depend on one another anyway: no process's facts would repeat them.
+            foretells: has_lanes && !topology.shared && (order == Order::Arrival || topology.idle_marks),
             routes: Arc::clone(routes),
             epoch,
             log: VirtualLog::new(order, closing, positions, facts.runs, facts.reached),
             pending: starts.keys().map(|id| (*id, Pending::default())).collect(),
             starts,
             idle_asked: BTreeSet::new(),
+            leaving: BTreeSet::new(),
+            shared: topology.shared,
             touched: false,
             released_bytes: 0,
             sent_stream_time: START,
@@ -212,12 +213,49 @@ impl Coordinator {
         self.epoch
     }
 
-    /// Takes a prepared batch; batches of a partition may come in any order.
-    pub fn accept(&mut self, prepared: Prepared) {
+    /// Takes a partition in that has become this process's; its raw batches count from `sequence`. Without
+    /// a position it begins at its beginning.
+    pub fn assign(&mut self, partition: &FoundPartition, position: Option<Position>, sequence: u64) {
+        let id = partition.id;
+        let position = position.unwrap_or_else(|| beginning(partition, self.log.closing()));
+        self.log.add(id, position.clone());
+        self.starts.insert(id, position);
+        self.pending.insert(id, Pending { next: sequence, ..Pending::default() });
+    }
+
+    /// A partition is about to be another process's: the next barrier has its position for the last time.
+    pub fn leave(&mut self, partition: PartitionId) {
+        if self.pending.contains_key(&partition) {
+            self.leaving.insert(partition);
+        }
+    }
+
+    /// The partitions that leave at the next barrier.
+    #[must_use]
+    pub fn leaving(&self) -> Vec<PartitionId> {
+        self.leaving.iter().copied().collect()
+    }
+
+    /// A partition is another process's already: what is not in an epoch yet is dropped, its position too.
+    pub fn lose(&mut self, partition: PartitionId) {
+        self.leaving.remove(&partition);
+        self.idle_asked.remove(&partition);
+        self.pending.remove(&partition);
+        self.starts.remove(&partition);
+        self.log.remove(partition);
+    }
+
+    /// Takes a prepared batch; batches of a partition may come in any order. Answers whether it is wanted:
+    /// not if its partition has left since it was read.
+    pub fn accept(&mut self, prepared: Prepared) -> bool {
         let partition = prepared.partition;
-        let Some(pending) = self.pending.get_mut(&partition) else { return };
+        let Some(pending) = self.pending.get_mut(&partition) else { return false };
+        if prepared.sequence < pending.next {
+            return false;
+        }
         pending.results.insert(prepared.sequence, prepared);
         self.take_pending(partition);
+        true
     }
 
     /// The reader has come to the end, after so many raw batches.
@@ -269,7 +307,9 @@ impl Coordinator {
     /// Whether a fact waits for a barrier of its own.
     #[must_use]
     pub fn wants_barrier(&self) -> bool {
-        !self.idle_asked.is_empty() || self.pending.values().any(|p| !p.held.is_empty())
+        !self.idle_asked.is_empty()
+            || !self.leaving.is_empty()
+            || self.pending.values().any(|p| !p.held.is_empty())
     }
 
     /// Whether an epoch may end here: not while a replay follows a logged interleaving.
@@ -397,6 +437,9 @@ impl Coordinator {
             self.take_pending(id);
         }
         self.touched |= !asked.is_empty();
+        for id in std::mem::take(&mut self.leaving) {
+            self.lose(id);
+        }
         let foretell = self.foretells.then(|| {
             let reached = positions.iter().map(|(id, p)| (*id, p.offset, p.index)).collect();
             serde_json::to_vec(&Facts { runs, reached }).unwrap_or_default()
@@ -407,11 +450,25 @@ impl Coordinator {
     /// Whether every partition has ended and everything of it is released.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        !self.has_news()
+        !self.shared
+            && !self.has_news()
             && self
                 .pending
                 .keys()
                 .all(|id| self.log.queue(*id).is_some_and(|q| q.is_empty() && q.progress == Progress::Ended))
+    }
+}
+
+/// Where a partition is read from that has no position.
+fn beginning(partition: &FoundPartition, closing: i64) -> Position {
+    Position {
+        incarnation: partition.incarnation.clone(),
+        offset: partition.begin,
+        index: 0,
+        // It is stamped at least at the closing stream time; behind the end of everything there are no
+        // windows left to be late for.
+        stream_time: if closing == END { START } else { closing },
+        progress: Progress::Live,
     }
 }
 

@@ -55,6 +55,10 @@ impl DeadLetter<'_> {
                     body.insert("index".into(), (*index).into());
                 }
             }
+            OutputId::Refused { sink, digest } => {
+                place = format!("{sink}:{digest:016x}");
+                body.insert("sink".into(), (*sink).into());
+            }
             OutputId::Window { key, start, end, .. } => {
                 body.insert("key".into(), text_or_base64(key));
                 body.insert("start".into(), (*start).into());

@@ -6,6 +6,15 @@ use wasmill_frame::FrameBuf;
 
 use crate::position::PartitionId;
 
+/// A header of a record, as logs with headers give them: places in the batch's data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    /// Its name, UTF-8.
+    pub name: Range<usize>,
+    /// Its value; none where the log has none.
+    pub value: Option<Range<usize>>,
+}
+
 /// One record of a source partition, not decoded yet.
 #[derive(Debug, Clone, Default)]
 pub struct RawRecord {
@@ -15,6 +24,10 @@ pub struct RawRecord {
     pub next: u64,
     /// Where its bytes are in [`RawBatch::data`].
     pub value: Range<usize>,
+    /// Whether it has no value at all: a tombstone, which says that its key is gone.
+    pub tombstone: bool,
+    /// Its headers, in order; a name may stand twice.
+    pub headers: Vec<Header>,
     /// Where its key is, if the log gives one.
     pub key: Option<Range<usize>>,
     /// When the log took it in, in milliseconds, if the log says.
@@ -23,6 +36,14 @@ pub struct RawRecord {
     pub line: Option<u64>,
     /// Why the reader could not take it whole (a record above the limit); `value` is then its head.
     pub rejected: Option<String>,
+}
+
+impl RawRecord {
+    /// A record that is nothing but its value, the whole of its batch's data.
+    #[must_use]
+    pub fn of_value(data: &[u8]) -> Self {
+        Self { value: 0..data.len(), ..Self::default() }
+    }
 }
 
 /// Consecutive records of one partition.
@@ -49,15 +70,9 @@ impl RawBatch {
 /// Turns a record's bytes into a message.
 pub trait Decoder: Send + Sync {
     /// Adds the record's message to `frame`, or nothing and says why: what is wrong, where in the
-    /// record, and what to do.
+    /// record, and what to do. `data` is the record's batch's.
     ///
     /// # Errors
     /// The reason, for the dead-letter queue.
-    fn decode(
-        &self,
-        value: &[u8],
-        key: Option<&[u8]>,
-        appended_ms: Option<i64>,
-        frame: &mut FrameBuf,
-    ) -> Result<(), String>;
+    fn decode(&self, record: &RawRecord, data: &[u8], frame: &mut FrameBuf) -> Result<(), String>;
 }

@@ -162,7 +162,7 @@ impl Lane {
                     windowed.take_delta(&mut delta);
                     open_windows += windowed.open();
                 }
-                LaneStage::Running(running) => running.take_delta(&mut delta),
+                LaneStage::Running(running) => running.take_delta(epoch, &mut delta),
                 LaneStage::Stage(stage) => {
                     if let Some(state) = stage.state() {
                         state.lock().unwrap_or_else(PoisonError::into_inner).take_delta(epoch, &mut delta);
@@ -176,13 +176,18 @@ impl Lane {
         LaneEpoch { out, delta, counts, open_windows }
     }
 
-    /// An epoch is in the store.
-    pub fn committed(&mut self, epoch: Epoch) {
+    /// An epoch is in the store; `merged` is what [`StateStore::merged`] told behind its commit. It may hold
+    /// keys of other lanes.
+    pub fn committed(&mut self, epoch: Epoch, merged: &[(Vec<u8>, Vec<u8>)]) {
         for stage in &mut self.stages {
-            if let LaneStage::Stage(stage) = stage
-                && let Some(state) = stage.state()
-            {
-                state.lock().unwrap_or_else(PoisonError::into_inner).committed(epoch);
+            match stage {
+                LaneStage::Stage(stage) => {
+                    if let Some(state) = stage.state() {
+                        state.lock().unwrap_or_else(PoisonError::into_inner).committed(epoch);
+                    }
+                }
+                LaneStage::Running(running) => running.committed(epoch, merged),
+                LaneStage::Window(_) => {}
             }
         }
     }

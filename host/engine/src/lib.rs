@@ -32,5 +32,6 @@ pub mod topology;
 pub mod virtual_log;
 pub mod window;
 
+pub use aggregate::ShareMerger;
 pub use running::RunningSpec;
 pub use windowed::WindowSpec;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use wasmill_frame::Message;
 
 use crate::dead_letter::{Buried, DeadLetter};
+use crate::input::Header;
 use crate::position::PartitionId;
 
 /// What an output is the result of, within one sink. Never an epoch or a batch: a replay must give the same.
@@ -44,14 +45,22 @@ pub enum OutputId<'a> {
         /// As of a message.
         left_at: &'a str,
     },
+    /// What a sink's other end would not take: known by its own bytes only.
+    Refused {
+        /// The sink.
+        sink: &'a str,
+        /// The first bytes of what it would not take, as a hash.
+        digest: u64,
+    },
 }
 
 impl<'a> OutputId<'a> {
     /// The id of what leaves the main way at a stage, as the `ordinal`-th result there.
     #[must_use]
     pub fn left_at(mut self, stage: &'a str, ordinal: u32) -> Self {
-        let (Self::Message { emit, left_at, .. } | Self::Window { emit, left_at, .. }) = &mut self;
-        (*emit, *left_at) = (ordinal, stage);
+        if let Self::Message { emit, left_at, .. } | Self::Window { emit, left_at, .. } = &mut self {
+            (*emit, *left_at) = (ordinal, stage);
+        }
         self
     }
 }
@@ -61,6 +70,10 @@ impl<'a> OutputId<'a> {
 pub struct EncodedRecord {
     /// Where the value is in [`EncodedBatch::data`].
     pub value: Range<usize>,
+    /// Whether it is a tombstone: it has no value at all.
+    pub tombstone: bool,
+    /// Its headers, where the sink has such.
+    pub headers: Vec<Header>,
     /// Where the key is, if it has one.
     pub key: Option<Range<usize>>,
     /// Where the output id is, if the sink wants one.
@@ -91,11 +104,19 @@ impl EncodedBatch {
         let by = self.data.len();
         self.data.append(&mut other.data);
         let shift = |r: Range<usize>| r.start + by..r.end + by;
-        self.records.extend(other.records.into_iter().map(|r| EncodedRecord {
-            value: shift(r.value),
-            key: r.key.map(shift),
-            id: r.id.map(shift),
-            timestamp: r.timestamp,
+        self.records.extend(other.records.into_iter().map(|r| {
+            EncodedRecord {
+                value: shift(r.value),
+                tombstone: r.tombstone,
+                headers: r
+                    .headers
+                    .into_iter()
+                    .map(|h| Header { name: shift(h.name), value: h.value.map(shift) })
+                    .collect(),
+                key: r.key.map(shift),
+                id: r.id.map(shift),
+                timestamp: r.timestamp,
+            }
         }));
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::batch::Batch;
 use crate::guest::KeyedState;
 use crate::key::key_group;
-use crate::state::{Delta, Epoch, StateStore, plugin_state_key};
+use crate::state::{Change, Delta, Epoch, StateStore, plugin_state_key};
 use crate::time::END;
 
 /// How many entries a lane keeps in memory beyond those that are not committed yet.
@@ -64,7 +64,7 @@ impl PluginState {
         for (key, cached) in self.cache.iter_mut().filter(|(_, c)| c.dirty) {
             cached.dirty = false;
             cached.epoch = epoch;
-            delta.changes.push((key.clone(), cached.value.clone()));
+            delta.changes.push(Change { key: key.clone(), value: cached.value.clone(), share: None });
         }
         self.epoch = epoch + 1;
     }

@@ -79,11 +79,10 @@ impl Prefix {
         let mut batch = Batch::with_capacity(raw.partition, raw.next, raw.records.len(), raw.data.len());
         for record in &raw.records {
             let value = &raw.data[record.value.clone()];
-            let key = record.key.clone().map(|k| &raw.data[k]);
             let before = batch.frame.len();
             let decoded = match &record.rejected {
                 Some(reason) => Err(reason.clone()),
-                None => decoder.decode(value, key, record.appended_ms, &mut batch.frame),
+                None => decoder.decode(record, &raw.data, &mut batch.frame),
             };
             match decoded {
                 Ok(()) => {

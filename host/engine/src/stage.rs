@@ -238,6 +238,7 @@ fn seed(stage: &str, id: &OutputId<'_>, ordinal: u32) -> u64 {
             bytes.extend_from_slice(&end.to_le_bytes());
             bytes.extend_from_slice(key);
         }
+        OutputId::Refused { digest, .. } => bytes.extend_from_slice(&digest.to_le_bytes()),
     }
     bytes.extend_from_slice(&ordinal.to_le_bytes());
     xxhash_rust::xxh3::xxh3_64(&bytes)

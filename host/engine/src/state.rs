@@ -7,11 +7,30 @@ use crate::position::{PartitionId, Position};
 /// The number of a commit, from 1; it never returns to an older one.
 pub type Epoch = u64;
 
-/// What one epoch changes: the last value of every key it touched; `None` deletes.
+/// What one epoch changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Delta {
     /// The changes. A key stands once.
-    pub changes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    pub changes: Vec<Change>,
+}
+
+/// What one epoch changes of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The stored key.
+    pub key: Vec<u8>,
+    /// Its value now; `None` deletes.
+    pub value: Option<Vec<u8>>,
+    /// What this epoch alone put to it, where the key may be shared with other processes: a store that
+    /// several of them write puts this to what it has, in place of `value`.
+    pub share: Option<Share>,
+}
+
+/// What one epoch alone put to a shared key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Share {
+    /// The accumulator of the epoch's messages alone: to be merged by the stage's aggregate.
+    Accumulator(Vec<u8>),
 }
 
 /// Everything but state that a commit makes durable, all at once with it.
@@ -67,6 +86,24 @@ pub enum StoreError {
         /// The format that this build reads.
         expected: u32,
     },
+    /// Somebody else has taken over what this process was about to commit. Nothing of the epoch was
+    /// stored: drop it, and begin again from what is stored.
+    #[error("{what} was taken over by another process: {cause}")]
+    Fenced {
+        /// What, with its place.
+        what: String,
+        /// How that showed.
+        cause: String,
+    },
+    /// The server is away: wait, then ask the same again. A commit may have taken effect all the same;
+    /// asked again, the store knows it for the same one.
+    #[error("{what}: {cause}")]
+    Away {
+        /// What was tried, with the address.
+        what: String,
+        /// Why it failed.
+        cause: String,
+    },
     /// Another process has it open.
     #[error(
         "{path} is in use by another wasmill; give this pipeline another data directory or stop the other one"
@@ -76,6 +113,9 @@ pub enum StoreError {
         path: String,
     },
 }
+
+/// Values of shared keys after a commit, by stored key.
+pub type Merged = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// A store of state: reads, and one atomic commit of state with positions.
 pub trait StateStore: Send + Sync {
@@ -109,6 +149,11 @@ pub trait StateStore: Send + Sync {
     /// # Errors
     /// When it failed; whether it took effect is then unknown, and the pipeline restarts from what is stored.
     fn commit(&self, delta: &Delta, checkpoint: &Checkpoint) -> Result<(), StoreError>;
+    /// What the last commit made of the keys that it shares with other processes, as (stored key, value
+    /// now); each is told once. None from a store that one process has for itself.
+    fn merged(&self) -> Merged {
+        Merged::new()
+    }
     /// Makes facts durable that an epoch's outputs depend on, before any of them leaves.
     ///
     /// # Errors
@@ -155,6 +200,12 @@ pub fn group_prefix(kind: StateKind, stage: u16, group: u16) -> Vec<u8> {
     key.extend_from_slice(&stage.to_be_bytes());
     key.extend_from_slice(&group.to_be_bytes());
     key
+}
+
+/// The stage that a stored key belongs to; none where it is too short for one.
+#[must_use]
+pub fn stage_of(key: &[u8]) -> Option<u16> {
+    key.get(1..3).and_then(|bytes| bytes.first_chunk()).map(|bytes| u16::from_be_bytes(*bytes))
 }
 
 /// The stored key of a window's accumulator: the prefix, its end as big-endian i64 (never negative), the key.

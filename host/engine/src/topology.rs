@@ -47,6 +47,9 @@ pub struct Topology {
     pub order: Order,
     /// Whether quiet partitions are called idle.
     pub idle_marks: bool,
+    /// Whether other processes run the same pipeline: partitions come and go, and a running aggregate's
+    /// totals are shared.
+    pub shared: bool,
     /// Into how many groups keys are hashed; part of the shape.
     pub key_groups: u16,
 }

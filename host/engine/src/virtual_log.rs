@@ -108,26 +108,7 @@ impl VirtualLog {
         replay: Vec<Run>,
         hold_until: Vec<Reached>,
     ) -> Self {
-        let queues = positions
-            .into_iter()
-            .map(|(id, p)| {
-                // A partition that had ended and sends more all the same opens no closed window again.
-                let more = p.progress == Progress::Ended && closing != END;
-                let stream_time = if more { p.stream_time.max(closing) } else { p.stream_time };
-                let queue = Queue {
-                    incarnation: p.incarnation,
-                    batches: VecDeque::new(),
-                    cursor: 0,
-                    stream_time,
-                    next: p.offset,
-                    released: stream_time,
-                    // That it had ended says its reader again; until then it may still have something to send.
-                    progress: if p.progress == Progress::Ended { Progress::Live } else { p.progress },
-                    skip: (p.index > 0).then_some((p.offset, p.index)),
-                };
-                (id, queue)
-            })
-            .collect();
+        let queues = positions.into_iter().map(|(id, p)| (id, Queue::at(p, closing))).collect();
         Self {
             queues,
             order,
@@ -140,6 +121,19 @@ impl VirtualLog {
             beside_bytes: 0,
             freed: Vec::new(),
             waiting_bytes: 0,
+        }
+    }
+
+    /// Puts a partition beside the others.
+    pub fn add(&mut self, partition: PartitionId, position: Position) {
+        self.queues.insert(partition, Queue::at(position, self.closing));
+    }
+
+    /// Drops a partition, and what of it is not released.
+    pub fn remove(&mut self, partition: PartitionId) {
+        if let Some(queue) = self.queues.remove(&partition) {
+            self.waiting_bytes -= queue.batches.iter().map(|r| r.held_bytes).sum::<usize>();
+            self.arrivals.retain(|p| *p != partition);
         }
     }
 
@@ -334,7 +328,9 @@ impl VirtualLog {
     fn advance(&mut self) {
         let least = self.queues.values().filter_map(Queue::bound).min();
         let now = least.unwrap_or_else(|| {
-            if self.queues.values().all(|q| q.progress == Progress::Ended) {
+            if self.queues.is_empty() {
+                self.closing
+            } else if self.queues.values().all(|q| q.progress == Progress::Ended) {
                 END
             } else {
                 self.queues.values().map(|q| q.stream_time).max().unwrap_or(START)
@@ -382,6 +378,23 @@ impl VirtualLog {
 }
 
 impl Queue {
+    fn at(p: Position, closing: i64) -> Self {
+        // A partition that had ended and sends more all the same opens no closed window again.
+        let more = p.progress == Progress::Ended && closing != END;
+        let stream_time = if more { p.stream_time.max(closing) } else { p.stream_time };
+        Self {
+            incarnation: p.incarnation,
+            batches: VecDeque::new(),
+            cursor: 0,
+            stream_time,
+            next: p.offset,
+            released: stream_time,
+            // That it had ended says its reader again; until then it may still have something to send.
+            progress: if p.progress == Progress::Ended { Progress::Live } else { p.progress },
+            skip: (p.index > 0).then_some((p.offset, p.index)),
+        }
+    }
+
     /// The least stamp that this partition's next message can have; none if it holds nothing up.
     fn bound(&self) -> Option<i64> {
         match self.batches.front() {

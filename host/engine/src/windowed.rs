@@ -15,7 +15,7 @@ use crate::lane::Counts;
 use crate::output::{Outbox, OutputId, Routes};
 use crate::position::PartitionId;
 use crate::stage::{Firing, Origins};
-use crate::state::{Delta, StateKind, StateStore, StoreError, group_prefix, window_key};
+use crate::state::{Change, Delta, StateKind, StateStore, StoreError, group_prefix, window_key};
 use crate::time::TIMESTAMP_MAX_MS;
 use crate::window::{Late, Tumbling, is_over};
 
@@ -315,14 +315,14 @@ impl Windowed {
 
     /// What the epoch has changed.
     pub fn take_delta(&mut self, delta: &mut Delta) {
-        delta.changes.extend(self.deleted.drain(..).map(|key| (key, None)));
+        delta.changes.extend(self.deleted.drain(..).map(|key| Change { key, value: None, share: None }));
         for (end, key) in self.dirty.drain(..) {
             // A window that has fired since is deleted above, or was never stored.
             let Some(slot) = self.windows.get_mut(&end).and_then(|w| w.get_mut(&key)) else { continue };
             slot.dirty = false;
             slot.stored = true;
             let stored = window_key(self.stage, key_group(&key, self.key_groups), end, &key);
-            delta.changes.push((stored, Some(slot.accumulator.clone())));
+            delta.changes.push(Change { key: stored, value: Some(slot.accumulator.clone()), share: None });
         }
     }
 

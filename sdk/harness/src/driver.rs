@@ -66,6 +66,7 @@ impl Steps {
                 keyed: Vec::new(),
                 order: Order::Log,
                 idle_marks: true,
+                shared: false,
                 key_groups: Topology::KEY_GROUPS,
             },
             outputs: Vec::new(),
@@ -134,9 +135,20 @@ impl Steps {
     #[must_use]
     pub fn running(mut self, name: &str, plugin: &PluginRef, order: Order) -> Self {
         let compound_key = self.topology.key.as_ref().is_some_and(KeySpec::is_compound);
-        let spec = RunningSpec { name: name.into(), plugin: plugin.clone(), compound_key };
+        let spec = RunningSpec { name: name.into(), plugin: plugin.clone(), compound_key, shared: false };
         self.topology.keyed.push(KeyedSpec::Running(spec));
         self.topology.order = order;
+        self
+    }
+
+    /// The running aggregates so far share their totals with other processes, over a store that can.
+    #[must_use]
+    pub fn shared(mut self) -> Self {
+        for stage in &mut self.topology.keyed {
+            if let KeyedSpec::Running(spec) = stage {
+                spec.shared = true;
+            }
+        }
         self
     }
 
@@ -281,6 +293,8 @@ impl Driver {
         if let Err(e) = self.store.commit(&commit.delta, &commit.checkpoint) {
             panic!("{e}");
         }
+        let merged = self.store.merged();
+        self.parts.lanes.iter_mut().for_each(|lane| lane.committed(epoch, &merged));
         for ((committed, _), batch) in self.committed.iter_mut().zip(&commit.out.sinks) {
             committed.extend(outputs(batch).map(|o| serde_json::from_str(&o.line).unwrap_or(Value::Null)));
         }

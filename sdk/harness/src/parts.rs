@@ -106,6 +106,7 @@ pub fn assemble(
             id: PartitionId { source: 0, partition },
             name: format!("log-{partition}"),
             incarnation: "simulated".to_owned(),
+            begin: 0,
         })
         .collect();
     let names = found.iter().map(|f| (f.id, f.name.clone())).collect();

@@ -149,11 +149,20 @@ struct Reader {
 /// When the engine refuses its own checkpoint, or makes no progress.
 #[must_use]
 pub fn run(scenario: &Scenario, chaos: Chaos, seed: u64) -> Outcome {
+    run_over(scenario, chaos, seed, Arc::new(MemoryStore::new()))
+}
+
+/// As [`run`], over another store, which outlives the process's deaths.
+///
+/// # Panics
+/// As [`run`].
+#[must_use]
+pub fn run_over(scenario: &Scenario, chaos: Chaos, seed: u64, store: Arc<dyn StateStore>) -> Outcome {
     let mut random = Seeded::new(seed);
     let topology = Arc::new(scenario.topology.clone());
     let sinks = scenario.sinks.len();
     let mut world = World {
-        store: Arc::new(MemoryStore::new()),
+        store,
         seen: vec![BTreeMap::new(); sinks],
         outcome: Outcome { committed: vec![Vec::new(); sinks], ..Outcome::default() },
     };
@@ -284,7 +293,8 @@ fn advance(
                     return Step::Died;
                 };
                 p.in_flight -= 1;
-                p.lanes.iter_mut().for_each(|(lane, _)| lane.committed(epoch));
+                let merged = world.store.merged();
+                p.lanes.iter_mut().for_each(|(lane, _)| lane.committed(epoch, &merged));
             }
         }
         _ => {

@@ -139,6 +139,7 @@ fn topology(keyed: Vec<KeyedSpec>, order: Order) -> Topology {
         keyed,
         order,
         idle_marks: false,
+        shared: false,
         key_groups: 16,
     }
 }
@@ -283,7 +284,12 @@ fn running_aggregates_in_log_order_are_a_pure_function_of_the_logs() {
     for seed in 0..seeds() {
         let mut random = Seeded::new(seed ^ 0xB22);
         let logs = random_logs(&mut random, 150);
-        let spec = RunningSpec { name: "r".into(), plugin: list_of_ids(true, None), compound_key: false };
+        let spec = RunningSpec {
+            name: "r".into(),
+            plugin: list_of_ids(true, None),
+            compound_key: false,
+            shared: false,
+        };
         let scenario = scenario(topology(vec![KeyedSpec::Running(spec)], Order::Log), &logs);
         let outcome = run(&scenario, Chaos::WILD, seed);
 
@@ -375,7 +381,12 @@ fn arrival_order_never_contradicts_an_output_that_is_out() {
     for seed in 0..seeds() {
         let mut random = Seeded::new(seed ^ 0xC33);
         let logs = random_logs(&mut random, 100);
-        let spec = RunningSpec { name: "r".into(), plugin: list_of_ids(true, None), compound_key: false };
+        let spec = RunningSpec {
+            name: "r".into(),
+            plugin: list_of_ids(true, None),
+            compound_key: false,
+            shared: false,
+        };
         let scenario = scenario(topology(vec![KeyedSpec::Running(spec)], Order::Arrival), &logs);
         let outcome = run(&scenario, Chaos::WILD, seed);
         assert_eq!(outcome.check(), Ok(()), "seed {seed}");
@@ -443,8 +454,12 @@ fn a_poison_message_is_found_in_an_aggregate_and_its_neighbours_live() {
             }
         }
         let poison = logs.iter().flatten().filter(|s| s.key == "boom").count();
-        let spec =
-            RunningSpec { name: "r".into(), plugin: list_of_ids(true, Some("boom")), compound_key: false };
+        let spec = RunningSpec {
+            name: "r".into(),
+            plugin: list_of_ids(true, Some("boom")),
+            compound_key: false,
+            shared: false,
+        };
         let scenario = scenario(topology(vec![KeyedSpec::Running(spec)], Order::Log), &logs);
         let outcome = run(&scenario, Chaos::WILD, seed);
         assert_eq!(outcome.committed[1].len(), poison, "seed {seed}");
@@ -456,7 +471,8 @@ fn a_poison_message_is_found_in_an_aggregate_and_its_neighbours_live() {
 fn the_same_seed_does_the_same_again() {
     let mut random = Seeded::new(7);
     let logs = random_logs(&mut random, 200);
-    let spec = RunningSpec { name: "r".into(), plugin: list_of_ids(true, None), compound_key: false };
+    let spec =
+        RunningSpec { name: "r".into(), plugin: list_of_ids(true, None), compound_key: false, shared: false };
     let scenario = scenario(topology(vec![KeyedSpec::Running(spec)], Order::Arrival), &logs);
     let (one, two) = (run(&scenario, Chaos::WILD, 7), run(&scenario, Chaos::WILD, 7));
     assert_eq!(one.committed, two.committed);

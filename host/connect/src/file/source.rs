@@ -117,6 +117,7 @@ fn partition(number: usize, path: &std::path::Path) -> Result<Partition, Connect
         number: u32::try_from(number).unwrap_or(u32::MAX),
         name: path.display().to_string(),
         incarnation,
+        begin: 0,
         extent: plain.then_some(length),
     })
 }
@@ -124,7 +125,7 @@ fn partition(number: usize, path: &std::path::Path) -> Result<Partition, Connect
 #[async_trait]
 impl Source for FileSource {
     fn traits(&self) -> SourceTraits {
-        SourceTraits { seekable: true, bounded: true }
+        SourceTraits { seekable: true, bounded: true, shared: false }
     }
 
     async fn partitions(&mut self) -> Result<Vec<Partition>, ConnectorError> {

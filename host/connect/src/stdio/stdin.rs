@@ -56,14 +56,14 @@ impl StdinSource {
 #[async_trait]
 impl Source for StdinSource {
     fn traits(&self) -> SourceTraits {
-        SourceTraits { seekable: false, bounded: true }
+        SourceTraits { seekable: false, bounded: true, shared: false }
     }
 
     async fn partitions(&mut self) -> Result<Vec<Partition>, ConnectorError> {
         // Every run's stdin is another log, so that no position of an earlier one fits.
         let random = std::hash::RandomState::new().hash_one(0);
         let incarnation = format!("stdin-{random:016x}");
-        Ok(vec![Partition { number: 0, name: "stdin".into(), incarnation, extent: None }])
+        Ok(vec![Partition { number: 0, name: "stdin".into(), incarnation, begin: 0, extent: None }])
     }
 
     async fn open(&mut self, _partition: u32, offset: u64) -> Result<Box<dyn Reader>, ConnectorError> {

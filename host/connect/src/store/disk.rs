@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
-use wasmill_engine::state::{Checkpoint, Delta, Epoch, StateStore, StoreError};
+use wasmill_engine::state::{Change, Checkpoint, Delta, Epoch, StateStore, StoreError};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::head::{self, Found, Head, HeadFile};
@@ -246,8 +246,8 @@ impl StateStore for DiskStore {
     fn commit(&self, delta: &Delta, checkpoint: &Checkpoint) -> Result<(), StoreError> {
         let mut writer = self.writer();
         refuse_stale(&self.name(), checkpoint, writer.head.generation, writer.epoch)?;
-        let long = delta.changes.iter().find(|(key, _)| key.len() > KEY_BYTES_MAX);
-        if let Some((key, _)) = long {
+        let long = delta.changes.iter().find(|c| c.key.len() > KEY_BYTES_MAX);
+        if let Some(Change { key, .. }) = long {
             let what = format!("commit of epoch {} to {}", checkpoint.epoch, self.name());
             let cause = format!("a key of {} bytes is above the limit of {KEY_BYTES_MAX}", key.len());
             return Err(StoreError::Io { what, cause });
@@ -255,7 +255,7 @@ impl StateStore for DiskStore {
         let json = serde_json::to_vec(checkpoint).map_err(|e| corrupt(&self.directory, e.to_string()))?;
         let keyspace = self.keyspace();
         self.write(&mut writer, &keyspace, |batch, writer| {
-            for (key, value) in &delta.changes {
+            for Change { key, value, .. } in &delta.changes {
                 let key = entry(key);
                 match value {
                     Some(value) => {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use wasmill_engine::state::{Checkpoint, Delta, Epoch, StateStore, StoreError};
+use wasmill_engine::state::{Change, Checkpoint, Delta, Epoch, StateStore, StoreError};
 
 use super::refuse_stale;
 
@@ -73,7 +73,7 @@ impl StateStore for MemoryStore {
         let mut inner = self.write();
         let last = inner.checkpoint.as_ref().map_or(0, |c| c.epoch);
         refuse_stale("memory", checkpoint, inner.generation, last)?;
-        for (key, value) in &delta.changes {
+        for Change { key, value, .. } in &delta.changes {
             match value {
                 Some(value) => inner.entries.insert(key.clone(), value.clone()),
                 None => inner.entries.remove(key),

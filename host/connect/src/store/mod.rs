@@ -4,10 +4,12 @@ mod disk;
 mod head;
 mod memory;
 mod preflight;
+mod redis;
 mod witness;
 
 pub use disk::{DiskStore, FORMAT};
 pub use memory::MemoryStore;
+pub use redis::{Merge, REDIS_FORMAT, RedisStore, check_url};
 
 use wasmill_engine::state::{Checkpoint, Epoch, StoreError};
 

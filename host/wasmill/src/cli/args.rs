@@ -15,7 +15,8 @@ use super::exit;
     long_about = "Runs streams of messages through plugins.\n\n\
         A pipeline is a YAML file: where messages come from, what happens to them, where they go. What \
         happens to them is done by plugins, sandboxed WebAssembly components that can be written in any \
-        language.",
+        language.\n\n\
+        Without a file the environment names the topics, and all plugins in PLUGIN_DIR are applied.",
     after_help = exit::HELP,
     after_long_help = AFTER,
     subcommand_required = true,
@@ -37,10 +38,15 @@ Examples:
   wasmill check flights.yaml          is the pipeline right? do its plugins load?
   wasmill explain flights.yaml        what will it do, and what does it promise?
   wasmill run flights.yaml            run it until its sources end or a signal comes
+  wasmill run                         run what the environment names
   wasmill plugin inspect enrich.wasm  what is in this plugin?
   wasmill test enrich.wasm cases.yaml run the plugin's test cases in the sandbox
 
 Environment:
+  Without a file: BROKER_TYPE, KAFKA_BROKERS, KAFKA_TOPIC, KAFKA_GROUP_ID, KAFKA_OUTPUT_TOPIC,
+  KAFKA_DLQ_TOPIC, REDIS_URL, USE_DISTRIBUTED_STATE, AGGREGATE_MODE, WINDOW_SIZE_SECONDS and more:
+  docs/configuration.md. Unset ones have defaults.
+
   Every key of a spec can be set by environment: WASMILL_ and the keys in capitals, with two underscores
   between levels: WASMILL_EPOCH__INTERVAL=1s, WASMILL_SOURCE__FILE__PATH=in.jsonl. Some have short names:
   WORKER_COUNT, BATCH_SIZE, PLUGIN_DIR, DATA_DIR, SHUTDOWN_TIMEOUT. Options are stronger than the
@@ -99,6 +105,20 @@ pub enum Command {
     Schema,
 }
 
+impl Command {
+    /// Whether the environment names the pipeline, not a file.
+    #[must_use]
+    pub fn is_by_environment(&self) -> bool {
+        match self {
+            Self::Run(Run { pipelines, .. }) | Self::Check(Check { pipelines, .. }) => pipelines.is_empty(),
+            Self::Explain(Explain { pipeline, .. }) | Self::Reset(Reset { pipeline, .. }) => {
+                pipeline.is_none()
+            }
+            _ => false,
+        }
+    }
+}
+
 /// What overrides a spec.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Overrides {
@@ -120,8 +140,8 @@ pub struct Overrides {
 #[derive(Debug, Args)]
 #[command(after_help = "Example: wasmill run flights.yaml --workers 4")]
 pub struct Run {
-    /// The pipelines
-    #[arg(required = true, value_name = "PIPELINE.yaml")]
+    /// The pipelines; none: what the environment names
+    #[arg(value_name = "PIPELINE.yaml")]
     pub pipelines: Vec<PathBuf>,
     /// Forget positions and state first
     #[arg(long)]
@@ -138,8 +158,8 @@ pub struct Run {
 #[derive(Debug, Args)]
 #[command(after_help = "Example: wasmill check pipelines/*.yaml")]
 pub struct Check {
-    /// The pipelines
-    #[arg(required = true, value_name = "PIPELINE.yaml")]
+    /// The pipelines; none: what the environment names
+    #[arg(value_name = "PIPELINE.yaml")]
     pub pipelines: Vec<PathBuf>,
     /// Print the result as JSON
     #[arg(long)]
@@ -152,9 +172,9 @@ pub struct Check {
 /// `wasmill explain`.
 #[derive(Debug, Args)]
 pub struct Explain {
-    /// The pipeline
+    /// The pipeline; none: what the environment names
     #[arg(value_name = "PIPELINE.yaml")]
-    pub pipeline: PathBuf,
+    pub pipeline: Option<PathBuf>,
     /// Print it as JSON
     #[arg(long)]
     pub json: bool,
@@ -198,9 +218,9 @@ pub struct Test {
 /// `wasmill reset`.
 #[derive(Debug, Args)]
 pub struct Reset {
-    /// The pipeline
+    /// The pipeline; none: what the environment names
     #[arg(value_name = "PIPELINE.yaml")]
-    pub pipeline: PathBuf,
+    pub pipeline: Option<PathBuf>,
     /// Don't ask
     #[arg(long)]
     pub yes: bool,

@@ -9,6 +9,7 @@ use super::exit::{Exit, Stop};
 use super::plan::{plan, refuse_too_weak};
 use super::{load, print, print_json, sandbox};
 use crate::report::Diagnostic;
+use crate::spec::variables::NO_FILE;
 use crate::spec::{Pipeline, PluginStage, Stage};
 
 #[derive(Serialize)]
@@ -32,13 +33,18 @@ struct Problem {
 pub fn run(args: &args::Check) -> Result<(), Stop> {
     let mut all = Vec::new();
     let mut stops: Vec<Stop> = Vec::new();
-    for file in &args.pipelines {
+    let mut files: Vec<Option<&std::path::Path>> = args.pipelines.iter().map(|p| Some(p.as_path())).collect();
+    if files.is_empty() {
+        files.push(None);
+    }
+    for file in files {
         let (name, found) = match load::pipeline(file, &args.overrides) {
             Ok(pipeline) => (Some(pipeline.name.clone()), check(&pipeline)),
             Err(stop) => (None, vec![stop]),
         };
         let problems = found.iter().map(|s| Problem { exit: s.exit as u8, text: s.shown.clone() }).collect();
-        all.push(Checked { file: file.display().to_string(), name, ok: found.is_empty(), problems });
+        let file = file.map_or_else(|| NO_FILE.to_owned(), |f| f.display().to_string());
+        all.push(Checked { file, name, ok: found.is_empty(), problems });
         stops.extend(found);
     }
     if args.json {

@@ -6,13 +6,14 @@ use super::args;
 use super::exit::Stop;
 use super::plan::{End, Plan, plan, refuse_too_weak};
 use super::{load, print_json};
+use crate::spec::{HumanDuration, Sharing};
 
 /// Shows what a pipeline will do.
 ///
 /// # Errors
 /// When the spec is wrong, or asks for what can't be given: then after the plan is shown.
 pub fn run(args: &args::Explain) -> Result<(), Stop> {
-    let pipeline = load::pipeline(&args.pipeline, &args.overrides)?;
+    let pipeline = load::pipeline(args.pipeline.as_deref(), &args.overrides)?;
     let plan = plan(&pipeline)?;
     if args.json {
         print_json(&plan)?;
@@ -25,9 +26,15 @@ pub fn run(args: &args::Explain) -> Result<(), Stop> {
 fn end(text: &mut String, word: &str, end: &End) {
     let takes = end.takes.as_ref().map(|t| format!("takes {t}; ")).unwrap_or_default();
     let _ = writeln!(text, "  {word:<9} {:<16} {takes}{}", end.name, end.is.join(", "));
-    if let Some(path) = end.settings.get("path").and_then(|p| p.as_str()) {
-        let _ = writeln!(text, "  {:<9} {:<16} path {path}", "", "");
+    for setting in ["path", "topic", "group", "key"] {
+        if let Some(value) = end.settings.get(setting).and_then(|p| p.as_str()) {
+            let _ = writeln!(text, "  {:<9} {:<16} {setting} {value}", "", "");
+        }
     }
+}
+
+fn human(ms: u64) -> HumanDuration {
+    HumanDuration(std::time::Duration::from_millis(ms))
 }
 
 /// The plan as text. Writing to a `String` can't fail.
@@ -46,6 +53,24 @@ fn text(plan: &Plan) -> String {
         }
     }
     plan.sinks.iter().for_each(|s| end(&mut t, "sink", s));
+    t.push_str("\ntime\n");
+    let _ = writeln!(t, "  results are committed every {}", human(plan.epoch_interval_ms));
+    let _ = match plan.idle_timeout_ms {
+        Some(ms) => writeln!(t, "  a partition that is quiet for {} no longer holds stream time", human(ms)),
+        None => writeln!(t, "  a quiet partition holds stream time until it ends (idle_timeout is off)"),
+    };
+    t.push_str("\npositions and state\n");
+    let _ = writeln!(t, "  {}", plan.kept_where);
+    t.push_str(match plan.sharing {
+        Sharing::Source => "  several processes may run it: the sources' groups share the partitions out\n",
+        Sharing::Store => {
+            "  several processes may run it, if the aggregate is commutative: they add up in Redis\n"
+        }
+        Sharing::Alone => "  one process runs it alone\n",
+    });
+    for reason in &plan.alone_because {
+        let _ = writeln!(t, "    because {reason}");
+    }
     t.push_str("\nguarantees\n");
     for route in &plan.routes {
         let _ = writeln!(t, "  {} → {}: {}", route.source, route.sink, route.guarantee);

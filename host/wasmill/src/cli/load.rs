@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::args::Overrides;
 use super::exit::{Exit, Stop};
+use super::plugin_folder;
+use crate::spec::variables::Variables;
 use crate::spec::{Environment, Pipeline};
 
 /// Options are the strongest: they take the place of the long variables.
@@ -23,23 +25,36 @@ fn environment(overrides: &Overrides) -> Environment {
     environment
 }
 
-/// Reads one pipeline.
+/// Reads one pipeline: of a file, or what the environment names.
 ///
 /// # Errors
 /// Its mistakes, rendered.
-pub fn pipeline(file: &Path, overrides: &Overrides) -> Result<Pipeline, Stop> {
-    Pipeline::load(file, &environment(overrides)).map_err(|p| Stop::problems(Exit::Usage, &p))
+pub fn pipeline(file: Option<&Path>, overrides: &Overrides) -> Result<Pipeline, Stop> {
+    let environment = environment(overrides);
+    let read = match file {
+        Some(file) => Pipeline::load(file, &environment),
+        None => {
+            let wrong = |p| Stop::problems(Exit::Usage, &p);
+            let variables = Variables::read(&environment).map_err(wrong)?;
+            let found = plugin_folder::look(&variables)?;
+            variables.pipeline(&found)
+        }
+    };
+    read.map_err(|p| Stop::problems(Exit::Usage, &p))
 }
 
-/// Reads several pipelines, whose names must differ.
+/// Reads several pipelines, whose names must differ; of no file: what the environment names.
 ///
 /// # Errors
 /// The mistakes of all of them, rendered.
 pub fn pipelines(files: &[PathBuf], overrides: &Overrides) -> Result<Vec<Pipeline>, Stop> {
+    if files.is_empty() {
+        return Ok(vec![pipeline(None, overrides)?]);
+    }
     let mut pipelines: Vec<Pipeline> = Vec::new();
     let mut wrong = Vec::new();
     for file in files {
-        match pipeline(file, overrides) {
+        match pipeline(Some(file), overrides) {
             Ok(p) => {
                 if let Some(other) = pipelines.iter().find(|o| o.name == p.name) {
                     wrong.push(format!(

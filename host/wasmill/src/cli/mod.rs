@@ -10,6 +10,7 @@ mod inspect;
 mod load;
 mod log;
 mod plan;
+mod plugin_folder;
 mod run;
 mod runtime;
 pub(crate) mod sandbox;
@@ -36,7 +37,9 @@ pub fn main(runtime: &dyn Runtime) -> Exit {
             return if error.use_stderr() { Exit::Usage } else { Exit::Ok };
         }
     };
-    match log::start(cli.log.as_deref()).and_then(|()| dispatch(&cli.command, runtime)) {
+    match log::start(cli.log.as_deref(), cli.command.is_by_environment())
+        .and_then(|()| dispatch(&cli.command, runtime))
+    {
         Ok(()) => Exit::Ok,
         Err(stop) => {
             if !stop.shown.is_empty() {

@@ -6,7 +6,8 @@ use wasmill_connect::{SinkTraits, SourceTraits};
 use super::exit::{Exit, Stop};
 use crate::report::Diagnostic;
 use crate::spec::guarantee::{Route, RouteSink, RouteSource, route, too_weak};
-use crate::spec::{Delivery, Grant, Late, Order, Pipeline, Stage};
+use crate::spec::secrets::is_secret;
+use crate::spec::{Delivery, Grant, Kept, Late, Order, Pipeline, Sharing, Stage, StateSpec};
 
 /// A pipeline as it will run.
 #[derive(Debug, Serialize)]
@@ -27,6 +28,18 @@ pub struct Plan {
     pub delivery: Delivery,
     /// How many threads work.
     pub workers: usize,
+    /// Where positions and state are kept.
+    pub kept: Kept,
+    /// The same, in words.
+    pub kept_where: String,
+    /// Whether several processes may run it together.
+    pub sharing: Sharing,
+    /// What keeps them from it, each with what to change.
+    pub alone_because: Vec<String>,
+    /// After how long results are committed, in milliseconds.
+    pub epoch_interval_ms: u64,
+    /// After how long a quiet partition no longer holds stream time, in milliseconds; none: never.
+    pub idle_timeout_ms: Option<u64>,
     /// Whether a replay gives the same results.
     pub replayable: bool,
     /// What keeps it from that.
@@ -76,13 +89,13 @@ const KEY_GROUPS: u16 = wasmill_engine::topology::Topology::KEY_GROUPS;
 pub fn plan(pipeline: &Pipeline) -> Result<Plan, Stop> {
     let (sources, source_traits) = sources(pipeline)?;
     let (mut sinks, sink_traits) = sinks(pipeline)?;
-    let durable = pipeline.data_dir.is_some();
+    let kept = pipeline.kept();
     let mut routes = Vec::new();
     for (source, traits) in sources.iter().zip(&source_traits) {
         for (sink, sink_traits) in sinks.iter().zip(&sink_traits) {
             routes.push(route(
                 RouteSource { name: &source.name, traits: *traits },
-                durable,
+                kept,
                 RouteSink { name: &sink.name, traits: *sink_traits },
             ));
         }
@@ -95,8 +108,22 @@ pub fn plan(pipeline: &Pipeline) -> Result<Plan, Stop> {
                 .to_owned(),
         ),
     }
-    if pipeline.is_stateful() && !durable {
-        notes.push("no data_dir: state is in memory, and a restart begins anew".to_owned());
+    if pipeline.is_stateful() && kept == Kept::Memory {
+        notes.push(if source_traits.iter().all(|t| t.seekable) {
+            "no data_dir: state is in memory, and a restart reads all from the start".to_owned()
+        } else {
+            "no data_dir: state is in memory, and a restart begins anew".to_owned()
+        });
+    }
+    if pipeline.data_dir.is_some() && matches!(kept, Kept::Source | Kept::Redis) {
+        notes.push("the data_dir is not used: nothing is kept in it".to_owned());
+    }
+    let sharing = pipeline.sharing();
+    if sharing == Sharing::Store {
+        notes.push(
+            "totals are exact at each commit; a replay may number messages anew, and two processes may give the same number"
+                .to_owned(),
+        );
     }
     if let Some(dead) = &pipeline.dead_letter {
         let traits = dead.sink().map_err(|e| Stop::error(Exit::Usage, format!("dead_letter: {e}")))?.traits();
@@ -117,6 +144,12 @@ pub fn plan(pipeline: &Pipeline) -> Result<Plan, Stop> {
         routes,
         delivery: pipeline.delivery,
         workers: pipeline.workers,
+        kept,
+        kept_where: kept_where(pipeline, kept),
+        sharing,
+        alone_because: pipeline.alone_because(),
+        epoch_interval_ms: millis(pipeline.epoch.interval),
+        idle_timeout_ms: pipeline.idle_timeout.map(millis),
         replayable: not_replayable_because.is_empty(),
         not_replayable_because,
         notes,
@@ -147,11 +180,48 @@ pub fn refuse_too_weak(pipeline: &Pipeline, plan: &Plan) -> Result<(), Stop> {
     Err(Stop::problems(Exit::Usage, &pipeline.problem(diagnostic)))
 }
 
+fn kept_where(pipeline: &Pipeline, kept: Kept) -> String {
+    match (kept, &pipeline.state) {
+        (Kept::Redis, StateSpec::Redis { url }) => format!("in Redis at {url}"),
+        (Kept::Source | Kept::Redis, _) => "with the sources' groups; there is no state".to_owned(),
+        (Kept::Disk, _) => {
+            let folder = pipeline.data_dir.as_deref().unwrap_or(std::path::Path::new("."));
+            format!("in the data directory {}", folder.display())
+        }
+        (Kept::Memory, _) => "in memory: nothing outlives the process".to_owned(),
+    }
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn settings(spec: &impl Serialize) -> serde_json::Value {
     match serde_json::to_value(spec) {
         // One key, the connector's name: its settings are below it.
-        Ok(serde_json::Value::Object(map)) => map.into_iter().next().map(|(_, v)| v).unwrap_or_default(),
+        Ok(serde_json::Value::Object(map)) => {
+            let mut settings = map.into_iter().next().map(|(_, v)| v).unwrap_or_default();
+            hide_secrets(&mut settings);
+            settings
+        }
         _ => serde_json::Value::Null,
+    }
+}
+
+fn hide_secrets(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::Object(map) => {
+            for (key, value) in map.iter_mut() {
+                if is_secret(key) && !value.is_null() {
+                    *value = "(hidden)".into();
+                } else {
+                    hide_secrets(value);
+                }
+            }
+        }
+        serde_json::Value::Array(items) => items.iter_mut().for_each(hide_secrets),
+        serde_json::Value::String(text) => *text = crate::spec::secrets::hide(text),
+        _ => {}
     }
 }
 
@@ -178,6 +248,8 @@ fn sources(pipeline: &Pipeline) -> Result<(Vec<End>, Vec<SourceTraits>), Stop> {
             if traits.seekable { "can be read again" } else { "can't be read again" },
             if traits.bounded { "ends" } else { "goes on for ever" },
         ];
+        let is = is.into_iter().chain(traits.shared.then_some("has a group that shares its partitions out"));
+        let is = is.collect();
         ends.push(End { name: numbered(&names, i), settings: settings(spec), is, takes: None });
         all.push(traits);
     }
@@ -288,7 +360,8 @@ fn not_replayable(pipeline: &Pipeline, sources: &[SourceTraits]) -> Vec<String> 
             reasons.push(format!("the source `{}` can't be read again", spec.name()));
         }
     }
-    if pipeline.idle_timeout.is_some() {
+    let by_the_log = |s: &Stage| matches!(s, Stage::Aggregate(a) if a.order == Order::Log);
+    if pipeline.idle_timeout.is_some() && pipeline.stages.iter().any(by_the_log) {
         reasons.push(
             "`time.idle_timeout` goes by the clock: what was called idle is remembered with the state, but a run from the start may call it idle elsewhere".to_owned(),
         );
@@ -299,12 +372,18 @@ fn not_replayable(pipeline: &Pipeline, sources: &[SourceTraits]) -> Vec<String> 
         }
         if let Stage::Aggregate(a) = stage
             && a.order == Order::Arrival
-            && pipeline.data_dir.is_none()
         {
-            reasons.push(format!(
-                "the stage `{}` takes messages in the order of arrival, and without a data_dir nothing remembers that order; with a single partition there is one order only",
-                a.stage.name
-            ));
+            if pipeline.sharing() == Sharing::Store {
+                reasons.push(format!(
+                    "the stage `{}` takes messages in the order of arrival in each process; the totals come out the same, the numbers between may not",
+                    a.stage.name
+                ));
+            } else if pipeline.kept() == Kept::Memory {
+                reasons.push(format!(
+                    "the stage `{}` takes messages in the order of arrival, and without a data_dir nothing remembers that order; with a single partition there is one order only",
+                    a.stage.name
+                ));
+            }
         }
     }
     reasons

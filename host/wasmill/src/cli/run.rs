@@ -38,7 +38,7 @@ pub fn run(args: &args::Run, runtime: &dyn Runtime) -> Result<(), Stop> {
 /// # Errors
 /// When the spec is wrong, nobody said yes, or it failed.
 pub fn reset(args: &args::Reset, runtime: &dyn Runtime) -> Result<(), Stop> {
-    let pipeline = load::pipeline(&args.pipeline, &args.overrides)?;
+    let pipeline = load::pipeline(args.pipeline.as_deref(), &args.overrides)?;
     if !args.yes && !confirmed(&pipeline.name)? {
         return Err(Stop::error(Exit::Usage, "nothing was forgotten"));
     }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tokio::sync::Mutex;
 use wasmill_connect::codec::json::JsonDecoder;
 use wasmill_connect::codec::rfc3339;
-use wasmill_connect::store::{DiskStore, MemoryStore};
-use wasmill_connect::{Partition, Sink, Source};
+use wasmill_connect::store::{DiskStore, MemoryStore, RedisStore};
+use wasmill_connect::{ConnectorError, Membership, Partition, Positions, Sink, Source};
 use wasmill_engine::commit::Collector;
 use wasmill_engine::coordinator::{Coordinator, FoundPartition};
 use wasmill_engine::input::Decoder;
@@ -22,18 +23,43 @@ use wasmill_engine::state::{Checkpoint, StateStore, StoreError};
 use wasmill_engine::time::END;
 use wasmill_engine::topology::{Order, TimeSpec, Topology};
 use wasmill_engine::window::{Late, Tumbling};
-use wasmill_engine::{RunningSpec, WindowSpec};
+use wasmill_engine::{RunningSpec, ShareMerger, WindowSpec};
 use wasmill_plugin::Sandbox;
 
+use super::claims::Claims;
 use super::dead_letter_log::DeadLetterLog;
+use super::health::Health;
+use super::members::SharedSource;
+use super::retry::Backoff;
 use crate::cli::check::load_fitting;
 use crate::cli::sandbox as admission;
 use crate::cli::{Exit, RunFailure};
-use crate::spec::{self, Pipeline, Stage};
+use crate::spec::{self, Kept, Pipeline, Sharing, Stage, StateSpec};
 
 /// The name under which the dead-letter sink's token is kept.
 const DEAD_LETTER_SINK: &str = "dead_letter";
 
+/// Asks again for as long as the other end is away: a broker may start after its clients.
+macro_rules! insist {
+    ($health:expr, $name:expr, $call:expr) => {{
+        let mut backoff = Backoff::new();
+        loop {
+            match $call.await {
+                Ok(done) => {
+                    $health.well($name);
+                    break done;
+                }
+                Err(ConnectorError::Fatal(text)) => return Err(outside(text)),
+                Err(ConnectorError::Disconnected { what, cause }) => {
+                    $health.ill($name, &format!("{what}: {cause}"));
+                    let wait = backoff.next();
+                    tracing::warn!(end = %$name, %what, %cause, again_in_ms = wait.as_millis() as u64, "it is away; waiting for it");
+                    tokio::time::sleep(wait).await;
+                }
+            }
+        }
+    }};
+}
 /// One partition, ready to be read.
 pub(super) struct Input {
     pub id: PartitionId,
@@ -49,13 +75,27 @@ pub(super) struct NamedSink {
     pub sink: Box<dyn Sink>,
 }
 
+/// A shared source's group, joined.
+pub(super) struct Group {
+    pub source: u16,
+    pub name: String,
+    pub membership: Box<dyn Membership>,
+}
+
 /// A pipeline, ready to run.
 pub(super) struct Assembled {
     pub sandbox: Sandbox,
     pub topology: Arc<Topology>,
     pub routes: Arc<Routes>,
-    pub sources: Vec<Box<dyn Source>>,
+    pub sources: Vec<SharedSource>,
+    /// The partitions that are this process's to the end; none of shared sources.
     pub inputs: Vec<Input>,
+    /// The shared sources' groups.
+    pub groups: Vec<Group>,
+    /// Where the positions of shared sources are, if not with them.
+    pub claims: Option<Claims>,
+    /// How many partitions the sources have, others' included.
+    pub partition_count: usize,
     pub sinks: Vec<NamedSink>,
     pub store: Arc<dyn StateStore>,
     pub coordinator: Coordinator,
@@ -65,30 +105,56 @@ pub(super) struct Assembled {
 }
 
 /// Loads, opens and restores everything that a pipeline needs.
-pub(super) async fn assemble(pipeline: &Pipeline) -> anyhow::Result<Assembled> {
+pub(super) async fn assemble(pipeline: &Pipeline, health: &Health) -> anyhow::Result<Assembled> {
+    let sharing = pipeline.sharing();
     // Every worker has an instance of every stage's plugin.
     let instances = pipeline.workers * pipeline.stages.len();
     let sandbox = admission::open(Some(&pipeline.limits), instances).map_err(stopped)?;
     let topology = Arc::new(topology(pipeline, &sandbox)?);
-    let store = open_store(pipeline)?;
-    let checkpoint = store.checkpoint().map_err(outside)?;
-    let foretold = store.foretold().map_err(outside)?;
+    let (store, claims) = open_store(pipeline, &topology, health).await?;
+    let stored = || {
+        let store = Arc::clone(&store);
+        on_a_thread(move || Ok((store.checkpoint()?, store.foretold()?, store.generation()?)))
+    };
+    let (checkpoint, foretold, generation) = insist!(health, "the store", stored());
 
+    let (sinks, sink_routes) = open_sinks(pipeline, checkpoint.as_ref(), health).await?;
     let mut sources = Vec::new();
     let mut found = Vec::new();
+    let mut groups = Vec::new();
+    let mut names = BTreeMap::new();
     for (number, spec) in pipeline.sources.iter().enumerate() {
         let source_number = u16::try_from(number).context("more than 65,535 sources")?;
+        let name = format!("source {}", spec.name());
         let mut source = spec.source().map_err(outside)?;
-        for partition in source.partitions().await.map_err(outside)? {
+        let partitions = match sharing {
+            Sharing::Alone => insist!(health, &name, source.take_all()),
+            Sharing::Source | Sharing::Store => insist!(health, &name, source.partitions()),
+        };
+        for partition in partitions {
             let id = PartitionId { source: source_number, partition: partition.number };
-            let incarnation = incarnation(&mut *source, id, &partition, checkpoint.as_ref()).await?;
-            found.push((FoundPartition { id, name: partition.name.clone(), incarnation }, partition.extent));
+            names.insert(id, partition.name.clone());
+            if sharing == Sharing::Alone {
+                let incarnation = incarnation(&mut *source, id, &partition, checkpoint.as_ref()).await?;
+                let Partition { name, begin, extent, .. } = partition;
+                found.push((FoundPartition { id, name, incarnation, begin }, extent));
+            }
         }
-        sources.push(source);
+        let positions = match sharing {
+            Sharing::Alone => None,
+            Sharing::Source => Some(Positions::Source),
+            Sharing::Store => Some(Positions::Store),
+        };
+        if let Some(positions) = positions {
+            let membership = insist!(health, &name, source.join(positions));
+            // Which partitions are this process's comes with the group's first answer.
+            health.ill(&name, "waiting for its share of the partitions");
+            groups.push(Group { source: source_number, name, membership });
+        }
+        sources.push(Arc::new(Mutex::new(source)));
     }
 
-    let (sinks, sink_routes) = open_sinks(pipeline, checkpoint.as_ref()).await?;
-    let names: BTreeMap<PartitionId, String> = found.iter().map(|(f, _)| (f.id, f.name.clone())).collect();
+    let partition_count = names.len();
     let routes = Arc::new(Routes::new(sink_routes, names));
     let lanes = if topology.has_lanes() { pipeline.workers } else { 0 };
     let partitions: Vec<FoundPartition> = found.iter().map(|(f, _)| f.clone()).collect();
@@ -113,7 +179,6 @@ pub(super) async fn assemble(pipeline: &Pipeline) -> anyhow::Result<Assembled> {
             extent,
         })
         .collect();
-    let generation = store.generation().map_err(outside)?;
     let collector = Collector::new(lanes, generation, topology.shape(), checkpoint.as_ref());
     let lanes = (0..lanes)
         .map(|n| Lane::new(&topology.keyed, &routes, &store, topology.key_groups, (n, lanes)))
@@ -126,6 +191,9 @@ pub(super) async fn assemble(pipeline: &Pipeline) -> anyhow::Result<Assembled> {
         routes,
         sources,
         inputs,
+        groups,
+        claims,
+        partition_count,
         sinks,
         store,
         coordinator,
@@ -137,8 +205,17 @@ pub(super) async fn assemble(pipeline: &Pipeline) -> anyhow::Result<Assembled> {
 
 /// Forgets positions and state, and what the sinks hold of earlier runs.
 pub(super) fn reset(pipeline: &Pipeline) -> anyhow::Result<()> {
+    if pipeline.kept() == Kept::Source {
+        return Err(outside(format!(
+            "{} keeps its positions with its source's group, which other processes may be in: give it another `group` (KAFKA_GROUP_ID) to start anew, or reset the group's offsets with the broker's own tools",
+            pipeline.name
+        )));
+    }
     if let Some(directory) = state_directory(pipeline) {
         DiskStore::reset_at(&directory).map_err(outside)?;
+    }
+    if let StateSpec::Redis { url } = &pipeline.state {
+        RedisStore::reset_at(url.reveal(), &pipeline.name).map_err(outside)?;
     }
     for sink in pipeline.sinks.iter().map(|s| &s.connector).chain(&pipeline.dead_letter) {
         sink.reset().map_err(outside)?;
@@ -160,11 +237,54 @@ fn state_directory(pipeline: &Pipeline) -> Option<PathBuf> {
     pipeline.data_dir.as_ref().map(|dir| DiskStore::directory(dir, &pipeline.name))
 }
 
-fn open_store(pipeline: &Pipeline) -> anyhow::Result<Arc<dyn StateStore>> {
-    Ok(match state_directory(pipeline) {
-        Some(directory) => Arc::new(DiskStore::open(&directory).map_err(outside)?),
-        None => Arc::new(MemoryStore::new()),
-    })
+/// The pipeline's store, and where the positions of shared sources are, if they are in it.
+async fn open_store(
+    pipeline: &Pipeline,
+    topology: &Topology,
+    health: &Health,
+) -> anyhow::Result<(Arc<dyn StateStore>, Option<Claims>)> {
+    match pipeline.kept() {
+        // Without state nothing is kept here: positions are the group's.
+        Kept::Source | Kept::Memory => Ok((Arc::new(MemoryStore::new()), None)),
+        Kept::Disk => {
+            let directory = state_directory(pipeline).unwrap_or_default();
+            Ok((Arc::new(DiskStore::open(&directory).map_err(outside)?), None))
+        }
+        Kept::Redis => {
+            let StateSpec::Redis { url } = &pipeline.state else {
+                unreachable!("state is kept in Redis only where the spec names one")
+            };
+            let shared = pipeline.sharing() == Sharing::Store;
+            let merger = Arc::new(ShareMerger::new(&topology.keyed));
+            let open = || {
+                let (url, name, merger) =
+                    (url.reveal().to_owned(), pipeline.name.clone(), Arc::clone(&merger));
+                on_a_thread(move || match shared {
+                    true => {
+                        let merge =
+                            move |key: &[u8], stored: &[u8], share: &[u8]| merger.merge(key, stored, share);
+                        RedisStore::open_shared(&url, &name, Arc::new(merge))
+                    }
+                    false => RedisStore::open_alone(&url, &name),
+                })
+            };
+            let store = Arc::new(insist!(health, "the store", open()));
+            let claims = shared.then(|| Claims(Arc::clone(&store)));
+            Ok((store, claims))
+        }
+    }
+}
+
+/// A call of a store that may wait for the network.
+async fn on_a_thread<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, ConnectorError> {
+    match tokio::task::spawn_blocking(call).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(StoreError::Away { what, cause })) => Err(ConnectorError::Disconnected { what, cause }),
+        Ok(Err(e)) => Err(ConnectorError::Fatal(e.to_string())),
+        Err(e) => Err(ConnectorError::Fatal(format!("the store's thread panicked: {e}"))),
+    }
 }
 
 /// Which log a partition is: the stored name of it, if the source says that it is still the same.
@@ -211,6 +331,7 @@ fn refuse_grown(
 async fn open_sinks(
     pipeline: &Pipeline,
     checkpoint: Option<&Checkpoint>,
+    health: &Health,
 ) -> anyhow::Result<(Vec<NamedSink>, Vec<SinkRoute>)> {
     let mut opened: Vec<(String, Takes, Box<dyn Sink>)> = Vec::new();
     for (number, spec) in pipeline.sinks.iter().enumerate() {
@@ -229,7 +350,7 @@ async fn open_sinks(
         let token = checkpoint
             .and_then(|c| c.sinks.iter().find(|(n, _)| *n == name))
             .map(|(_, token)| token.as_str());
-        sink.recover(token).await.map_err(outside)?;
+        insist!(health, &name, sink.recover(token));
         routes.push(SinkRoute { takes, encoder: sink.encoder() });
         sinks.push(NamedSink { name, sink });
     }
@@ -247,6 +368,7 @@ fn topology(pipeline: &Pipeline, sandbox: &Sandbox) -> anyhow::Result<Topology> 
         keyed: Vec::new(),
         order: Order::Log,
         idle_marks: pipeline.idle_timeout.is_some(),
+        shared: pipeline.sharing() != Sharing::Alone,
         key_groups: Topology::KEY_GROUPS,
     };
     for (place, stage) in pipeline.stages.iter().enumerate() {
@@ -291,8 +413,18 @@ fn aggregate_stage(
     let plugin = load_fitting(sandbox, pipeline, &stage, &aggregate.stage).map_err(stopped)?;
     let name: Arc<str> = aggregate.stage.name.as_str().into();
     let compound_key = topology.key.as_ref().is_some_and(wasmill_engine::key::KeySpec::is_compound);
+    let shared = pipeline.sharing() == Sharing::Store;
+    if shared && !plugin.info().aggregate.as_ref().is_some_and(|a| a.commutative) {
+        return Err(RunFailure {
+            exit: Exit::Plugin,
+            text: format!(
+                "the aggregate `{name}` is not commutative, so several processes can't put to its totals: declare it commutative if it is, or take `state.redis` (USE_DISTRIBUTED_STATE) away and run one process"
+            ),
+        }
+        .into());
+    }
     Ok(match &aggregate.window {
-        None => KeyedSpec::Running(RunningSpec { name, plugin, compound_key }),
+        None => KeyedSpec::Running(RunningSpec { name, plugin, compound_key, shared }),
         Some(window) => KeyedSpec::Window(WindowSpec {
             name,
             plugin,

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
 use wasmill_engine::commit::{Collector, Commit};
-use wasmill_engine::coordinator::Coordinator;
+use wasmill_engine::coordinator::{Coordinator, FoundPartition};
 use wasmill_engine::input::RawBatch;
 use wasmill_engine::lane::LaneEpoch;
-use wasmill_engine::position::PartitionId;
+use wasmill_engine::position::{PartitionId, Position};
 use wasmill_engine::prefix::Prepared;
-use wasmill_engine::state::Epoch;
+use wasmill_engine::state::{Epoch, Merged};
 
 use super::observe::Observed;
 use super::readers::Credit;
@@ -34,12 +35,20 @@ pub(super) enum Event {
     LaneEpoch(usize, Epoch, LaneEpoch),
     /// A partition's source is away: that it is quiet says nothing.
     Away(PartitionId),
-    /// An epoch is committed.
-    Committed(Epoch),
+    /// A partition has become this process's; its reader follows.
+    Assigned { found: FoundPartition, position: Option<Position>, credit: Arc<Credit> },
+    /// Partitions are about to be another process's, once `release` is dropped; their readers have ended.
+    Left { partitions: Vec<PartitionId>, release: oneshot::Sender<()> },
+    /// Partitions are another process's; their readers have ended.
+    Lost(Vec<PartitionId>),
+    /// An epoch is committed; of the keys that other processes share the store made this.
+    Committed(Epoch, Merged),
     /// Stop reading, drain, end.
     Stop,
     /// It can't go on.
     Failed(String),
+    /// Another process has taken over what this one would have committed: begin again from what is stored.
+    Fenced(String),
 }
 
 /// How many epochs may be ended and not committed: one commits while the next one's outputs wait.
@@ -56,6 +65,21 @@ pub(super) struct Bounds {
     pub lane_queue_bytes_max: usize,
     pub shutdown_timeout: Duration,
     pub idle_timeout: Option<Duration>,
+}
+
+/// Why a run ended before its end.
+#[derive(Debug)]
+pub(super) enum Halt {
+    /// It can't go on: why, for people.
+    Failed(String),
+    /// It must begin again from what is stored: why.
+    Fenced(String),
+}
+
+impl From<String> for Halt {
+    fn from(text: String) -> Self {
+        Self::Failed(text)
+    }
 }
 
 /// How a run ended.
@@ -76,6 +100,11 @@ pub(super) struct Coordinate {
     pub lanes: Vec<Sender<LaneWork>>,
     pub commits: UnboundedSender<Commit>,
     pub credits: BTreeMap<PartitionId, Arc<Credit>>,
+    /// Whether the store has the positions: what was lost may not be committed then, not even what is on
+    /// its way.
+    pub claims: bool,
+    /// How many tasks follow the groups of shared sources; each ends as a reader does.
+    pub members: usize,
     pub bounds: Bounds,
     pub observed: Arc<Observed>,
 }
@@ -95,6 +124,9 @@ struct Flow {
     /// How many batches of each partition the workers have.
     unprepared: BTreeMap<PartitionId, usize>,
     stopping_since: Option<Instant>,
+    /// Partitions on their way to other processes: let go of when this epoch is committed, which is none
+    /// until its barrier.
+    releases: Vec<(Option<Epoch>, oneshot::Sender<()>)>,
 }
 
 impl Coordinate {
@@ -102,10 +134,10 @@ impl Coordinate {
     ///
     /// # Errors
     /// Why it could not go on, for people.
-    pub fn run(mut self) -> Result<Ended, String> {
+    pub fn run(mut self) -> Result<Ended, Halt> {
         let mut flow = Flow {
             sequences: self.credits.keys().map(|id| (*id, 0)).collect(),
-            readers: self.credits.len(),
+            readers: self.credits.len() + self.members,
             jobs: 0,
             lane_bytes: 0,
             lane_inputs: 0,
@@ -115,6 +147,7 @@ impl Coordinate {
             heard: self.credits.keys().map(|id| (*id, Instant::now())).collect(),
             unprepared: BTreeMap::new(),
             stopping_since: None,
+            releases: Vec::new(),
         };
         loop {
             let due = flow.epoch_since + self.bounds.epoch_interval;
@@ -122,7 +155,9 @@ impl Coordinate {
             match self.events.recv_timeout(wait) {
                 Ok(event) => self.take(event, &mut flow)?,
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Err("all other parts are gone".to_owned()),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Halt::Failed("all other parts are gone".to_owned()));
+                }
             }
             for _ in 0..EVENTS_AT_ONCE {
                 let Ok(event) = self.events.try_recv() else { break };
@@ -143,16 +178,16 @@ impl Coordinate {
             if let Some(since) = flow.stopping_since
                 && since.elapsed() > self.bounds.shutdown_timeout
             {
-                return Err(format!(
+                return Err(Halt::Failed(format!(
                     "could not drain within {} s: {} epochs wait for their sinks. What is not committed is read again at the next start; a longer time is set by `shutdown_timeout`",
                     self.bounds.shutdown_timeout.as_secs(),
                     flow.epochs,
-                ));
+                )));
             }
         }
     }
 
-    fn take(&mut self, event: Event, flow: &mut Flow) -> Result<(), String> {
+    fn take(&mut self, event: Event, flow: &mut Flow) -> Result<(), Halt> {
         match event {
             Event::Raw(raw) => {
                 self.observed.read(raw.records.len(), raw.data.len());
@@ -171,10 +206,12 @@ impl Coordinate {
                     *n -= 1;
                 }
                 flow.heard.insert(prepared.partition, Instant::now());
-                if let Some(credit) = self.credits.get(&prepared.partition) {
-                    credit.take(prepared.held_bytes - prepared.raw_bytes);
+                let (partition, more) = (prepared.partition, prepared.held_bytes - prepared.raw_bytes);
+                if self.coordinator.accept(prepared)
+                    && let Some(credit) = self.credits.get(&partition)
+                {
+                    credit.take(more);
                 }
-                self.coordinator.accept(prepared);
             }
             Event::End(partition) => {
                 flow.readers -= 1;
@@ -196,16 +233,52 @@ impl Coordinate {
                 let commit = self.collector.lane(epoch, part);
                 self.hand_over(commit);
             }
-            Event::Committed(epoch) => {
+            Event::Committed(epoch, merged) => {
+                let merged = Arc::new(merged);
                 flow.epochs -= 1;
+                flow.releases.retain(|(of, _)| of.is_none_or(|of| of > epoch));
                 for lane in &self.lanes {
-                    let _ = lane.send(LaneWork::Committed(epoch));
+                    let _ = lane.send(LaneWork::Committed(epoch, Arc::clone(&merged)));
                 }
             }
             Event::Stop => flow.stopping_since = flow.stopping_since.or_else(|| Some(Instant::now())),
-            Event::Failed(text) => return Err(text),
+            Event::Assigned { found, position, credit } => {
+                flow.readers += 1;
+                flow.heard.insert(found.id, Instant::now());
+                self.credits.insert(found.id, credit);
+                let sequence = *flow.sequences.entry(found.id).or_default();
+                self.coordinator.assign(&found, position, sequence);
+            }
+            Event::Left { partitions, release } => {
+                partitions.iter().for_each(|p| self.coordinator.leave(*p));
+                // One that is not taken in any more is let go of by dropping `release` here.
+                if self.coordinator.wants_barrier() {
+                    flow.releases.push((None, release));
+                }
+            }
+            Event::Lost(partitions) if self.claims => {
+                return Err(Halt::Fenced(format!(
+                    "{} partitions were lost to other processes",
+                    partitions.len()
+                )));
+            }
+            Event::Lost(partitions) => {
+                for partition in partitions {
+                    self.coordinator.lose(partition);
+                    self.forget(partition, flow);
+                }
+            }
+            Event::Failed(text) => return Err(Halt::Failed(text)),
+            Event::Fenced(text) => return Err(Halt::Fenced(text)),
         }
         Ok(())
+    }
+
+    /// A partition is not this process's any more.
+    fn forget(&mut self, partition: PartitionId, flow: &mut Flow) {
+        self.credits.remove(&partition);
+        flow.heard.remove(&partition);
+        self.observed.left(partition);
     }
 
     /// The bytes of the open epoch, here and in the lanes.
@@ -260,7 +333,12 @@ impl Coordinate {
             }
             return;
         }
+        let leaving = self.coordinator.leaving();
         let barrier = self.coordinator.barrier();
+        leaving.into_iter().for_each(|partition| self.forget(partition, flow));
+        for (of, _) in flow.releases.iter_mut().filter(|(of, _)| of.is_none()) {
+            *of = Some(barrier.epoch);
+        }
         flow.epochs += 1;
         flow.epoch_since = Instant::now();
         flow.lane_waiting.fill(0);
@@ -290,14 +368,14 @@ impl Coordinate {
         }
     }
 
-    fn has_ended(&self, flow: &Flow) -> Result<Option<Ended>, String> {
+    fn has_ended(&self, flow: &Flow) -> Result<Option<Ended>, Halt> {
         let drained = flow.readers == 0 && flow.jobs == 0 && flow.lane_inputs == 0 && flow.epochs == 0;
         let touched = self.coordinator.is_touched() || flow.lane_waiting.iter().any(|n| *n > 0);
         if drained && !self.coordinator.can_barrier() {
             // Half a replay can't be committed; stopped here, it is done again at the next start.
             return match flow.stopping_since {
                 Some(_) => Ok(Some(Ended::Stopped)),
-                None => Err("the sources end before the point that an epoch had reached whose results may be out: they are not what they were. `wasmill reset` starts anew".to_owned()),
+                None => Err(Halt::Failed("the sources end before the point that an epoch had reached whose results may be out: they are not what they were. `wasmill reset` starts anew".to_owned())),
             };
         }
         if !drained || touched {

@@ -21,6 +21,15 @@ pub(super) struct Pages {
     pub sandboxes: std::sync::Mutex<Vec<(String, Arc<Sandbox>)>>,
 }
 
+impl Pages {
+    /// Shows the counters of a pipeline's plugins from now on.
+    pub fn show(&self, pipeline: &str, sandbox: &Arc<Sandbox>) {
+        let mut all = self.sandboxes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        all.retain(|(name, _)| name != pipeline);
+        all.push((pipeline.to_owned(), Arc::clone(sandbox)));
+    }
+}
+
 /// Serves the pages at an address until the process ends.
 ///
 /// # Errors

@@ -9,11 +9,13 @@
 
 mod alarm;
 mod assemble;
+mod claims;
 mod commit;
 mod coordinate;
 mod dead_letter_log;
 mod health;
 mod http;
+mod members;
 mod observe;
 mod progress;
 mod readers;
@@ -30,19 +32,21 @@ use crossbeam_channel::unbounded;
 use prometheus::Registry;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
+use wasmill_engine::position::PartitionId;
 use wasmill_engine::prefix::Prefix;
 
 use crate::cli::{Exit, RunFailure, RunOptions, Runtime};
 use crate::spec::Pipeline;
-use assemble::assemble;
+use assemble::{Group, assemble};
 use commit::Committer;
-use coordinate::{Bounds, Coordinate, Ended, Event};
+use coordinate::{Bounds, Coordinate, Ended, Event, Halt};
 use health::Health;
 use http::Pages;
+use members::{MemberTask, SharedSource};
 use observe::{Observed, Snapshot};
 use progress::grouped;
-use readers::{Credit, ReaderTask};
+use readers::{Credit, ReaderTask, Reading};
 use workers::Worker;
 
 /// The most raw bytes that one poll of a reader asks for.
@@ -140,24 +144,43 @@ fn watch_signals(stop: watch::Sender<bool>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Runs a pipeline to its end; from what is stored again, where another process has taken a part over.
 async fn run_one(
     pipeline: Pipeline,
     pages: Arc<Pages>,
     stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<Value> {
+    let name = &pipeline.name;
+    let observed = Arc::new(Observed::new(name, &pages.registry)?);
+    let ended = loop {
+        let until = stopped.clone();
+        match run_once(&pipeline, &pages, &observed, until).await? {
+            Ok(ended) => break ended,
+            Err(fenced) => tracing::warn!(pipeline = %name, %fenced, "beginning again from what is stored"),
+        }
+    };
+    Ok(summary(name, ended, &observed.snapshot()))
+}
+
+/// Runs a pipeline from what is stored; answers why, if it must begin again.
+async fn run_once(
+    pipeline: &Pipeline,
+    pages: &Pages,
+    observed: &Arc<Observed>,
+    mut stopped: watch::Receiver<bool>,
+) -> anyhow::Result<Result<Ended, String>> {
     let started = Instant::now();
     let name = pipeline.name.clone();
-    let mut assembled = assemble(&pipeline).await?;
-    let observed = Arc::new(Observed::new(&name, &assembled.inputs, &pages.registry)?);
+    let assembled = tokio::select! {
+        assembled = assemble(pipeline, &pages.health) => assembled?,
+        // Stopped while it waited for something that is away: nothing was read yet.
+        _ = stopped.wait_for(|stop| *stop) => return Ok(Ok(Ended::Stopped)),
+    };
     let sandbox = Arc::new(assembled.sandbox);
-    pages
-        .sandboxes
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-        .push((name.clone(), Arc::clone(&sandbox)));
+    pages.show(&name, &sandbox);
     tracing::info!(
         pipeline = %name,
-        partitions = assembled.inputs.len(),
+        partitions = assembled.partition_count,
         workers = pipeline.workers,
         store = %assembled.store.name(),
         resumed = assembled.resumed,
@@ -168,33 +191,52 @@ async fn run_one(
     let (events, inbox) = unbounded();
     let (job_sender, jobs) = unbounded();
     let (commit_sender, commits) = mpsc::unbounded_channel();
-    let (reading, read_until) = watch::channel(false);
+    let (reading_until, read_until) = watch::channel(false);
 
-    let credits = start_readers(
-        &pipeline,
-        &mut assembled.sources,
-        &assembled.inputs,
-        &events,
-        &read_until,
-        &pages.health,
-    )
-    .await?;
+    let credit_bytes = (pipeline.limits.queue_bytes_max / assembled.partition_count.max(1)).max(1);
+    let reading = Reading {
+        batch_messages_max: pipeline.batch_size,
+        batch_bytes_max: POLL_BYTES_MAX.min(credit_bytes),
+        events: events.clone(),
+        health: Arc::clone(&pages.health),
+        observed: Arc::clone(observed),
+    };
+    let credits =
+        start_readers(&assembled.sources, &assembled.inputs, &reading, credit_bytes, &read_until).await?;
+    let members = assembled.groups.len();
+    let mut member_tasks = JoinSet::new();
+    for Group { source, name, membership } in assembled.groups {
+        let task = MemberTask {
+            source_number: source,
+            name,
+            source: Arc::clone(&assembled.sources[usize::from(source)]),
+            membership,
+            claims: assembled.claims.clone(),
+            credit_bytes,
+            reading: reading.clone(),
+            stop: read_until.clone(),
+        };
+        member_tasks.spawn(task.run());
+    }
+    drop(reading);
     let lanes =
-        start_workers(&pipeline, &assembled.topology, &assembled.routes, assembled.lanes, &jobs, &events)?;
+        start_workers(pipeline, &assembled.topology, &assembled.routes, assembled.lanes, &jobs, &events)?;
     let committer = Committer {
         sinks: assembled.sinks,
         sources: assembled.sources,
+        routes: Arc::clone(&assembled.routes),
         store: assembled.store,
         events: events.clone(),
         health: Arc::clone(&pages.health),
-        observed: Arc::clone(&observed),
+        observed: Arc::clone(observed),
+        looked_ahead: None,
     };
     let committer = tokio::spawn(committer.run(commits));
-    forward_stop(stopped, reading, events);
+    let forwarding = forward_stop(stopped, reading_until, events);
     let (drawn, draw_until) = watch::channel(false);
     let drawing = std::io::stderr()
         .is_terminal()
-        .then(|| tokio::spawn(progress::draw(name.clone(), Arc::clone(&observed), draw_until)));
+        .then(|| tokio::spawn(progress::draw(name.clone(), Arc::clone(observed), draw_until)));
     pages.health.well(&name);
 
     let coordinate = Coordinate {
@@ -205,6 +247,8 @@ async fn run_one(
         lanes,
         commits: commit_sender,
         credits,
+        claims: assembled.claims.is_some(),
+        members,
         bounds: Bounds {
             epoch_interval: pipeline.epoch.interval,
             epoch_bytes_max: pipeline.epoch.bytes_max,
@@ -212,7 +256,7 @@ async fn run_one(
             shutdown_timeout: pipeline.shutdown_timeout,
             idle_timeout: pipeline.idle_timeout,
         },
-        observed: Arc::clone(&observed),
+        observed: Arc::clone(observed),
     };
     let ended =
         tokio::task::spawn_blocking(move || coordinate.run()).await.context("the coordinator panicked")?;
@@ -220,43 +264,51 @@ async fn run_one(
     if let Some(drawing) = drawing {
         let _ = drawing.await;
     }
-    let ended = ended.map_err(|text| RunFailure { exit: Exit::Failed, text: format!("{name}: {text}") })?;
+    forwarding.abort();
+    let ended = match ended {
+        Ok(ended) => Ok(ended),
+        Err(Halt::Fenced(why)) => Err(why),
+        Err(Halt::Failed(text)) => {
+            return Err(RunFailure { exit: Exit::Failed, text: format!("{name}: {text}") }.into());
+        }
+    };
     let committer = committer.await.context("the committer panicked")?;
+    member_tasks.shutdown().await;
     let timeout = pipeline.shutdown_timeout;
-    tokio::time::timeout(timeout, committer.close())
-        .await
+    let closed = match &ended {
+        Ok(_) => tokio::time::timeout(timeout, committer.close()).await,
+        Err(_) => tokio::time::timeout(timeout, committer.abandon()).await.map(Ok),
+    };
+    closed
         .unwrap_or_else(|_| Err(format!("the sinks could not be closed within {} s", timeout.as_secs())))
         .map_err(|text| RunFailure { exit: Exit::Outside, text: format!("{name}: {text}") })?;
-    Ok(summary(&name, ended, &observed.snapshot()))
+    Ok(ended)
 }
 
 async fn start_readers(
-    pipeline: &Pipeline,
-    sources: &mut [Box<dyn wasmill_connect::Source>],
+    sources: &[SharedSource],
     inputs: &[assemble::Input],
-    events: &crossbeam_channel::Sender<Event>,
+    reading: &Reading,
+    credit_bytes: usize,
     stop: &watch::Receiver<bool>,
-    health: &Arc<Health>,
-) -> anyhow::Result<BTreeMap<wasmill_engine::position::PartitionId, Arc<Credit>>> {
-    let share = (pipeline.limits.queue_bytes_max / inputs.len().max(1)).max(1);
+) -> anyhow::Result<BTreeMap<PartitionId, Arc<Credit>>> {
     let mut credits = BTreeMap::new();
     for input in inputs {
-        let reader = sources[usize::from(input.id.source)]
+        let mut source = sources[usize::from(input.id.source)].lock().await;
+        let reader = source
             .open(input.id.partition, input.start)
             .await
             .map_err(|e| RunFailure { exit: Exit::Outside, text: e.to_string() })?;
-        let credit = Arc::new(Credit::new(share));
+        let credit = Arc::new(Credit::new(credit_bytes));
         credits.insert(input.id, Arc::clone(&credit));
+        reading.observed.assigned(input.id, &input.name, input.start, input.extent);
         let task = ReaderTask {
             id: input.id,
             name: input.name.clone(),
             reader,
             credit,
-            batch_messages_max: pipeline.batch_size,
-            batch_bytes_max: POLL_BYTES_MAX.min(share),
-            events: events.clone(),
             stop: stop.clone(),
-            health: Arc::clone(health),
+            reading: reading.clone(),
         };
         tokio::spawn(task.run());
     }
@@ -298,7 +350,7 @@ fn forward_stop(
     mut stopped: watch::Receiver<bool>,
     reading: watch::Sender<bool>,
     events: crossbeam_channel::Sender<Event>,
-) {
+) -> JoinHandle<()> {
     tokio::spawn(async move {
         if stopped.wait_for(|stop| *stop).await.is_ok() {
             reading.send_replace(true);
@@ -306,7 +358,7 @@ fn forward_stop(
         }
         // Readers go on as long as this sender lives.
         std::future::pending::<()>().await;
-    });
+    })
 }
 
 fn summary(name: &str, ended: Ended, seen: &Snapshot) -> Value {

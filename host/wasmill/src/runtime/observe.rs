@@ -8,8 +8,6 @@ use wasmill_engine::lane::Counts;
 use wasmill_engine::position::{PartitionId, Position};
 use wasmill_engine::time::{END, START};
 
-use super::assemble::Input;
-
 /// One pipeline's figures.
 pub(super) struct Observed {
     read: IntCounter,
@@ -26,6 +24,11 @@ pub(super) struct Observed {
     stream_time: IntGauge,
     waiting: IntGauge,
     lag: IntGaugeVec,
+    waiting_for: IntGaugeVec,
+    partitions: IntGauge,
+    rebalances: IntCounter,
+    away: IntCounter,
+    held_back_ms: IntCounter,
     inner: Mutex<Inner>,
 }
 
@@ -63,7 +66,7 @@ impl Observed {
     ///
     /// # Errors
     /// When a metric of that name and pipeline is there already.
-    pub fn new(pipeline: &str, inputs: &[Input], registry: &Registry) -> Result<Self, prometheus::Error> {
+    pub fn new(pipeline: &str, registry: &Registry) -> Result<Self, prometheus::Error> {
         let opts = |name: &str, help: &str| Opts::new(name, help).const_label("pipeline", pipeline);
         let counter = |name: &str, help: &str| {
             let counter = IntCounter::with_opts(opts(name, help))?;
@@ -91,6 +94,14 @@ impl Observed {
             &["partition"],
         )?;
         registry.register(Box::new(lag.clone()))?;
+        let waiting_for = IntGaugeVec::new(
+            opts(
+                "wasmill_waiting_for_seconds",
+                "How long the partition that holds stream time has been quiet.",
+            ),
+            &["partition"],
+        )?;
+        registry.register(Box::new(waiting_for.clone()))?;
         Ok(Self {
             read: counter(
                 "wasmill_messages_read_total",
@@ -121,23 +132,75 @@ impl Observed {
                 "Bytes of messages read and not yet taken in by the lanes.",
             )?,
             lag,
+            waiting_for,
+            partitions: gauge("wasmill_partitions", "Partitions that this process reads.")?,
+            rebalances: counter(
+                "wasmill_rebalances_total",
+                "Times that a source's partitions were shared out anew between processes.",
+            )?,
+            away: counter(
+                "wasmill_disconnected_total",
+                "Tries that failed because a source, sink or store was away.",
+            )?,
+            held_back_ms: counter(
+                "wasmill_held_back_milliseconds_total",
+                "Time that readers did not read because what is behind them was full, all partitions together.",
+            )?,
             inner: Mutex::new(Inner {
-                inputs: inputs
-                    .iter()
-                    .map(|i| Progress {
-                        id: i.id,
-                        name: i.name.clone(),
-                        start: i.start,
-                        extent: i.extent,
-                        committed: i.start,
-                    })
-                    .collect(),
+                inputs: Vec::new(),
                 counts: Counts::default(),
                 stream_time: START,
                 waiting_for: None,
                 since: Instant::now(),
             }),
         })
+    }
+
+    /// A partition is this process's, read from `start` on.
+    pub fn assigned(&self, id: PartitionId, name: &str, start: u64, extent: Option<u64>) {
+        let mut inner = self.inner();
+        inner.inputs.retain(|i| i.id != id);
+        inner.inputs.push(Progress { id, name: name.to_owned(), start, extent, committed: start });
+        self.partitions.set(i64::try_from(inner.inputs.len()).unwrap_or(i64::MAX));
+    }
+
+    /// A partition is not this process's any more: its gauges go, for another process shows them.
+    pub fn left(&self, id: PartitionId) {
+        let mut inner = self.inner();
+        if let Some(at) = inner.inputs.iter().position(|i| i.id == id) {
+            let input = inner.inputs.remove(at);
+            // One that was never set is not there to be removed.
+            let _ = self.lag.remove_label_values(&[&input.name]);
+            let _ = self.waiting_for.remove_label_values(&[&input.name]);
+        }
+        self.partitions.set(i64::try_from(inner.inputs.len()).unwrap_or(i64::MAX));
+    }
+
+    /// A partition's end, now.
+    pub fn extent(&self, id: PartitionId, extent: u64) {
+        let mut inner = self.inner();
+        let Some(input) = inner.inputs.iter_mut().find(|i| i.id == id) else { return };
+        input.extent = Some(extent);
+        self.show_lag(input);
+    }
+
+    fn show_lag(&self, input: &Progress) {
+        if let Some(extent) = input.extent {
+            let lag = i64::try_from(extent.saturating_sub(input.committed)).unwrap_or(i64::MAX);
+            self.lag.with_label_values(&[&input.name]).set(lag);
+        }
+    }
+
+    pub fn rebalanced(&self) {
+        self.rebalances.inc();
+    }
+
+    pub fn away(&self) {
+        self.away.inc();
+    }
+
+    pub fn held_back(&self, time: Duration) {
+        self.held_back_ms.inc_by(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
     }
 
     fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
@@ -160,11 +223,18 @@ impl Observed {
         let name = waiting_for
             .first()
             .and_then(|(id, _)| inner.inputs.iter().find(|i| i.id == *id).map(|i| i.name.clone()));
+        if let Some((before, _)) = inner.waiting_for.as_ref().filter(|(n, _)| name.as_ref() != Some(n)) {
+            let _ = self.waiting_for.remove_label_values(&[before]);
+        }
         inner.waiting_for = match (name, inner.waiting_for.take()) {
             (Some(name), Some((before, since))) if name == before => Some((name, since)),
             (Some(name), _) => Some((name, Instant::now())),
             (None, _) => None,
         };
+        if let Some((name, since)) = inner.waiting_for.as_ref() {
+            let seconds = i64::try_from(since.elapsed().as_secs()).unwrap_or(i64::MAX);
+            self.waiting_for.with_label_values(&[name]).set(seconds);
+        }
     }
 
     pub fn committed(&self, took: Duration) {
@@ -188,10 +258,7 @@ impl Observed {
         for (id, position) in positions {
             let Some(input) = inner.inputs.iter_mut().find(|i| i.id == *id) else { continue };
             input.committed = position.offset;
-            if let Some(extent) = input.extent {
-                let lag = i64::try_from(extent.saturating_sub(position.offset)).unwrap_or(i64::MAX);
-                self.lag.with_label_values(&[&input.name]).set(lag);
-            }
+            self.show_lag(input);
         }
     }
 

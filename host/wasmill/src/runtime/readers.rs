@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use tokio::sync::{Notify, watch};
@@ -11,6 +11,7 @@ use wasmill_connect::{ConnectorError, Polled, Reader};
 use super::alarm::Alarm;
 use super::coordinate::Event;
 use super::health::Health;
+use super::observe::Observed;
 use super::retry::Backoff;
 use wasmill_engine::position::PartitionId;
 
@@ -26,10 +27,14 @@ impl Credit {
         Self { used_bytes: AtomicUsize::new(0), bytes_max, freed: Notify::new() }
     }
 
+    fn is_left(&self) -> bool {
+        self.used_bytes.load(Ordering::Acquire) < self.bytes_max
+    }
+
     async fn wait(&self) {
         loop {
             let freed = self.freed.notified();
-            if self.used_bytes.load(Ordering::Acquire) < self.bytes_max {
+            if self.is_left() {
                 return;
             }
             freed.await;
@@ -47,23 +52,33 @@ impl Credit {
     }
 }
 
+/// How long a reader that was away must wait without an error to be called back.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// What all reader tasks of a pipeline need.
+#[derive(Clone)]
+pub(super) struct Reading {
+    pub batch_messages_max: usize,
+    pub batch_bytes_max: usize,
+    pub events: Sender<Event>,
+    pub health: Arc<Health>,
+    pub observed: Arc<Observed>,
+}
+
 /// What one reader task needs.
 pub(super) struct ReaderTask {
     pub id: PartitionId,
     pub name: String,
     pub reader: Box<dyn Reader>,
     pub credit: Arc<Credit>,
-    pub batch_messages_max: usize,
-    pub batch_bytes_max: usize,
-    pub events: Sender<Event>,
     pub stop: watch::Receiver<bool>,
-    pub health: Arc<Health>,
+    pub reading: Reading,
 }
 
 impl ReaderTask {
     /// Reads until the end, a fatal error, or the order to stop.
     pub async fn run(mut self) {
-        let _alarm = Alarm::new("a reader", &self.events);
+        let _alarm = Alarm::new("a reader", &self.reading.events);
         let mut stop = self.stop.clone();
         let last = tokio::select! {
             biased;
@@ -71,29 +86,49 @@ impl ReaderTask {
             last = self.read() => last,
         };
         // The coordinator may be gone already: then nobody needs to know.
-        let _ = self.events.send(last);
+        let _ = self.reading.events.send(last);
+        self.reading.health.well(&self.name);
     }
 
     async fn read(&mut self) -> Event {
         let mut backoff = Backoff::new();
         loop {
-            self.credit.wait().await;
-            match self.reader.poll(self.batch_messages_max, self.batch_bytes_max).await {
+            if !self.credit.is_left() {
+                let since = Instant::now();
+                self.credit.wait().await;
+                self.reading.observed.held_back(since.elapsed());
+            }
+            let Reading { batch_messages_max, batch_bytes_max, events, health, observed } = &self.reading;
+            let polled = self.reader.poll(*batch_messages_max, *batch_bytes_max);
+            let polled = match backoff.is_waiting() {
+                false => polled.await,
+                // One that was away and waits quietly now is back.
+                true => match tokio::time::timeout(QUIET, polled).await {
+                    Ok(polled) => polled,
+                    Err(_) => {
+                        backoff.end();
+                        health.well(&self.name);
+                        continue;
+                    }
+                },
+            };
+            match polled {
                 Ok(Polled::Records(mut raw)) => {
                     if backoff.end() {
-                        self.health.well(&self.name);
+                        health.well(&self.name);
                     }
                     raw.partition = self.id;
                     self.credit.take(raw.held_bytes());
-                    if self.events.send(Event::Raw(raw)).is_err() {
+                    if events.send(Event::Raw(raw)).is_err() {
                         return Event::ReaderStopped;
                     }
                 }
                 Ok(Polled::End) => return Event::End(self.id),
                 Err(ConnectorError::Fatal(text)) => return Event::Failed(text),
                 Err(ConnectorError::Disconnected { what, cause }) => {
-                    self.health.ill(&self.name, &format!("{what}: {cause}"));
-                    if self.events.send(Event::Away(self.id)).is_err() {
+                    health.ill(&self.name, &format!("{what}: {cause}"));
+                    observed.away();
+                    if events.send(Event::Away(self.id)).is_err() {
                         return Event::ReaderStopped;
                     }
                     let wait: Duration = backoff.next();

@@ -26,6 +26,11 @@ impl Backoff {
         full.mul_f64(0.5 + (spread % 1_000) as f64 / 2_000.0)
     }
 
+    /// Whether it has failed since it last went well.
+    pub fn is_waiting(&self) -> bool {
+        self.tries > 0
+    }
+
     /// It went well again; says whether it had failed before.
     pub fn end(&mut self) -> bool {
         std::mem::take(&mut self.tries) > 0

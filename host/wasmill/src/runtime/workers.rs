@@ -1,13 +1,14 @@
 //! The workers: OS threads that run the prefix, and a lane each where there are lanes.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, never, select};
 use wasmill_engine::guest::HostFault;
 use wasmill_engine::input::RawBatch;
 use wasmill_engine::lane::{Lane, LaneInput};
 use wasmill_engine::prefix::Prefix;
-use wasmill_engine::state::Epoch;
+use wasmill_engine::state::{Epoch, Merged};
 
 use super::coordinate::Event;
 
@@ -20,8 +21,8 @@ pub(super) enum LaneWork {
     Input(LaneInput, usize),
     /// An epoch ends here.
     Barrier(Epoch),
-    /// An epoch is in the store.
-    Committed(Epoch),
+    /// An epoch is in the store, which made this of the keys that other processes share.
+    Committed(Epoch, Arc<Merged>),
 }
 
 /// One worker.
@@ -96,8 +97,8 @@ impl Worker {
                 Event::LaneDone { lane: *number, bytes, waiting_bytes: lane.waiting_bytes() }
             }
             LaneWork::Barrier(epoch) => Event::LaneEpoch(*number, epoch, lane.barrier(epoch)),
-            LaneWork::Committed(epoch) => {
-                lane.committed(epoch);
+            LaneWork::Committed(epoch, merged) => {
+                lane.committed(epoch, &merged);
                 return true;
             }
         };

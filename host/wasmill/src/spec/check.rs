@@ -9,11 +9,12 @@ use wasmill_engine::key::{KeySpec, OnNull, Path as FieldPath};
 
 use super::located::Located;
 use super::raw::{
-    Delivery, Grant, Late, Order, RawKey, RawOnNull, RawPipeline, RawPlugin, RawStage, RawWindow,
+    Delivery, Grant, IdleTimeout, Late, Order, RawKey, RawOnNull, RawPipeline, RawPlugin, RawStage, RawState,
+    RawWindow,
 };
 use super::{
     AggregateStage, BATCH_SIZE_MAX, EpochBounds, HumanDuration, HumanSize, Limits, NAME_BYTES_MAX, Pipeline,
-    Places, PluginStage, Sink, Stage, WORKERS_MAX, Window, folder_of,
+    Places, PluginStage, SecretUrl, Sink, SourceSpec, Stage, StateSpec, WORKERS_MAX, Window, folder_of,
 };
 use crate::report::{Diagnostic, Problems, Sources, Span};
 
@@ -23,6 +24,13 @@ const WORKERS_DEFAULT_MAX: usize = 64;
 const BATCH_SIZE_DEFAULT: usize = 256;
 /// The longest ordered end where the spec names none.
 const SHUTDOWN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+/// After how long a quiet partition of a broker no longer holds stream time, where the spec says nothing.
+const IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+/// How often results of a broker are committed that are seen at once, where the spec says nothing: a
+/// message waits for half of it on average. What each commit costs would matter with a store on disk.
+const EPOCH_AT_ONCE: EpochBounds = EpochBounds { interval: Duration::from_millis(5), bytes_max: 2 << 20 };
+/// The schemes of a Redis server's URL.
+const REDIS_SCHEMES: [&str; 2] = ["redis", "rediss"];
 /// The longest window or allowed lateness: a hundred years, far inside the range of event times.
 const EVENT_TIME_MAX: Duration = Duration::from_secs(100 * 366 * 86_400);
 
@@ -90,13 +98,10 @@ impl Checker {
             .as_ref()
             .and_then(|t| t.field.as_ref())
             .map_or(Some(FieldPath::Timestamp), |f| self.time(f));
-        let idle_timeout = raw
-            .time
-            .as_ref()
-            .and_then(|t| t.idle_timeout.clone())
-            .map(|t| self.duration("time.idle_timeout", Some(t), 1, Duration::ZERO));
+        let idle_timeout = raw.time.as_ref().and_then(|t| t.idle_timeout.clone());
+        let idle_timeout = self.idle_timeout(idle_timeout, &sources);
         let (epoch, limits) = (raw.epoch, raw.limits);
-        let mut bounds = EpochBounds::default();
+        let mut bounds = default_epoch(&sources, &sinks);
         if let Some(e) = epoch {
             bounds.interval = self.duration("epoch.interval", e.interval, 1, bounds.interval);
             bounds.bytes_max = self.size("epoch.bytes", e.bytes, 1, bounds.bytes_max);
@@ -131,6 +136,7 @@ impl Checker {
             batch_size: self.count("batch_size", raw.batch_size, BATCH_SIZE_MAX, BATCH_SIZE_DEFAULT),
             plugin_dir,
             data_dir: raw.data_dir.map(|d| self.relative(&d)),
+            state: raw.state.map_or(StateSpec::Local, |s| self.state(s)),
             stages: stages.into_iter().map(|s| s.value).collect(),
             sinks,
             dead_letter: raw.dead_letter.map(|d| d.value),
@@ -285,14 +291,40 @@ impl Checker {
     }
 
     fn address(&mut self, http: &Located<String>) -> Option<std::net::SocketAddr> {
+        if http.value == "off" {
+            return None;
+        }
         match http.value.parse() {
             Ok(address) => Some(address),
             Err(_) => {
                 let title = format!("`http`: `{}` is no address to listen at", http.value);
-                self.wrong(http.span, title, "expected IP:PORT, such as `127.0.0.1:9464`");
+                self.wrong(http.span, title, "expected IP:PORT, such as `127.0.0.1:9464`, or `off`");
                 None
             }
         }
+    }
+
+    fn idle_timeout(
+        &mut self,
+        given: Option<Located<IdleTimeout>>,
+        sources: &[Located<SourceSpec>],
+    ) -> Option<Duration> {
+        match given {
+            None => sources.iter().any(|s| is_shared(&s.value)).then_some(IDLE_TIMEOUT_DEFAULT),
+            Some(Located { value: IdleTimeout::Off, .. }) => None,
+            Some(Located { value: IdleTimeout::After(value), span }) => {
+                Some(self.duration("time.idle_timeout", Some(Located { value, span }), 1, Duration::ZERO))
+            }
+        }
+    }
+
+    fn state(&mut self, raw: Located<RawState>) -> StateSpec {
+        let url = raw.value.redis.url;
+        if super::secrets::server_of(&url.value, &REDIS_SCHEMES).is_none() {
+            let title = format!("`{}` is no URL of a Redis server", super::secrets::hide(&url.value));
+            self.wrong(url.span, title, "expected `redis://HOST:PORT`, or `rediss://…` for an encrypted one");
+        }
+        StateSpec::Redis { url: SecretUrl::new(url.value) }
     }
 
     fn stages(&mut self, raw: Vec<Located<RawStage>>, plugin_dir: &Path) -> Vec<Located<Stage>> {
@@ -546,6 +578,24 @@ impl Checker {
             };
             self.wrong(span, format!("late messages go to the output `{name}`, which no sink takes"), label);
         }
+    }
+}
+
+/// Whether processes can share a source's partitions out: it is a broker. One whose settings can't be right
+/// is told of when it is opened.
+fn is_shared(source: &SourceSpec) -> bool {
+    source.source().is_ok_and(|s| s.traits().shared)
+}
+
+/// How often results are committed where the spec says nothing. Between a broker and a sink that shows
+/// messages at once nobody gains by waiting; files and the like are written in greater pieces.
+fn default_epoch(sources: &[Located<SourceSpec>], sinks: &[Sink]) -> EpochBounds {
+    let shown_at_once = |s: &Sink| s.connector.sink().is_ok_and(|s| !s.traits().transactional);
+    let at_once = sinks.iter().filter(|s| s.output.is_none()).any(shown_at_once);
+    if at_once && sources.iter().any(|s| is_shared(&s.value)) {
+        EPOCH_AT_ONCE
+    } else {
+        EpochBounds::default()
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the environment changes in a spec: `WASMILL_…` variables, a few short names, and `${…}`.
 
 use super::node::{Entry, Node, Scalar, Value, parse};
+use super::secrets::hide;
 use crate::report::{Diagnostic, Sources, Span, nearest};
 
 /// The names without a prefix, and the keys they set.
@@ -46,6 +47,12 @@ impl Environment {
         self.0.get(name).map(String::as_str)
     }
 
+    /// What a variable says; an empty one says nothing.
+    #[must_use]
+    pub fn given(&self, name: &str) -> Option<&str> {
+        self.get(name).filter(|v| !v.is_empty())
+    }
+
     /// Writes what the variables say over the spec. An empty variable says nothing: compose files pass
     /// unset ones on as empty.
     ///
@@ -53,15 +60,15 @@ impl Environment {
     /// The first variable whose name leads nowhere, with its place.
     pub fn overlay(&self, root: &mut Node, sources: &mut Sources) -> Result<(), Box<Diagnostic>> {
         for (name, key) in SHORT_NAMES {
-            if let Some(value) = self.get(name).filter(|v| !v.is_empty()) {
-                let source = sources.add("environment", format!("{name}={value}"));
+            if let Some(value) = self.given(name) {
+                let source = sources.add("environment", hide(&format!("{name}={value}")));
                 let key_span = Span::new(source, 0, name.len());
                 let node = value_of(value, source, name.len() + 1)?;
                 set(root, &[(key.to_owned(), key_span)], node)?;
             }
         }
         for (name, value) in self.0.iter().filter(|(n, v)| n.starts_with(PREFIX) && !v.is_empty()) {
-            let source = sources.add("environment", format!("{name}={value}"));
+            let source = sources.add("environment", hide(&format!("{name}={value}")));
             let mut path = Vec::new();
             let mut at = PREFIX.len();
             for part in name[PREFIX.len()..].split("__") {
@@ -130,7 +137,7 @@ impl Environment {
                     Some((name, default)) => (name, Some(default)),
                     None => (&after[..end], None),
                 };
-                match self.get(name).filter(|v| !v.is_empty()).or(default) {
+                match self.given(name).or(default) {
                     Some(value) => done.push_str(value),
                     None => return Err(Unexpanded::Unset(name.to_owned())),
                 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use wasmill_connect::{SinkTraits, SourceTraits};
 
-use super::Delivery;
+use super::{Delivery, Kept};
 
 /// What is true of every message of a route after any crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -65,7 +65,7 @@ pub struct Route {
 
 /// The guarantee of one route.
 #[must_use]
-pub fn route(source: RouteSource<'_>, store_is_durable: bool, sink: RouteSink<'_>) -> Route {
+pub fn route(source: RouteSource<'_>, kept: Kept, sink: RouteSink<'_>) -> Route {
     let mut because = Vec::new();
     let mut for_more = Vec::new();
     let once = sink.traits.transactional || sink.traits.refuses_repeats;
@@ -80,16 +80,30 @@ pub fn route(source: RouteSource<'_>, store_is_durable: bool, sink: RouteSink<'_
         ));
         for_more.push("read from a file or another log that can be read again".to_owned());
     }
-    if store_is_durable {
-        because.push("state and positions are committed together in the data directory".to_owned());
-    } else {
-        guarantee = guarantee.min(Guarantee::AtLeastOnce);
-        because.push(if source.traits.seekable {
-            "positions and state are in memory: a restart reads everything again from the start".to_owned()
-        } else {
-            "positions and state are in memory: a restart begins with empty state".to_owned()
-        });
-        for_more.push("give the pipeline a `data_dir`".to_owned());
+    match kept {
+        Kept::Disk => {
+            because.push("state and positions are committed together in the data directory".to_owned());
+        }
+        Kept::Redis => because.push(
+            "state and positions are committed together in Redis, by one script; what Redis loses in a crash of its own is read again"
+                .to_owned(),
+        ),
+        Kept::Source => {
+            guarantee = guarantee.min(Guarantee::AtLeastOnce);
+            because.push(format!(
+                "positions are with the group of {}, and committed after the outputs: a crash between the two writes them again",
+                source.name
+            ));
+        }
+        Kept::Memory => {
+            guarantee = guarantee.min(Guarantee::AtLeastOnce);
+            because.push(if source.traits.seekable {
+                "positions and state are in memory: a restart reads everything again from the start".to_owned()
+            } else {
+                "positions and state are in memory: a restart begins with empty state".to_owned()
+            });
+            for_more.push("give the pipeline a `data_dir`".to_owned());
+        }
     }
     if sink.traits.transactional {
         because.push(format!("{} shows only what is committed", sink.name));
@@ -129,30 +143,36 @@ mod tests {
 
     #[test]
     fn a_route_is_as_strong_as_its_weakest_part() {
-        let log = SourceTraits { seekable: true, bounded: true };
-        let pipe = SourceTraits { seekable: false, bounded: true };
+        let log = SourceTraits { seekable: true, bounded: true, shared: false };
+        let pipe = SourceTraits { seekable: false, bounded: true, shared: false };
         let files = SinkTraits { transactional: true, refuses_repeats: false };
         let ids = SinkTraits { transactional: false, refuses_repeats: true };
         let print = SinkTraits { transactional: false, refuses_repeats: false };
         use Guarantee::{AtLeastOnce, AtMostOnce, ExactlyOnce};
-        for (source, durable, sink, expected, reason) in [
-            (log, true, files, ExactlyOnce, "shows only what is committed"),
-            (log, true, ids, ExactlyOnce, "refuses what it has taken"),
-            (log, true, print, AtLeastOnce, "writes them again"),
-            (log, false, files, AtLeastOnce, "reads everything again"),
-            (log, false, print, AtLeastOnce, "reads everything again"),
-            (pipe, true, files, AtMostOnce, "is gone"),
-            (pipe, false, print, AtMostOnce, "begins with empty state"),
+        for (source, kept, sink, expected, reason) in [
+            (log, Kept::Disk, files, ExactlyOnce, "shows only what is committed"),
+            (log, Kept::Redis, ids, ExactlyOnce, "refuses what it has taken"),
+            (log, Kept::Disk, print, AtLeastOnce, "writes them again"),
+            (log, Kept::Memory, files, AtLeastOnce, "reads everything again"),
+            (log, Kept::Memory, print, AtLeastOnce, "reads everything again"),
+            (pipe, Kept::Disk, files, AtMostOnce, "is gone"),
+            (pipe, Kept::Memory, print, AtMostOnce, "begins with empty state"),
         ] {
             let route = route(
                 RouteSource { name: "in", traits: source },
-                durable,
+                kept,
                 RouteSink { name: "out", traits: sink },
             );
             assert_eq!(route.guarantee, expected, "{route:?}");
             assert!(route.because.iter().any(|b| b.contains(reason)), "{route:?}");
             assert_eq!(route.for_more.is_empty(), expected == ExactlyOnce, "{route:?}");
             assert_eq!(too_weak(&[route], Delivery::ExactlyOnce).is_empty(), expected == ExactlyOnce);
+        }
+        let broker = RouteSource { name: "kafka", traits: SourceTraits { shared: true, ..log } };
+        for traits in [files, print] {
+            let route = route(broker, Kept::Source, RouteSink { name: "out", traits });
+            assert_eq!(route.guarantee, AtLeastOnce, "{route:?}");
+            assert!(route.because.iter().any(|b| b.contains("with the group of kafka")), "{route:?}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The pipeline spec: YAML and environment in, a checked [`Pipeline`] out.
 //!
 //! text → tree ([`node`]) → environment and `${…}` ([`environment`]) → keys and types ([`raw`]) →
-//! meaning ([`check`]). Each step reports mistakes with their place; what comes out needs no further
+//! meaning ([`check`]). Without a file the tree is made from variables ([`variables`]). Each step reports mistakes with their place; what comes out needs no further
 //! check but those that look at the world: files, plugins, addresses.
 
 mod check;
@@ -13,6 +13,9 @@ pub mod node;
 mod outside;
 mod raw;
 pub mod schema;
+pub mod secrets;
+mod sharing;
+pub mod variables;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -24,6 +27,8 @@ use wasmill_engine::key::{KeySpec, Path as FieldPath};
 pub use environment::Environment;
 pub use outside::{HumanDuration, HumanSize, SinkSpec, SourceSpec};
 pub use raw::{Delivery, Grant, Late, Order};
+pub use secrets::SecretUrl;
+pub use sharing::{Kept, Sharing, StateSpec};
 
 use crate::report::{Diagnostic, Problems, Sources, Span};
 
@@ -47,7 +52,8 @@ pub struct Pipeline {
     pub sources: Vec<SourceSpec>,
     /// Which field is a message's event time.
     pub time: FieldPath,
-    /// After how long without a message a partition no longer holds stream time; none: never.
+    /// After how long without a message a partition no longer holds stream time; none: never. Where the
+    /// spec says nothing, 30 s with a shared source and never with others.
     pub idle_timeout: Option<Duration>,
     /// How many threads work, from 1.
     pub workers: usize,
@@ -57,6 +63,8 @@ pub struct Pipeline {
     pub plugin_dir: PathBuf,
     /// The folder in which state outlives the process; none: it does not.
     pub data_dir: Option<PathBuf>,
+    /// Where state is kept.
+    pub state: StateSpec,
     /// What happens to the messages, in this order.
     pub stages: Vec<Stage>,
     /// Where messages go; at least one.
@@ -234,7 +242,7 @@ impl Pipeline {
     /// Every mistake that was found, with its place.
     pub fn parse(file: &Path, text: &str, environment: &Environment) -> Result<Self, Problems> {
         let mut sources = Sources::default();
-        let source = sources.add(file.display().to_string(), text);
+        let source = sources.add(file.display().to_string(), secrets::hide(text));
         let mut read = || -> Result<raw::RawPipeline, Box<Diagnostic>> {
             let mut root = node::parse(text, source, 0).map_err(Box::new)?;
             environment.overlay(&mut root, &mut sources)?;
@@ -244,7 +252,10 @@ impl Pipeline {
         };
         match read() {
             Ok(raw) => check::check(raw, file, sources),
-            Err(diagnostic) => Err(Problems { sources, diagnostics: vec![*diagnostic] }),
+            Err(mut diagnostic) => {
+                hide_secrets(&mut diagnostic);
+                Err(Problems { sources, diagnostics: vec![*diagnostic] })
+            }
         }
     }
 
@@ -293,6 +304,13 @@ impl Pipeline {
     #[must_use]
     pub fn exchange(&self) -> Option<usize> {
         self.stages.iter().position(|s| matches!(s, Stage::KeyBy(_)))
+    }
+}
+
+/// Takes passwords out of what a mistake quotes.
+fn hide_secrets(diagnostic: &mut Diagnostic) {
+    for text in [&mut diagnostic.title, &mut diagnostic.label].into_iter().chain(&mut diagnostic.help) {
+        *text = secrets::hide(text);
     }
 }
 

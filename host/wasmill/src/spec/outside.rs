@@ -3,7 +3,7 @@
 use std::path::Path;
 
 pub use wasmill_connect::table::{SinkSpec, SourceSpec};
-pub use wasmill_connect::units::{HumanDuration, HumanSize};
+pub use wasmill_connect::units::{HumanDuration, HumanSize, parse_duration};
 
 use super::node::{Node, Scalar, Value};
 

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::outside::{HumanDuration, HumanSize};
+use super::outside::{HumanDuration, HumanSize, parse_duration};
 use super::outside::{SinkSpec, SourceSpec};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
@@ -39,6 +39,8 @@ pub struct RawPipeline {
     /// The folder in which positions and state outlive the process. Without it they are in memory, and a
     /// restart reads everything again. Environment: DATA_DIR, which is relative to the current folder.
     pub data_dir: Option<Located<String>>,
+    /// Where state is kept. Default: in this process, on disk with a `data_dir`, else in memory.
+    pub state: Option<Located<RawState>>,
     /// What happens to the messages, in this order.
     #[serde(default)]
     pub stages: Vec<Located<RawStage>>,
@@ -56,7 +58,7 @@ pub struct RawPipeline {
     pub epoch: Option<RawEpoch>,
     /// Bounds on messages, plugins and queues.
     pub limits: Option<RawLimits>,
-    /// The address of the HTTP pages: health, metrics. Off where it is not given.
+    /// The address of the HTTP pages: health, metrics; or `off`, which it is where nothing is given.
     pub http: Option<Located<String>>,
     /// How long an ordered end may take. Default: 30s. Environment: SHUTDOWN_TIMEOUT.
     pub shutdown_timeout: Option<Located<HumanDuration>>,
@@ -68,9 +70,70 @@ pub struct RawPipeline {
 pub struct RawTime {
     /// `timestamp`, `payload.FIELD` or `metadata.NAME`. Default: `timestamp`.
     pub field: Option<Located<String>>,
-    /// After how long without a message a partition no longer holds stream time. Default: never. For
-    /// sources that may fall silent, such as stdin beside a file.
-    pub idle_timeout: Option<Located<HumanDuration>>,
+    /// After how long without a message a partition no longer holds stream time, or `off`. Default: 30s
+    /// where a source is a broker, else off. For sources that may fall silent, such as stdin beside a file.
+    pub idle_timeout: Option<Located<IdleTimeout>>,
+}
+
+/// A duration, or `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdleTimeout {
+    /// A quiet partition holds stream time for ever.
+    Off,
+    /// It does for so long.
+    After(HumanDuration),
+}
+
+impl<'de> Deserialize<'de> for IdleTimeout {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OffOrDuration;
+        impl Visitor<'_> for OffOrDuration {
+            type Value = IdleTimeout;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a duration such as 30s, or `off`")
+            }
+            fn visit_bool<E: de::Error>(self, on: bool) -> Result<IdleTimeout, E> {
+                if on { Err(E::invalid_type(de::Unexpected::Bool(on), &self)) } else { Ok(IdleTimeout::Off) }
+            }
+            fn visit_u64<E: de::Error>(self, n: u64) -> Result<IdleTimeout, E> {
+                HumanDuration::deserialize(de::value::U64Deserializer::new(n)).map(IdleTimeout::After)
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<IdleTimeout, E> {
+                if text == "off" {
+                    return Ok(IdleTimeout::Off);
+                }
+                let duration = parse_duration(text).map_err(|e| E::custom(format!("{e}, or `off`")))?;
+                Ok(IdleTimeout::After(HumanDuration(duration)))
+            }
+        }
+        deserializer.deserialize_any(OffOrDuration)
+    }
+}
+
+impl JsonSchema for IdleTimeout {
+    fn schema_name() -> Cow<'static, str> {
+        "IdleTimeout".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let duration = generator.subschema_for::<HumanDuration>();
+        json_schema!({ "anyOf": [duration, { "const": "off" }] })
+    }
+}
+
+/// A store that other processes reach too.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawState {
+    /// State in Redis, and the positions with it.
+    pub redis: RawRedis,
+}
+
+/// Redis as a store of state.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawRedis {
+    /// Its URL: `redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]`; `rediss://` is encrypted.
+    pub url: Located<String>,
 }
 
 /// What a pipeline promises about each result.
@@ -160,9 +223,10 @@ pub enum Late {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RawEpoch {
-    /// After this long. Default: 200ms.
+    /// After this long. Default: 5ms from a broker to a sink that shows messages at once, else 200ms.
     pub interval: Option<Located<HumanDuration>>,
-    /// After this many bytes of messages. Default: 8MiB.
+    /// After this many bytes of messages. Default: 8MiB; 2MiB from a broker to a main sink that shows
+    /// messages at once.
     pub bytes: Option<Located<HumanSize>>,
 }
 

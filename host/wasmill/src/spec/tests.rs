@@ -112,6 +112,79 @@ fn the_environment_is_stronger_than_the_file_and_its_long_names_than_its_short_o
     assert!(key.is_compound());
 }
 
+const KAFKA: &str = "name: p
+source: { kafka: { brokers: b:9092, topic: t, group: g } }
+stages: [{ key_by: type }, { aggregate: count }]
+sink: { stdout: {} }
+";
+
+#[test]
+fn a_broker_has_defaults_of_its_own() {
+    let p = parse(KAFKA, &Environment::default()).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!((p.idle_timeout, p.epoch.interval), (Some(Duration::from_secs(30)), Duration::from_millis(5)));
+    assert_eq!((p.kept(), p.sharing()), (Kept::Memory, Sharing::Alone));
+
+    let files = KAFKA.replace("stdout: {}", "file: { path: out }");
+    let text = format!("{files}time: {{ idle_timeout: off }}\n");
+    let p = parse(&text, &Environment::default()).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!((p.idle_timeout, p.epoch.interval), (None, Duration::from_millis(200)));
+
+    let text = format!("{KAFKA}time: {{ idle_timeout: 5s }}\nepoch: {{ interval: 1s }}\n");
+    let p = parse(&text, &Environment::default()).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!((p.idle_timeout, p.epoch.interval), (Some(Duration::from_secs(5)), Duration::from_secs(1)));
+}
+
+#[test]
+fn state_says_who_may_share_a_pipeline_and_where_its_positions_are() {
+    let stages = "[{ key_by: type }, { aggregate: count }]";
+    let redis = "state: { redis: { url: 'redis://:pw@h:1' } }\n";
+    let disk = "data_dir: d\n";
+    for (source, stage, state, kept, sharing, reason) in [
+        ("kafka", "[]", "", Kept::Source, Sharing::Source, ""),
+        ("kafka", "[{ transform: a }, { key_by: id }]", disk, Kept::Source, Sharing::Source, ""),
+        ("kafka", stages, "", Kept::Memory, Sharing::Alone, "keep it in Redis"),
+        ("kafka", stages, disk, Kept::Disk, Sharing::Alone, "keep it in Redis"),
+        ("kafka", stages, redis, Kept::Redis, Sharing::Store, ""),
+        (
+            "kafka",
+            "[{ key_by: type }, { aggregate: c, order: log }]",
+            redis,
+            Kept::Redis,
+            Sharing::Alone,
+            "`order: arrival`",
+        ),
+        (
+            "kafka",
+            "[{ key_by: type }, { aggregate: c, window: { tumbling: 1h } }]",
+            redis,
+            Kept::Redis,
+            Sharing::Alone,
+            "a running aggregate",
+        ),
+        (
+            "kafka",
+            "[{ key_by: type }, { transform: { plugin: s, grants: [state] } }]",
+            redis,
+            Kept::Redis,
+            Sharing::Alone,
+            "`s` has state of its own",
+        ),
+        ("stdin", stages, redis, Kept::Redis, Sharing::Alone, "the source `stdin`"),
+        ("stdin", "[]", disk, Kept::Disk, Sharing::Alone, "the source `stdin`"),
+    ] {
+        let mut text = KAFKA.replace(stages, stage);
+        text.push_str(state);
+        if source == "stdin" {
+            text = text.replace("{ kafka: { brokers: b:9092, topic: t, group: g } }", source);
+        }
+        let p = parse(&text, &Environment::default()).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!((p.kept(), p.sharing()), (kept, sharing), "{text}");
+        let reasons = p.alone_because().join("; ");
+        assert!(reasons.contains(reason) && reasons.is_empty() == reason.is_empty(), "{text}{reasons}");
+        assert!(!format!("{p:?}").contains("pw@"), "{p:?}");
+    }
+}
+
 #[test]
 fn variables_are_put_into_texts_and_numbers() {
     let text = GOOD

@@ -7,7 +7,7 @@ use wasmill_engine::output::{EncodedBatch, EncodedRecord, Encoder, OutputId};
 use wasmill_engine::time::TIMESTAMP_NONE;
 use wasmill_frame::{Message, Meta, MetaKind};
 
-use super::NUMBER_ID;
+use super::{HEADERS, NUMBER_ID, is_tombstone};
 use crate::codec::rfc3339;
 
 /// Writes one envelope a message, on one line, without the newline.
@@ -33,7 +33,7 @@ impl Encoder for JsonEncoder {
             value.end..into.data.len()
         });
         let timestamp = Some(message.timestamp()).filter(|t| *t != TIMESTAMP_NONE);
-        into.records.push(EncodedRecord { value, key, id: None, timestamp });
+        into.records.push(EncodedRecord { value, key, timestamp, ..EncodedRecord::default() });
         Ok(())
     }
 }
@@ -68,7 +68,9 @@ fn envelope(message: Message<'_>, out: &mut Vec<u8>) -> Result<(), String> {
         }
     }
     out.push(b'}');
-    for entry in meta.entries().filter(|e| e.kind == MetaKind::Field && e.name != NUMBER_ID) {
+    for entry in
+        meta.entries().filter(|e| e.kind == MetaKind::Field && e.name != NUMBER_ID && e.name != HEADERS)
+    {
         out.push(b',');
         text(utf8(entry.name, "a field name")?, out);
         out.push(b':');
@@ -109,6 +111,10 @@ fn timestamp(ms: i64, came_as: Option<&[u8]>, out: &mut Vec<u8>) {
 
 fn payload(message: Message<'_>, out: &mut Vec<u8>) -> Result<(), String> {
     let payload = message.payload();
+    if is_tombstone(message) {
+        out.extend_from_slice(b"null");
+        return Ok(());
+    }
     if message.payload_is_json() || is_json(payload) {
         one_line(payload, out);
         return Ok(());

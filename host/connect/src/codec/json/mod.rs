@@ -11,6 +11,11 @@
 //!
 //! Where a known field or a metadata name stands twice, the last one counts. An unknown field that
 //! stands twice is kept twice. Plugins see an id that is a number as text.
+//!
+//! A record without a value, a tombstone, is a message of the type `tombstone` without payload, its id the
+//! record's key. A record's headers stay with its message, unseen by plugins; see [`headers`].
+
+use wasmill_frame::{Message, Meta, MetaKind};
 
 mod decode;
 mod encode;
@@ -21,3 +26,23 @@ pub use encode::JsonEncoder;
 /// The name under which the column keeps an id that came as a number, so that it leaves as one. No
 /// unknown field can have this name.
 const NUMBER_ID: &[u8] = b"id";
+
+/// The name under which the column keeps the record's headers, as a column of their own: one without a
+/// value has the kind `Json`. As above.
+const HEADERS: &[u8] = b"type";
+
+/// The type of a message that came as a record without a value.
+pub const TOMBSTONE: &str = "tombstone";
+
+/// Whether a message leaves as a record without a value, where a sink has such.
+#[must_use]
+pub fn is_tombstone(message: Message<'_>) -> bool {
+    message.payload().is_empty() && message.kind() == TOMBSTONE
+}
+
+/// The headers that a message came with: names and values, in order.
+pub fn headers(message: Message<'_>) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+    let kept = message.metadata().entries().find(|e| e.kind == MetaKind::Field && e.name == HEADERS);
+    let all = Meta::new(kept.map_or(&[], |e| e.value));
+    all.entries().map(|e| (e.name, (e.kind == MetaKind::Text).then_some(e.value)))
+}

@@ -8,7 +8,7 @@ use wasmill_connect::codec::json::{JsonDecoder, JsonEncoder};
 use wasmill_connect::store::MemoryStore;
 use wasmill_engine::batch::Batch;
 use wasmill_engine::guest::{CallContext, CallError, Guest, MessageFacts, PluginRef, Trial};
-use wasmill_engine::input::Decoder;
+use wasmill_engine::input::{Decoder, RawRecord};
 use wasmill_engine::output::{EncodedBatch, Encoder, Outbox, OutputId, Routes, SinkRoute, Takes};
 use wasmill_engine::plugin_state::PluginState;
 use wasmill_engine::position::PartitionId;
@@ -46,7 +46,8 @@ pub fn frame(case: &Case) -> Result<FrameBuf, String> {
     let mut frame = FrameBuf::default();
     for (i, message) in case.input.iter().enumerate() {
         let wrong = |e: String| format!("input {}: {e}", i + 1);
-        JsonDecoder.decode(message.to_string().as_bytes(), None, None, &mut frame).map_err(wrong)?;
+        let text = message.to_string().into_bytes();
+        JsonDecoder.decode(&RawRecord::of_value(&text), &text, &mut frame).map_err(wrong)?;
         if let Some(key) = &case.key {
             let mut bytes = Vec::new();
             key.extract(frame.get(i), &mut bytes).map_err(wrong)?;

@@ -1,0 +1,638 @@
+//! The place in a consumer group: one thread polls the consumer, and in it rebalances happen.
+//!
+//! Being assigned a partition and fetching it are two things here: the rebalance alone fetches nothing;
+//! [`Group::open`] begins, at the offset that the host says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, Weak, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::statistics::Statistics;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaRespErr;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
+
+use super::client::{LastError, lock, log, partitions_of, refused, why};
+use super::reader::Slot;
+use crate::ConnectorError;
+
+/// How long a poll waits.
+const POLL: Duration = Duration::from_millis(20);
+/// How often the offsets that the pipeline committed are told the brokers.
+const COMMIT_EVERY: Duration = Duration::from_millis(200);
+/// How long a revoke waits for the pipeline: far below `max.poll.interval.ms`.
+const RELEASE_MAX: Duration = Duration::from_secs(20);
+/// How often brokers that are away are tried, and a group that should be ours alone is looked at.
+const ASK_EVERY: Duration = Duration::from_secs(2);
+/// How long dropping the group waits for its last commit.
+const LEAVE_MAX: Duration = Duration::from_secs(5);
+
+/// The consumer with its callbacks.
+pub(super) type GroupConsumer = BaseConsumer<Context>;
+
+/// A change of the assignment, before anything is asked about the partitions.
+#[derive(Debug)]
+pub(super) enum Raw {
+    /// As [`crate::Change::Assigned`].
+    Assigned(Vec<u32>),
+    /// As [`crate::Change::Revoked`].
+    Revoked(Vec<u32>, oneshot::Sender<()>),
+    /// As [`crate::Change::Lost`].
+    Lost(Vec<u32>),
+    /// Nothing comes any more, for this reason.
+    Failed(String),
+}
+
+/// How the partitions of the topic are held.
+pub(super) enum Hold {
+    /// All of them, by this process alone.
+    Alone,
+    /// Those that the group assigns; changes are sent there.
+    Shared(UnboundedSender<Raw>),
+}
+
+/// What the thread, the readers and the source share.
+pub(super) struct Shared {
+    topic: String,
+    brokers: String,
+    group: String,
+    hold: Hold,
+    stop: AtomicBool,
+    away: Mutex<Option<(String, String)>>,
+    failed: Mutex<Option<String>>,
+    state: Mutex<State>,
+    last_error: LastError,
+    consumer: OnceLock<Weak<GroupConsumer>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// What the group gave to this process.
+    owned: BTreeSet<u32>,
+    /// What was opened, whether it is owned now or not.
+    slots: BTreeMap<u32, Arc<Slot>>,
+    /// Opened, but to be fetched again from where its reader is.
+    resume: BTreeSet<u32>,
+    /// What is being fetched.
+    fetching: BTreeSet<u32>,
+    told: BTreeMap<u32, u64>,
+    sent: BTreeMap<u32, u64>,
+    acknowledged: BTreeMap<u32, u64>,
+    /// The offset behind the last record, as far as statistics tell.
+    extents: BTreeMap<u32, u64>,
+}
+
+impl Shared {
+    /// What people call a partition.
+    pub(super) fn name_of(&self, partition: u32) -> String {
+        name(&self.topic, partition)
+    }
+
+    /// Whether reading goes on, and why not.
+    pub(super) fn check(&self) -> Result<(), ConnectorError> {
+        if let Some(text) = lock(&self.failed).clone() {
+            return Err(ConnectorError::Fatal(text));
+        }
+        match lock(&self.away).clone() {
+            Some((what, cause)) => Err(ConnectorError::Disconnected { what, cause }),
+            None => Ok(()),
+        }
+    }
+
+    fn fail(&self, text: String) {
+        if let Hold::Shared(changes) = &self.hold {
+            // Nobody listens once the membership is dropped: the readers tell it then.
+            let _ = changes.send(Raw::Failed(text.clone()));
+        }
+        lock(&self.failed).get_or_insert(text);
+    }
+
+    fn set_away(&self, what: String, cause: String) {
+        let mut away = lock(&self.away);
+        if away.is_none() {
+            *away = Some((what, cause));
+        }
+    }
+
+    fn list(&self, offsets: impl IntoIterator<Item = (u32, Offset)>) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in offsets {
+            // It fails for offsets below zero alone, which no partition has.
+            let _ = list.add_partition_offset(&self.topic, number(partition), offset);
+        }
+        list
+    }
+
+    /// The offsets of `partitions` that the pipeline committed and the brokers may not know.
+    fn uncommitted(
+        &self,
+        state: &State,
+        partitions: &[u32],
+        known: &BTreeMap<u32, u64>,
+    ) -> TopicPartitionList {
+        let due = partitions.iter().filter_map(|p| Some((*p, *state.told.get(p)?)));
+        self.list(due.filter(|(p, o)| known.get(p) != Some(o)).map(|(p, o)| (p, Offset::Offset(signed(o)))))
+    }
+
+    /// Commits what was told for these partitions and waits for it.
+    fn commit_now(&self, consumer: &GroupConsumer, partitions: &[u32]) {
+        let list = {
+            let state = lock(&self.state);
+            self.uncommitted(&state, partitions, &state.acknowledged)
+        };
+        if list.count() == 0 {
+            return;
+        }
+        if let Err(error) = consumer.commit(&list, CommitMode::Sync) {
+            tracing::warn!(topic = %self.topic, group = %self.group, cause = %why(&error), "the last offsets of partitions that go were not committed; who gets them reads a part again");
+        }
+    }
+
+    /// Stops fetching these; answers what librdkafka must be told.
+    fn stop_fetching(&self, partitions: &[u32]) -> TopicPartitionList {
+        let mut state = lock(&self.state);
+        for p in partitions {
+            if let Some(slot) = state.slots.get(p) {
+                slot.detach();
+            }
+        }
+        let fetched: Vec<u32> = partitions.iter().copied().filter(|p| state.fetching.remove(p)).collect();
+        self.list(fetched.into_iter().map(|p| (p, Offset::Invalid)))
+    }
+
+    fn forget(&self, partitions: &[u32]) {
+        let alone = matches!(self.hold, Hold::Alone);
+        let mut state = lock(&self.state);
+        for p in partitions {
+            state.owned.remove(p);
+            state.resume.remove(p);
+            state.told.remove(p);
+            state.sent.remove(p);
+            state.acknowledged.remove(p);
+            if !alone {
+                state.slots.remove(p);
+            }
+        }
+    }
+
+    fn assigned(&self, consumer: &GroupConsumer, partitions: Vec<u32>) {
+        tracing::info!(topic = %self.topic, group = %self.group, ?partitions, "partitions assigned");
+        {
+            let mut state = lock(&self.state);
+            state.owned.extend(&partitions);
+            if matches!(self.hold, Hold::Alone) {
+                let (known, new): (Vec<u32>, Vec<u32>) =
+                    partitions.iter().partition(|p| state.slots.contains_key(p));
+                state.resume.extend(known);
+                if !state.slots.is_empty() && !new.is_empty() {
+                    tracing::warn!(topic = %self.topic, partitions = ?new, "the topic has new partitions, which are not read yet: restart the pipeline");
+                }
+            }
+        }
+        // Nothing is fetched before it is opened; the call itself is the answer that the group waits for.
+        if let Err(error) = consumer.incremental_assign(&TopicPartitionList::new()) {
+            self.fail(format!("topic {}: taking partitions failed: {error}; run it again", self.topic));
+        }
+        if let Hold::Shared(changes) = &self.hold {
+            let _ = changes.send(Raw::Assigned(partitions));
+        }
+    }
+
+    fn revoked(&self, consumer: &GroupConsumer, partitions: Vec<u32>) {
+        let lost = consumer.assignment_lost();
+        let stopping = self.stop.load(Ordering::Acquire);
+        if lost {
+            tracing::warn!(topic = %self.topic, group = %self.group, ?partitions, "partitions lost: this process was away for longer than session.timeout.ms, or didn't reach the group");
+        } else {
+            tracing::info!(topic = %self.topic, group = %self.group, ?partitions, stopping, "partitions revoked");
+        }
+        if let (Hold::Shared(changes), false) = (&self.hold, stopping) {
+            if lost {
+                let _ = changes.send(Raw::Lost(partitions.clone()));
+            } else {
+                let (release, mut released) = oneshot::channel();
+                if changes.send(Raw::Revoked(partitions.clone(), release)).is_ok() {
+                    let until = Instant::now() + RELEASE_MAX;
+                    while matches!(released.try_recv(), Err(oneshot::error::TryRecvError::Empty)) {
+                        if Instant::now() > until || self.stop.load(Ordering::Acquire) {
+                            tracing::warn!(topic = %self.topic, ?partitions, "the pipeline did not let go of revoked partitions in time; who gets them reads a part again");
+                            break;
+                        }
+                        thread::sleep(Duration::from_millis(2));
+                    }
+                }
+            }
+        }
+        let fetched = self.stop_fetching(&partitions);
+        if !lost && !consumer.assignment_lost() {
+            self.commit_now(consumer, &partitions);
+        }
+        self.forget(&partitions);
+        if let Err(error) = consumer.incremental_unassign(&fetched) {
+            tracing::warn!(topic = %self.topic, cause = %error, "letting partitions go failed");
+        }
+    }
+
+    /// Begins to fetch a partition at an offset.
+    fn fetch(
+        &self,
+        consumer: &Arc<GroupConsumer>,
+        state: &mut State,
+        p: u32,
+        offset: u64,
+    ) -> KafkaResult<()> {
+        if state.fetching.remove(&p) {
+            if let Some(slot) = state.slots.get(&p) {
+                slot.detach();
+            }
+            consumer.incremental_unassign(&self.list([(p, Offset::Invalid)]))?;
+        }
+        // Split off first: what is fetched then never goes to the main queue.
+        let queue = consumer.split_partition_queue(&self.topic, number(p));
+        consumer.incremental_assign(&self.list([(p, Offset::Offset(signed(offset)))]))?;
+        state.fetching.insert(p);
+        if let (Some(slot), Some(queue)) = (state.slots.get(&p), queue) {
+            slot.attach(queue);
+        }
+        Ok(())
+    }
+}
+
+/// What people call a partition of a topic.
+pub(super) fn name(topic: &str, partition: u32) -> String {
+    format!("{topic}[{partition}]")
+}
+
+/// A partition's number as librdkafka has it.
+pub(super) fn number(partition: u32) -> i32 {
+    i32::try_from(partition).unwrap_or(i32::MAX)
+}
+
+fn signed(offset: u64) -> i64 {
+    i64::try_from(offset).unwrap_or(i64::MAX)
+}
+
+/// What librdkafka calls back.
+pub(super) struct Context(Arc<Shared>);
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        log(level, facility, text);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(cause = %error, reason, "librdkafka tells an error");
+        self.0.last_error.note(&error, reason);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        let Some(topic) = statistics.topics.get(&self.0.topic) else { return };
+        let ends = topic
+            .partitions
+            .values()
+            .filter_map(|p| Some((u32::try_from(p.partition).ok()?, u64::try_from(p.hi_offset).ok()?)));
+        lock(&self.0.state).extents.extend(ends);
+    }
+}
+
+impl ConsumerContext for Context {
+    fn rebalance(&self, consumer: &GroupConsumer, kind: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        let partitions = list.elements().iter().filter_map(|e| u32::try_from(e.partition()).ok()).collect();
+        if kind == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            self.0.assigned(consumer, partitions);
+        } else {
+            self.0.revoked(consumer, partitions);
+        }
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
+        let mut state = lock(&self.0.state);
+        for element in offsets.elements() {
+            let Ok(partition) = u32::try_from(element.partition()) else { continue };
+            match (&result, element.error(), element.offset()) {
+                (Ok(()), Ok(()), Offset::Offset(offset)) if state.owned.contains(&partition) => {
+                    state.acknowledged.insert(partition, offset.cast_unsigned());
+                }
+                // To be sent again.
+                _ => drop(state.sent.remove(&partition)),
+            }
+        }
+        if let Err(error) = result {
+            tracing::warn!(topic = %self.0.topic, group = %self.0.group, cause = %why(&error), "offsets were not committed; they are sent again");
+        }
+    }
+}
+
+/// A consumer in a group, with its thread.
+pub(super) struct Group {
+    shared: Arc<Shared>,
+    /// Told when the thread ends. The lock makes it `Sync`, which futures ask for.
+    ended: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Group {
+    /// Makes the consumer and begins to poll it. It isn't a member before [`Group::subscribe`].
+    pub(super) fn start(
+        config: &ClientConfig,
+        (brokers, topic, group): (&str, &str, &str),
+        hold: Hold,
+    ) -> Result<Self, ConnectorError> {
+        let shared = Arc::new(Shared {
+            topic: topic.to_owned(),
+            brokers: brokers.to_owned(),
+            group: group.to_owned(),
+            hold,
+            stop: AtomicBool::new(false),
+            away: Mutex::new(None),
+            failed: Mutex::new(None),
+            state: Mutex::new(State::default()),
+            last_error: LastError::default(),
+            consumer: OnceLock::new(),
+        });
+        let consumer: GroupConsumer =
+            config.create_with_context(Context(Arc::clone(&shared))).map_err(|e| refused(&e))?;
+        let consumer = Arc::new(consumer);
+        // It is set once, here.
+        let _ = shared.consumer.set(Arc::downgrade(&consumer));
+        let (end, ended) = mpsc::channel();
+        let polled = Arc::clone(&shared);
+        let poll = move || {
+            Poller { shared: polled, consumer, asked: Instant::now(), committed: Instant::now() }.run();
+            // The source may not wait any more.
+            let _ = end.send(());
+        };
+        thread::Builder::new()
+            .name(format!("kafka {topic}"))
+            .spawn(poll)
+            .map_err(|e| ConnectorError::Fatal(format!("cannot start a thread for topic {topic}: {e}")))?;
+        Ok(Self { shared, ended: Mutex::new(ended) })
+    }
+
+    /// What the readers share.
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// What works with the consumer, to be called where blocking is allowed.
+    pub(super) fn handle(&self) -> Handle {
+        Handle(Arc::clone(&self.shared))
+    }
+
+    /// Takes note of what the pipeline committed; the thread tells the brokers.
+    pub(super) fn commit(&self, offsets: &[(u32, u64)]) {
+        let mut state = lock(&self.shared.state);
+        for (partition, offset) in offsets {
+            if state.owned.contains(partition) {
+                state.told.insert(*partition, *offset);
+            }
+        }
+    }
+
+    /// The offsets behind the last records, as far as they are known.
+    pub(super) fn extents(&self) -> Vec<(u32, u64)> {
+        let state = lock(&self.shared.state);
+        state.extents.iter().filter(|(p, _)| state.owned.contains(p)).map(|(p, e)| (*p, *e)).collect()
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        // Without brokers the last commit may hang: the thread is left to itself then.
+        if lock(&self.ended).recv_timeout(LEAVE_MAX).is_err() {
+            tracing::warn!(topic = %self.shared.topic, group = %self.shared.group, "leaving the group takes too long; its last offsets may not be committed");
+        }
+    }
+}
+
+/// A consumer's calls that block.
+#[derive(Clone)]
+pub(super) struct Handle(Arc<Shared>);
+
+impl Handle {
+    /// The consumer, unless the group is being left.
+    pub(super) fn consumer(&self) -> Result<Arc<GroupConsumer>, ConnectorError> {
+        let gone = || ConnectorError::Fatal(format!("topic {}: its group is left already", self.0.topic));
+        self.0.consumer.get().and_then(Weak::upgrade).ok_or_else(gone)
+    }
+
+    /// Becomes a member; members get partitions.
+    pub(super) fn subscribe(&self) -> Result<(), ConnectorError> {
+        let failed = |e| ConnectorError::Fatal(format!("cannot join group {}: {e}", self.0.group));
+        self.consumer()?.subscribe(&[&self.0.topic]).map_err(failed)
+    }
+
+    /// Whether exactly these partitions are this process's now; an error if that can't become true.
+    pub(super) fn owns(&self, partitions: &[u32]) -> Result<bool, ConnectorError> {
+        self.0.check()?;
+        Ok(lock(&self.0.state).owned.iter().eq(partitions))
+    }
+
+    /// Begins to fetch a partition at an offset, which must be in the log.
+    pub(super) fn open(&self, partition: u32, offset: u64) -> Result<Arc<Slot>, ConnectorError> {
+        let consumer = self.consumer()?;
+        let mut state = lock(&self.0.state);
+        if !state.owned.contains(&partition) {
+            return Err(ConnectorError::Disconnected {
+                what: format!("cannot read {}", self.0.name_of(partition)),
+                cause: "the group has given it to another member".to_owned(),
+            });
+        }
+        let slot = Arc::new(Slot::new(partition, offset));
+        if let Some(old) = state.slots.insert(partition, Arc::clone(&slot)) {
+            old.detach();
+        }
+        state.resume.remove(&partition);
+        self.0.fetch(&consumer, &mut state, partition, offset).map_err(|e| ConnectorError::Disconnected {
+            what: format!("cannot read {}", self.0.name_of(partition)),
+            cause: why(&e),
+        })?;
+        Ok(slot)
+    }
+
+    /// The members of the group, by client and host.
+    pub(super) fn members(&self) -> Result<Vec<String>, ConnectorError> {
+        let consumer = self.consumer()?;
+        members(&consumer, &self.0)
+    }
+}
+
+fn members(consumer: &GroupConsumer, shared: &Shared) -> Result<Vec<String>, ConnectorError> {
+    let listed = consumer.fetch_group_list(Some(&shared.group), super::client::ASK_MAX).map_err(|e| {
+        ConnectorError::Disconnected {
+            what: format!("cannot ask {} who is in group {}", shared.brokers, shared.group),
+            cause: why(&e),
+        }
+    })?;
+    let one = |m: &rdkafka::groups::GroupMemberInfo| {
+        format!("{} ({}) at {}", m.client_id(), m.id(), m.client_host().trim_start_matches('/'))
+    };
+    Ok(listed
+        .groups()
+        .iter()
+        .filter(|g| g.name() == shared.group)
+        .flat_map(|g| g.members())
+        .map(one)
+        .collect())
+}
+
+/// What runs in the thread.
+struct Poller {
+    shared: Arc<Shared>,
+    consumer: Arc<GroupConsumer>,
+    asked: Instant,
+    committed: Instant,
+}
+
+impl Poller {
+    fn run(mut self) {
+        while !self.shared.stop.load(Ordering::Acquire) {
+            match self.consumer.poll(POLL) {
+                None => {}
+                Some(Err(error)) => self.error(&error),
+                Some(Ok(message)) => {
+                    // It came before its queue was split off: fetch again from where the reader is.
+                    if let Ok(partition) = u32::try_from(rdkafka::Message::partition(&message)) {
+                        lock(&self.shared.state).resume.insert(partition);
+                    }
+                }
+            }
+            self.resume();
+            if self.committed.elapsed() >= COMMIT_EVERY {
+                self.committed = Instant::now();
+                self.commit();
+            }
+            if self.asked.elapsed() >= ASK_EVERY {
+                self.look();
+                self.asked = Instant::now();
+            }
+        }
+        self.leave();
+    }
+
+    fn error(&self, error: &KafkaError) {
+        let shared = &self.shared;
+        let what = || format!("cannot reach Kafka at {}", shared.brokers);
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::Authentication) => {
+                shared.set_away(what(), shared.last_error.or("all brokers are down"));
+            }
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
+                if let ConnectorError::Disconnected { what, cause } =
+                    super::client::missing(&shared.brokers, &shared.topic)
+                {
+                    shared.set_away(what, cause);
+                }
+            }
+            Some(code @ (RDKafkaErrorCode::GroupAuthorizationFailed | RDKafkaErrorCode::TopicAuthorizationFailed)) => {
+                shared.fail(format!(
+                    "topic {}, group {}: {code}: grant it, or set other credentials in `properties`",
+                    shared.topic, shared.group
+                ));
+            }
+            Some(code @ RDKafkaErrorCode::InconsistentGroupProtocol) => shared.fail(format!(
+                "group {} has members that share partitions out in another way ({code}): wasmill's is cooperative-sticky; set another `group`",
+                shared.group
+            )),
+            _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => {
+                shared.fail(format!("topic {}: {}; run it again", shared.topic, shared.last_error.or(&why(error))));
+            }
+            _ => tracing::debug!(topic = %shared.topic, cause = %why(error), "librdkafka tells an error"),
+        }
+    }
+
+    /// Fetches again what came back, from where its reader is.
+    fn resume(&self) {
+        let mut state = lock(&self.shared.state);
+        while let Some(partition) = state.resume.pop_first() {
+            let Some(next) = state.slots.get(&partition).map(|slot| slot.next()) else { continue };
+            if state.owned.contains(&partition)
+                && let Err(error) = self.shared.fetch(&self.consumer, &mut state, partition, next)
+            {
+                tracing::warn!(partition = %self.shared.name_of(partition), cause = %why(&error), "reading it again failed; it is tried again");
+                state.resume.insert(partition);
+                return;
+            }
+        }
+    }
+
+    fn commit(&self) {
+        let list = {
+            let state = lock(&self.shared.state);
+            let owned: Vec<u32> = state.owned.iter().copied().collect();
+            self.shared.uncommitted(&state, &owned, &state.sent)
+        };
+        if list.count() == 0 {
+            return;
+        }
+        match self.consumer.commit(&list, CommitMode::Async) {
+            Ok(()) => {
+                let mut state = lock(&self.shared.state);
+                for element in list.elements() {
+                    if let (Ok(p), Offset::Offset(o)) = (u32::try_from(element.partition()), element.offset())
+                    {
+                        state.sent.insert(p, o.cast_unsigned());
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::warn!(topic = %self.shared.topic, group = %self.shared.group, cause = %why(&error), "offsets could not be committed; they are sent again");
+            }
+        }
+    }
+
+    /// Whether brokers that were away are back, and whether a group that should be ours alone still is.
+    fn look(&self) {
+        let away = lock(&self.shared.away).is_some();
+        if away && partitions_of(self.consumer.client(), &self.shared.brokers, &self.shared.topic).is_ok() {
+            *lock(&self.shared.away) = None;
+        }
+        if matches!(self.shared.hold, Hold::Alone) && !away {
+            self.look_for_others();
+        }
+    }
+
+    fn look_for_others(&self) {
+        let missing: Vec<u32> = {
+            let state = lock(&self.shared.state);
+            state.slots.keys().filter(|p| !state.owned.contains(p)).copied().collect()
+        };
+        // A member that only asks gets no partition: it takes none, and is told to wait.
+        if missing.is_empty() {
+            return;
+        }
+        if let Ok(members) = members(&self.consumer, &self.shared)
+            && members.len() > 1
+        {
+            self.shared.fail(alone(&self.shared.group, &members));
+        }
+    }
+
+    /// The last commit; then the queues go, which hold the consumer, and the consumer leaves its group.
+    fn leave(self) {
+        let owned: Vec<u32> = lock(&self.shared.state).owned.iter().copied().collect();
+        if lock(&self.shared.away).is_none() {
+            self.shared.commit_now(&self.consumer, &owned);
+        }
+        let mut state = lock(&self.shared.state);
+        state.told.clear();
+        for slot in state.slots.values() {
+            slot.detach();
+        }
+    }
+}
+
+/// That a pipeline that must be alone in its group isn't.
+pub(super) fn alone(group: &str, others: &[String]) -> String {
+    format!(
+        "group {group} has other members: {}; this pipeline keeps its state in this process, which must read all partitions: run it once, give it a `group` of its own, or keep its counts in Redis",
+        others.join(", ")
+    )
+}

@@ -1,0 +1,24 @@
+//! Apache Kafka, by librdkafka.
+//!
+//! | module | has |
+//! |---|---|
+//! | `source`, `sink` | the specs, and what the host calls |
+//! | `group` | the thread that polls the consumer: rebalances, commits |
+//! | `reader` | one partition's queue |
+//! | `encoder` | messages as records |
+//! | `client`, `properties` | what both sides need of librdkafka |
+//!
+//! librdkafka's calls block: none but the ones that only look into a queue run on tokio's workers.
+
+mod client;
+mod encoder;
+mod group;
+mod properties;
+mod reader;
+mod sink;
+mod source;
+
+pub use encoder::KeyFrom;
+pub use properties::Property;
+pub use sink::{KafkaSink, KafkaSinkSpec};
+pub use source::{KafkaSource, KafkaSourceSpec, OffsetReset};

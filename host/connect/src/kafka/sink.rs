@@ -1,0 +1,492 @@
+//! Writes to a topic, with an idempotent producer.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::client::{ClientContext, DefaultClientContext};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders, OwnedMessage};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use wasmill_engine::output::{EncodedBatch, EncodedRecord, Encoder};
+
+use super::client::{ASK_MAX, DEFAULTS, LastError, ask_partitions, lock, log, missing, refused, why};
+use super::encoder::{KafkaEncoder, KeyFrom};
+use super::properties::{Property, Side, config};
+use crate::table::SinkConnector;
+use crate::{ConnectorError, Refused, Sink, SinkTraits, os};
+
+/// How long nothing may be acknowledged before the brokers count as away.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// How long to wait before a full queue is tried again: the brokers take a part of it in that time.
+const FULL_WAIT: Duration = Duration::from_millis(1);
+/// After how many records other tasks get their turn.
+const YIELD_EVERY: usize = 1000;
+/// librdkafka's own `batch.size`.
+const BATCH_BYTES: u64 = 1_000_000;
+
+/// A topic of Apache Kafka: a record a message, whose value is the JSON envelope.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KafkaSinkSpec {
+    /// Where to begin to look for the cluster: `host:port`, several with commas between.
+    pub brokers: String,
+    /// The topic. It must exist.
+    pub topic: String,
+    /// What a record's key is, which decides its partition as Java's clients do. Default: message.
+    #[serde(default)]
+    pub key: KeyFrom,
+    /// More settings, by librdkafka's names, such as `compression.type: zstd`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub properties: BTreeMap<String, Property>,
+}
+
+impl KafkaSinkSpec {
+    /// A spec with the defaults.
+    #[must_use]
+    pub fn new(brokers: impl Into<String>, topic: impl Into<String>) -> Self {
+        Self {
+            brokers: brokers.into(),
+            topic: topic.into(),
+            key: KeyFrom::default(),
+            properties: BTreeMap::new(),
+        }
+    }
+}
+
+impl SinkConnector for KafkaSinkSpec {
+    fn sink(&self) -> Result<Box<dyn Sink>, ConnectorError> {
+        Ok(Box::new(KafkaSink::new(self.clone())?))
+    }
+}
+
+const LOSES: &str = "without it records could be lost, doubled or swapped; remove it";
+
+/// What the host decides itself, and why.
+const OWNED: &[(&str, &str)] = &[
+    ("bootstrap.servers", "set `brokers` instead"),
+    ("metadata.broker.list", "set `brokers` instead"),
+    ("enable.idempotence", LOSES),
+    ("enable.gapless.guarantee", "a record that is refused becomes a dead letter; remove it"),
+    ("acks", LOSES),
+    ("request.required.acks", LOSES),
+    ("message.timeout.ms", "wasmill waits for the brokers as long as it takes; remove it"),
+    ("delivery.timeout.ms", "wasmill waits for the brokers as long as it takes; remove it"),
+    ("retries", LOSES),
+    ("message.send.max.retries", LOSES),
+    ("transactional.id", "this sink has no transactions; remove it"),
+    ("delivery.report.only.error", "wasmill counts what is acknowledged; remove it"),
+    ("allow.auto.create.topics", "wasmill creates no topics; remove it"),
+    ("statistics.interval.ms", "nobody reads the statistics of a sink; remove it"),
+];
+
+const PRODUCER: &[(&str, &str)] = &[
+    ("enable.idempotence", "true"),
+    ("acks", "all"),
+    // Java's choice for keys; records without one go anywhere.
+    ("partitioner", "murmur2_random"),
+    // For ever: a record is given up by nobody but the brokers.
+    ("message.timeout.ms", "0"),
+    ("linger.ms", "3"),
+    ("queue.buffering.max.kbytes", "16384"),
+    ("queue.buffering.max.messages", "60000"),
+    // The brokers' limit decides.
+    ("message.max.bytes", "1000000000"),
+];
+
+/// What became of the records that were handed to librdkafka.
+struct Deliveries {
+    /// How many are acknowledged or given up.
+    done: AtomicU64,
+    /// How many a flush waits for.
+    target: AtomicU64,
+    reached: Notify,
+    refused: Mutex<Vec<Refused>>,
+    /// What the brokers didn't take though nothing is wrong with it: to be written again.
+    again: Mutex<Vec<OwnedMessage>>,
+    failed: Mutex<Option<String>>,
+    last_error: LastError,
+    what: String,
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        log(level, facility, text);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(cause = %error, reason, "librdkafka tells an error");
+        self.last_error.note(&error, reason);
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        if let Err((error, message)) = result {
+            match error.rdkafka_error_code() {
+                Some(
+                    RDKafkaErrorCode::UnknownTopicOrPartition
+                    | RDKafkaErrorCode::UnknownTopic
+                    | RDKafkaErrorCode::UnknownPartition
+                    | RDKafkaErrorCode::InvalidDifferentRecord,
+                ) => lock(&self.again).push(message.detach()),
+                Some(code) if is_refusal(code) => {
+                    let (value, key) = (message.payload().unwrap_or_default(), message.key());
+                    self.refuse(code, value, key);
+                }
+                // The producer is being dropped.
+                Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight) => {}
+                _ => self.fail(&why(error)),
+            }
+        }
+        let done = self.done.fetch_add(1, Ordering::SeqCst) + 1;
+        if done >= self.target.load(Ordering::SeqCst) {
+            self.reached.notify_one();
+        }
+    }
+}
+
+impl Deliveries {
+    fn refuse(&self, code: RDKafkaErrorCode, value: &[u8], key: Option<&[u8]>) {
+        let size = value.len() + key.map_or(0, <[u8]>::len);
+        let reason = match code {
+            RDKafkaErrorCode::MessageSizeTooLarge => format!(
+                "{} takes no record of {size} bytes: raise the topic's max.message.bytes, or make the message smaller",
+                self.what
+            ),
+            RDKafkaErrorCode::InvalidTimestamp => format!(
+                "{} refuses the record's timestamp: it is too far from now for the topic's message.timestamp.before.max.ms and after.max.ms",
+                self.what
+            ),
+            _ => format!("{} refuses the record: {code}", self.what),
+        };
+        lock(&self.refused).push(Refused { value: value.to_vec(), key: key.map(<[u8]>::to_vec), reason });
+    }
+
+    fn fail(&self, cause: &str) {
+        let text = format!(
+            "{} does not take records: {cause} ({}); mend that and run again: what is not committed is written again",
+            self.what,
+            self.last_error.or("no more is known")
+        );
+        lock(&self.failed).get_or_insert(text);
+    }
+}
+
+/// Whether a record is refused for good, for what it is.
+fn is_refusal(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::MessageSizeTooLarge
+            | RDKafkaErrorCode::InvalidMessageSize
+            | RDKafkaErrorCode::InvalidTimestamp
+            | RDKafkaErrorCode::InvalidRecord
+            | RDKafkaErrorCode::PolicyViolation
+    )
+}
+
+/// What librdkafka answered to a record.
+enum Sent {
+    Taken,
+    Full,
+}
+
+struct Records {
+    producer: ThreadedProducer<Deliveries>,
+    brokers: String,
+    topic: String,
+    /// How many librdkafka has taken.
+    produced: AtomicU64,
+}
+
+impl Records {
+    fn deliveries(&self) -> &Deliveries {
+        self.producer.client().context()
+    }
+
+    fn send(
+        &self,
+        value: Option<&[u8]>,
+        key: Option<&[u8]>,
+        timestamp: Option<i64>,
+        headers: Option<OwnedHeaders>,
+    ) -> Result<Sent, ConnectorError> {
+        let record: BaseRecord<'_, [u8], [u8]> = BaseRecord {
+            topic: &self.topic,
+            partition: None,
+            payload: value,
+            key,
+            // 0 means now to librdkafka, and Kafka has no times before 1970.
+            timestamp: timestamp.filter(|t| *t > 0),
+            headers,
+            delivery_opaque: (),
+        };
+        let Err((error, _)) = self.producer.send(record) else {
+            self.produced.fetch_add(1, Ordering::SeqCst);
+            return Ok(Sent::Taken);
+        };
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::QueueFull) => Ok(Sent::Full),
+            Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition) => {
+                Err(missing(&self.brokers, &self.topic))
+            }
+            Some(code) if is_refusal(code) => {
+                self.deliveries().refuse(code, value.unwrap_or_default(), key);
+                Ok(Sent::Taken)
+            }
+            _ => {
+                let cause =
+                    self.producer.client().fatal_error().map_or_else(|| why(&error), |(_, text)| text);
+                self.deliveries().fail(&cause);
+                self.check().and(Ok(Sent::Full))
+            }
+        }
+    }
+
+    fn send_encoded(&self, batch: &EncodedBatch, record: &EncodedRecord) -> Result<Sent, ConnectorError> {
+        let text = |r: &std::ops::Range<usize>| batch.data.get(r.clone()).unwrap_or_default();
+        let headers = (!record.headers.is_empty()).then(|| {
+            record.headers.iter().fold(OwnedHeaders::new_with_capacity(record.headers.len()), |all, h| {
+                let name = String::from_utf8_lossy(text(&h.name));
+                all.insert(Header { key: &name, value: h.value.as_ref().map(text) })
+            })
+        });
+        let value = (!record.tombstone).then(|| text(&record.value));
+        self.send(value, record.key.as_ref().map(text), record.timestamp, headers)
+    }
+
+    fn check(&self) -> Result<(), ConnectorError> {
+        match lock(&self.deliveries().failed).clone() {
+            Some(text) => Err(ConnectorError::Fatal(text)),
+            None => Ok(()),
+        }
+    }
+
+    fn away(&self) -> ConnectorError {
+        ConnectorError::Disconnected {
+            what: format!("{} acknowledges nothing", self.deliveries().what),
+            cause: self.deliveries().last_error.or("no answer"),
+        }
+    }
+
+    /// Waits until something more is done, or until the brokers count as away.
+    async fn progress(&self, done_before: u64) -> Result<(), ConnectorError> {
+        let look = async {
+            while self.deliveries().done.load(Ordering::SeqCst) == done_before {
+                tokio::time::sleep(FULL_WAIT).await;
+            }
+        };
+        tokio::time::timeout(SILENCE_MAX, look).await.map_err(|_| self.away())
+    }
+
+    /// Waits until everything that was handed over is done.
+    async fn drain(&self) -> Result<(), ConnectorError> {
+        let produced = self.produced.load(Ordering::SeqCst);
+        self.deliveries().target.store(produced, Ordering::SeqCst);
+        let mut before = self.deliveries().done.load(Ordering::SeqCst);
+        loop {
+            self.check()?;
+            let now = self.deliveries().done.load(Ordering::SeqCst);
+            if now >= produced {
+                break;
+            }
+            let reached = self.deliveries().reached.notified();
+            if tokio::time::timeout(SILENCE_MAX, reached).await.is_err() {
+                let now = self.deliveries().done.load(Ordering::SeqCst);
+                if now == std::mem::replace(&mut before, now) {
+                    return Err(self.away());
+                }
+            }
+        }
+        self.deliveries().target.store(u64::MAX, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+/// Writes to a topic.
+pub struct KafkaSink {
+    spec: KafkaSinkSpec,
+    config: ClientConfig,
+    records: Option<Arc<Records>>,
+    /// How many records of the batch that is being written were handed over, should the call be repeated.
+    written: usize,
+}
+
+impl KafkaSink {
+    /// A sink that writes to the topic that a spec names; connects to nothing.
+    ///
+    /// # Errors
+    /// When a setting is missing, unknown or wrong.
+    pub fn new(spec: KafkaSinkSpec) -> Result<Self, ConnectorError> {
+        for (field, text) in [("brokers", &spec.brokers), ("topic", &spec.topic)] {
+            if text.trim().is_empty() {
+                return Err(ConnectorError::Fatal(format!("{field}: it is empty; set it")));
+            }
+        }
+        let mut defaults = [DEFAULTS, PRODUCER].concat();
+        defaults.push(("bootstrap.servers", spec.brokers.as_str()));
+        let config = config(Side::Producer, &defaults, &spec.properties, OWNED)?;
+        Ok(Self { spec, config, records: None, written: 0 })
+    }
+
+    fn records(&self) -> Result<Arc<Records>, ConnectorError> {
+        self.records.clone().ok_or_else(|| {
+            ConnectorError::Fatal(format!("topic {}: written to before it was recovered", self.spec.topic))
+        })
+    }
+
+    async fn start(&mut self) -> Result<(), ConnectorError> {
+        let (brokers, topic) = (self.spec.brokers.clone(), self.spec.topic.clone());
+        let mut config = self.config.clone();
+        if !self.spec.properties.contains_key("batch.size") {
+            // A batch above the topic's limit is refused whole, so none may be. A single record may.
+            let limit = record_bytes_max(&config, &topic).await.unwrap_or(BATCH_BYTES);
+            config.set("batch.size", limit.clamp(1, BATCH_BYTES).to_string());
+        }
+        self.records = Some(Arc::new(
+            os::blocking(move || {
+                let deliveries = Deliveries {
+                    done: AtomicU64::new(0),
+                    target: AtomicU64::new(u64::MAX),
+                    reached: Notify::new(),
+                    refused: Mutex::default(),
+                    again: Mutex::default(),
+                    failed: Mutex::default(),
+                    last_error: LastError::default(),
+                    what: format!("topic {topic} at {brokers}"),
+                };
+                let producer: ThreadedProducer<Deliveries> =
+                    config.create_with_context(deliveries).map_err(|e| refused(&e))?;
+                Ok(Records { producer, brokers, topic, produced: AtomicU64::new(0) })
+            })
+            .await?,
+        ));
+        Ok(())
+    }
+
+    async fn topic_exists(&self) -> Result<(), ConnectorError> {
+        let (config, brokers, topic) =
+            (self.config.clone(), self.spec.brokers.clone(), self.spec.topic.clone());
+        os::blocking(move || {
+            // Settings of a producer alone would be told as warnings.
+            let mut asking = ClientConfig::new();
+            asking.set_log_level(config.log_level);
+            for (name, value) in config.config_map() {
+                if !PRODUCER.iter().any(|(n, _)| *n == name) {
+                    asking.set(name, value);
+                }
+            }
+            ask_partitions(&asking, &brokers, &topic).map(drop)
+        })
+        .await
+    }
+}
+
+/// The topic's limit of a record, if this user may ask.
+async fn record_bytes_max(config: &ClientConfig, topic: &str) -> Option<u64> {
+    let config = config.clone();
+    let made =
+        os::blocking(move || config.create::<AdminClient<DefaultClientContext>>().map_err(|e| refused(&e)));
+    let admin = made.await.ok()?;
+    let options = AdminOptions::new().request_timeout(Some(ASK_MAX));
+    let answer = admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await;
+    let limit = answer.ok().and_then(|found| {
+        let found = found.into_iter().next()?.ok()?;
+        found.get("max.message.bytes")?.value.as_ref()?.parse().ok()
+    });
+    // Its end waits for its thread.
+    os::blocking(move || {
+        drop(admin);
+        Ok(())
+    })
+    .await
+    .ok()?;
+    limit
+}
+
+#[async_trait]
+impl Sink for KafkaSink {
+    fn traits(&self) -> SinkTraits {
+        SinkTraits { transactional: false, refuses_repeats: false }
+    }
+
+    fn encoder(&self) -> Arc<dyn Encoder> {
+        Arc::new(KafkaEncoder(self.spec.key))
+    }
+
+    async fn recover(&mut self, _token: Option<&str>) -> Result<(), ConnectorError> {
+        self.topic_exists().await?;
+        if self.records.is_none() { self.start().await } else { Ok(()) }
+    }
+
+    async fn write(&mut self, batch: &EncodedBatch) -> Result<(), ConnectorError> {
+        let records = self.records()?;
+        while let Some(record) = batch.records.get(self.written) {
+            let done = records.deliveries().done.load(Ordering::SeqCst);
+            match records.send_encoded(batch, record)? {
+                Sent::Taken => self.written += 1,
+                Sent::Full => {
+                    records.check()?;
+                    records.progress(done).await?;
+                }
+            }
+            if self.written.is_multiple_of(YIELD_EVERY) {
+                tokio::task::yield_now().await;
+            }
+        }
+        self.written = 0;
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<String, ConnectorError> {
+        let records = self.records()?;
+        loop {
+            records.drain().await?;
+            if lock(&records.deliveries().again).is_empty() {
+                return Ok(String::new());
+            }
+            self.topic_exists().await?;
+            let mut again = std::mem::take(&mut *lock(&records.deliveries().again)).into_iter();
+            while let Some(m) = again.next() {
+                let time = m.timestamp().to_millis();
+                let sent = records.send(m.payload(), m.key(), time, m.headers().cloned());
+                if !matches!(sent, Ok(Sent::Taken)) {
+                    // The queue is full, or the topic is gone again: the rest waits for the next round.
+                    let mut rest: Vec<OwnedMessage> = std::iter::once(m).chain(again).collect();
+                    let mut waiting = lock(&records.deliveries().again);
+                    rest.append(&mut waiting);
+                    *waiting = rest;
+                    sent?;
+                    break;
+                }
+            }
+        }
+    }
+
+    fn refused(&mut self) -> Vec<Refused> {
+        self.records.as_ref().map(|r| std::mem::take(&mut *lock(&r.deliveries().refused))).unwrap_or_default()
+    }
+
+    async fn publish(&mut self) -> Result<(), ConnectorError> {
+        Ok(())
+    }
+
+    async fn close(&mut self, _in_order: bool) -> Result<(), ConnectorError> {
+        let records = self.records.take();
+        os::blocking(move || {
+            drop(records);
+            Ok(())
+        })
+        .await
+    }
+}

@@ -1,0 +1,772 @@
+//! State in Redis: of one process alone, or with totals that several processes share.
+//!
+//! ```text
+//! wasmill:{NAME}:meta       format, use, generation, epoch; alone: owner, checkpoint (JSON);
+//!                           shared: shape, count:<name>
+//! wasmill:{NAME}:state      stored key → value
+//! wasmill:{NAME}:positions  shared: partition → owner LF attempt LF position (JSON)
+//! wasmill:{NAME}:foretold   epoch, facts
+//! wasmill:{NAME}:turn       shared: who commits next, for half a second, because it was too slow often
+//! ```
+//! A commit is one script (`redis/commit.lua`), so it happens whole or not at all. It names what it was
+//! made from, the owner and the positions before it, and is refused where that is not what is stored: a
+//! process that was replaced writes nothing. It leaves its own mark beside them, so a commit whose answer
+//! was lost is known again when it is tried again, and counts once.
+//!
+//! A shared key is merged by this process with the value that it saw last; the script stores the result
+//! only if that is still the value, and else answers the one it has, to be merged anew.
+
+mod link;
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use redis::{Connection, FromRedisValue, RedisResult, Script, Value};
+use wasmill_engine::position::{PartitionId, Position};
+use wasmill_engine::state::{Checkpoint, Delta, Epoch, Merged, Share, StateStore, StoreError};
+use wasmill_engine::time::START;
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::refuse_stale;
+use link::Link;
+pub use link::check_url;
+
+/// The version of what is in Redis.
+pub const REDIS_FORMAT: u32 = 1;
+
+/// Merges what one epoch put to a stored key, the last argument, into what is stored, the one before it.
+pub type Merge = Arc<dyn Fn(&[u8], &[u8], &[u8]) -> Result<Vec<u8>, String> + Send + Sync>;
+
+/// How many values of shared keys are remembered, to save a round trip.
+const SEEN_KEYS_MAX: usize = 100_000;
+/// How often a commit merges anew because others were faster, before it waits as for a server that is away.
+const MERGE_TRIES_MAX: u32 = 64;
+/// After how many of them it asks the others to wait for it.
+const PATIENT_ROUNDS: u32 = 4;
+/// The longest wait between two of them.
+const JITTER_MICROS_MAX: u64 = 10_000;
+/// How long a read for a plugin waits for Redis to come back.
+const READ_PATIENCE: Duration = Duration::from_secs(30);
+/// How long it waits between two tries.
+const READ_AGAIN: Duration = Duration::from_millis(200);
+/// The longest argument that Redis takes, by default.
+const ARGUMENT_BYTES_MAX: usize = 512 << 20;
+/// How many fields one step of a scan asks for.
+const SCAN_FIELDS: usize = 1_000;
+/// The bytes of a stored key that name its kind, its stage and its key group; the first three, the first two.
+const GROUP_PREFIX_BYTES: usize = 5;
+const STAGE_PREFIX_BYTES: usize = 3;
+
+/// State in Redis.
+pub struct RedisStore {
+    pipeline: String,
+    address: String,
+    keys: Keys,
+    scripts: Scripts,
+    usage: Usage,
+    /// Reads have a connection of their own, for a commit may be long.
+    reads: Mutex<Link>,
+    writes: Mutex<Link>,
+    held: Mutex<Held>,
+    restored: Mutex<Restored>,
+}
+
+enum Usage {
+    /// One process has the whole state.
+    Alone,
+    /// Several processes put to the same totals.
+    Shared(Merge),
+}
+
+impl Usage {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Alone => "alone",
+            Self::Shared(_) => "shared",
+        }
+    }
+}
+
+struct Keys {
+    meta: String,
+    state: String,
+    foretold: String,
+    positions: String,
+    turn: String,
+}
+
+struct Scripts {
+    open: Script,
+    claim: Script,
+    commit: Script,
+    foretell: Script,
+    reset: Script,
+}
+
+/// What this process may commit, and from where on.
+#[derive(Default)]
+struct Held {
+    /// The owner: random, so that nobody takes another's for its own.
+    token: String,
+    /// Alone: the owner as it is stored, with the last commit's mark.
+    owner: String,
+    /// Shared: the claimed partitions as they are stored.
+    claimed: Option<BTreeMap<PartitionId, String>>,
+    /// Shared keys as they were seen last; none for one that is not stored.
+    seen: HashMap<Vec<u8>, Option<Vec<u8>>>,
+    merged: Merged,
+    /// Shared: the counts that are in Redis already, of those that the checkpoints of this process tell.
+    counted: BTreeMap<String, u64>,
+}
+
+/// What one pass over the state found for each key group that a lane has not asked for yet: one pass for
+/// each of them would read everything again each time.
+#[derive(Default)]
+struct Restored {
+    stage: Vec<u8>,
+    groups: BTreeMap<Vec<u8>, BTreeMap<Vec<u8>, Vec<u8>>>,
+    asked: std::collections::HashSet<Vec<u8>>,
+}
+
+/// A shared key on its way into Redis.
+struct Sharing<'a> {
+    key: &'a [u8],
+    share: &'a [u8],
+    expected: Option<Vec<u8>>,
+    new: Vec<u8>,
+}
+
+impl RedisStore {
+    /// Opens a pipeline's state for this process alone: whoever had it before commits nothing more.
+    ///
+    /// # Errors
+    /// When Redis is away, or refuses; when what is stored is of another format or use.
+    pub fn open_alone(url: &str, pipeline: &str) -> Result<Self, StoreError> {
+        Self::open(url, pipeline, Usage::Alone)
+    }
+
+    /// Opens a pipeline's state that other processes put to as well. Nothing can be committed before
+    /// [`RedisStore::claim`].
+    ///
+    /// # Errors
+    /// As [`RedisStore::open_alone`].
+    pub fn open_shared(url: &str, pipeline: &str, merge: Merge) -> Result<Self, StoreError> {
+        Self::open(url, pipeline, Usage::Shared(merge))
+    }
+
+    fn open(url: &str, pipeline: &str, usage: Usage) -> Result<Self, StoreError> {
+        let store = Self::unopened(url, pipeline, usage)?;
+        let owner = {
+            let mut held = store.held();
+            held.token = token();
+            held.owner = format!("{}\n", held.token);
+            held.owner.clone()
+        };
+        let mut call = store.scripts.open.prepare_invoke();
+        call.key(&store.keys.meta).arg(REDIS_FORMAT).arg(store.usage.name()).arg(owner);
+        let answer: Vec<String> = store.write("cannot open the state", |c| call.invoke(c))?;
+        let found = answer.get(1).cloned().unwrap_or_default();
+        match answer.first().map(String::as_str) {
+            Some("ok") => {}
+            Some("format") => {
+                return Err(StoreError::Format { path: store.place(), found, expected: REDIS_FORMAT });
+            }
+            _ => {
+                let cause = format!(
+                    "it was written for use {found} and is opened for use {}: let the pipeline be as it was, or run `wasmill reset`",
+                    store.usage.name()
+                );
+                return Err(StoreError::Io { what: format!("cannot open {}", store.place()), cause });
+            }
+        }
+        store.warn_of_eviction();
+        Ok(store)
+    }
+
+    fn unopened(url: &str, pipeline: &str, usage: Usage) -> Result<Self, StoreError> {
+        let (reads, writes) = (Link::new(url)?, Link::new(url)?);
+        let key = |of: &str| format!("wasmill:{{{pipeline}}}:{of}");
+        Ok(Self {
+            pipeline: pipeline.to_owned(),
+            address: writes.address().to_owned(),
+            keys: Keys {
+                meta: key("meta"),
+                state: key("state"),
+                foretold: key("foretold"),
+                positions: key("positions"),
+                turn: key("turn"),
+            },
+            scripts: Scripts {
+                open: Script::new(include_str!("redis/open.lua")),
+                claim: Script::new(include_str!("redis/claim.lua")),
+                commit: Script::new(include_str!("redis/commit.lua")),
+                foretell: Script::new(include_str!("redis/foretell.lua")),
+                reset: Script::new(include_str!("redis/reset.lua")),
+            },
+            usage,
+            reads: Mutex::new(reads),
+            writes: Mutex::new(writes),
+            held: Mutex::default(),
+            restored: Mutex::default(),
+        })
+    }
+
+    /// Resets a pipeline's state, even where it can't be opened for its format or its use. Answers the
+    /// generation.
+    ///
+    /// # Errors
+    /// When Redis is away, or refuses.
+    pub fn reset_at(url: &str, pipeline: &str) -> Result<u64, StoreError> {
+        Self::unopened(url, pipeline, Usage::Alone)?.raise_generation()
+    }
+
+    /// Takes partitions over, and gives up those claimed before: whoever had them commits nothing more of
+    /// them. Answers the positions of those that have one, in their order. Only epochs that begin there
+    /// may be committed from now on: what is in flight is to be dropped first.
+    ///
+    /// # Errors
+    /// When Redis is away, or refuses; when the state is not shared.
+    pub fn claim(&self, partitions: &[PartitionId]) -> Result<Vec<(PartitionId, Position)>, StoreError> {
+        let mut held = self.held();
+        let token = token();
+        let claimed = self.take_over(partitions, &token)?;
+        let positions = self.positions(&claimed)?;
+        *held = Held { token, claimed: Some(claimed), ..Held::default() };
+        *lock(&self.restored) = Restored::default();
+        Ok(positions)
+    }
+
+    /// Takes partitions over beside those claimed before, whose epochs go on. As [`RedisStore::claim`] else:
+    /// no epoch in flight may have one of `partitions`.
+    ///
+    /// # Errors
+    /// As [`RedisStore::claim`].
+    pub fn claim_more(&self, partitions: &[PartitionId]) -> Result<Vec<(PartitionId, Position)>, StoreError> {
+        let mut held = self.held();
+        let claimed = self.take_over(partitions, &held.token)?;
+        let positions = self.positions(&claimed)?;
+        held.claimed.get_or_insert_default().extend(claimed);
+        Ok(positions)
+    }
+
+    fn take_over(
+        &self,
+        partitions: &[PartitionId],
+        token: &str,
+    ) -> Result<BTreeMap<PartitionId, String>, StoreError> {
+        if matches!(self.usage, Usage::Alone) {
+            let cause = "it is open for one process alone, which has all partitions".to_owned();
+            return Err(StoreError::Io {
+                what: format!("cannot claim partitions in {}", self.place()),
+                cause,
+            });
+        }
+        if partitions.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let mut call = self.scripts.claim.prepare_invoke();
+        call.key(&self.keys.positions).arg(token);
+        for partition in partitions {
+            call.arg(partition.to_string());
+        }
+        let fields: Vec<String> = self.write("cannot claim partitions", |c| call.invoke(c))?;
+        Ok(partitions.iter().copied().zip(fields).collect())
+    }
+
+    fn positions(
+        &self,
+        claimed: &BTreeMap<PartitionId, String>,
+    ) -> Result<Vec<(PartitionId, Position)>, StoreError> {
+        let mut positions = Vec::with_capacity(claimed.len());
+        for (id, field) in claimed {
+            let json = field.splitn(3, '\n').nth(2).unwrap_or_default();
+            if json.is_empty() {
+                continue;
+            }
+            let position = serde_json::from_str(json)
+                .map_err(|e| self.corrupt(&format!("the position of partition {id}"), e.to_string()))?;
+            positions.push((*id, position));
+        }
+        Ok(positions)
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        lock(&self.held)
+    }
+
+    /// Where the state is, for errors and logs.
+    fn place(&self) -> String {
+        format!("the state of pipeline `{}` in {}", self.pipeline, self.address)
+    }
+
+    fn corrupt(&self, what: &str, cause: String) -> StoreError {
+        StoreError::Corrupt { what: format!("{what} in {}", self.place()), cause }
+    }
+
+    fn read<T: FromRedisValue>(
+        &self,
+        what: &str,
+        call: impl FnOnce(&mut Connection) -> RedisResult<T>,
+    ) -> Result<T, StoreError> {
+        lock(&self.reads).call(&self.what(what), call)
+    }
+
+    fn write<T: FromRedisValue>(
+        &self,
+        what: &str,
+        call: impl FnOnce(&mut Connection) -> RedisResult<T>,
+    ) -> Result<T, StoreError> {
+        lock(&self.writes).call(&self.what(what), call)
+    }
+
+    fn what(&self, what: &str) -> String {
+        format!("{what} of pipeline `{}`", self.pipeline)
+    }
+
+    /// Warns where Redis may throw state away. Whoever may not ask is not told.
+    fn warn_of_eviction(&self) {
+        let asked = |c: &mut Connection| {
+            redis::cmd("CONFIG").arg("GET").arg("maxmemory-policy").query::<Vec<String>>(c)
+        };
+        if let Ok(answer) = self.read("cannot ask for the settings", asked)
+            && let Some(policy) = answer.get(1).filter(|policy| policy.starts_with("allkeys"))
+        {
+            tracing::warn!(
+                redis = %self.address, %policy,
+                "this Redis throws keys away when its memory is full, and would lose state: set maxmemory-policy to noeviction"
+            );
+        }
+    }
+
+    fn raise_generation(&self) -> Result<u64, StoreError> {
+        let mut call = self.scripts.reset.prepare_invoke();
+        call.key(&self.keys.meta).key(&self.keys.state).key(&self.keys.foretold).key(&self.keys.positions);
+        call.arg(REDIS_FORMAT);
+        let generation: String = self.write("cannot reset the state", |c| call.invoke(c))?;
+        generation.parse().map_err(|_| self.corrupt("the generation", format!("it is {generation:?}")))
+    }
+
+    fn meta(&self) -> Result<BTreeMap<String, Vec<u8>>, StoreError> {
+        self.read("cannot read the checkpoint", |c| redis::cmd("HGETALL").arg(&self.keys.meta).query(c))
+    }
+
+    fn number(&self, meta: &BTreeMap<String, Vec<u8>>, field: &str) -> Result<u64, StoreError> {
+        let Some(bytes) = meta.get(field) else { return Ok(0) };
+        let text = String::from_utf8_lossy(bytes);
+        text.parse().map_err(|_| self.corrupt(&format!("`{field}`"), format!("it is {text:?}, not a number")))
+    }
+
+    /// What a shared use has for a checkpoint: the claimed partitions' positions, and everybody's counts.
+    fn shared_checkpoint(&self) -> Result<Option<Checkpoint>, StoreError> {
+        let mut held = self.held();
+        let Some(claimed) = &held.claimed else { return Ok(None) };
+        let positions = self.positions(claimed)?;
+        let meta = self.meta()?;
+        let Some(shape) = meta.get("shape") else { return Ok(None) };
+        let mut counts = BTreeMap::new();
+        for field in meta.keys() {
+            if let Some(name) = field.strip_prefix("count:") {
+                counts.insert(name.to_owned(), self.number(&meta, field)?);
+            }
+        }
+        held.counted.clone_from(&counts);
+        Ok(Some(Checkpoint {
+            epoch: self.number(&meta, "epoch")?,
+            generation: self.number(&meta, "generation")?,
+            shape: String::from_utf8_lossy(shape).into_owned(),
+            stream_time: START,
+            positions,
+            sinks: Vec::new(),
+            counts,
+        }))
+    }
+
+    /// Reads every entry under a prefix.
+    fn entries(&self, prefix: &[u8]) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, StoreError> {
+        let mut pattern = Vec::with_capacity(prefix.len() + 1);
+        for byte in prefix {
+            if b"*?[]\\".contains(byte) {
+                pattern.push(b'\\');
+            }
+            pattern.push(*byte);
+        }
+        pattern.push(b'*');
+        let mut entries = BTreeMap::new();
+        let mut cursor = "0".to_owned();
+        loop {
+            let step = |c: &mut Connection| {
+                let mut step = redis::cmd("HSCAN");
+                step.arg(&self.keys.state).arg(&cursor).arg("MATCH").arg(&pattern);
+                step.arg("COUNT").arg(SCAN_FIELDS).query::<(String, Vec<Vec<u8>>)>(c)
+            };
+            let (next, found) = self.read("cannot read the state", step)?;
+            let mut found = found.into_iter();
+            while let (Some(key), Some(value)) = (found.next(), found.next()) {
+                entries.insert(key, value);
+            }
+            if next == "0" {
+                return Ok(entries);
+            }
+            cursor = next;
+        }
+    }
+
+    /// The entries of one key group, out of one pass over its stage's.
+    fn group_entries(&self, prefix: &[u8]) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, StoreError> {
+        let mut restored = lock(&self.restored);
+        let stage = &prefix[..STAGE_PREFIX_BYTES];
+        if restored.stage != stage || restored.asked.contains(prefix) {
+            *restored = Restored { stage: stage.to_owned(), ..Restored::default() };
+            for (key, value) in self.entries(stage)? {
+                let group = key.get(..GROUP_PREFIX_BYTES).unwrap_or(&key).to_owned();
+                restored.groups.entry(group).or_default().insert(key, value);
+            }
+        }
+        restored.asked.insert(prefix.to_owned());
+        Ok(restored.groups.remove(prefix).unwrap_or_default())
+    }
+
+    /// The fields that a commit is guarded by, as (field, as it is stored, as it will be).
+    fn guards(
+        &self,
+        held: &Held,
+        attempt: &str,
+        checkpoint: &Checkpoint,
+    ) -> Result<Vec<(String, String, String)>, StoreError> {
+        if matches!(self.usage, Usage::Alone) {
+            let new = format!("{}\n{attempt}", held.token);
+            return Ok(vec![("owner".to_owned(), held.owner.clone(), new)]);
+        }
+        let mut guards = Vec::with_capacity(checkpoint.positions.len());
+        for (id, position) in &checkpoint.positions {
+            let Some(stored) = held.claimed.as_ref().and_then(|claimed| claimed.get(id)) else {
+                return Err(self.fenced(&id.to_string()));
+            };
+            let json = json(position)?;
+            guards.push((id.to_string(), stored.clone(), format!("{}\n{attempt}\n{json}", held.token)));
+        }
+        Ok(guards)
+    }
+
+    fn fenced(&self, field: &str) -> StoreError {
+        match self.usage {
+            Usage::Alone => StoreError::Fenced {
+                what: self.place(),
+                cause: "its owner is another one now: run one process of this pipeline, or let them share"
+                    .into(),
+            },
+            Usage::Shared(_) => StoreError::Fenced {
+                what: format!("partition {field} of {}", self.place()),
+                cause: "this process has not claimed it, or lost it since".into(),
+            },
+        }
+    }
+
+    /// The shared keys of a delta, merged with what was seen of them last.
+    fn sharing<'a>(&self, held: &Held, delta: &'a Delta) -> Result<Vec<Sharing<'a>>, StoreError> {
+        let mut sharing = Vec::new();
+        for change in &delta.changes {
+            let (Usage::Shared(_), Some(Share::Accumulator(share))) = (&self.usage, &change.share) else {
+                continue;
+            };
+            let expected = held.seen.get(&change.key).cloned().flatten();
+            let new = self.merge(&change.key, expected.as_deref(), share)?;
+            sharing.push(Sharing { key: &change.key, share, expected, new });
+        }
+        Ok(sharing)
+    }
+
+    fn merge(&self, key: &[u8], stored: Option<&[u8]>, share: &[u8]) -> Result<Vec<u8>, StoreError> {
+        let (Usage::Shared(merge), Some(stored)) = (&self.usage, stored) else { return Ok(share.to_vec()) };
+        merge(key, stored, share).map_err(|cause| StoreError::Io {
+            what: format!("cannot merge this process's totals into {}", self.place()),
+            cause,
+        })
+    }
+}
+
+impl StateStore for RedisStore {
+    fn name(&self) -> String {
+        format!("{} ({})", self.address, self.usage.name())
+    }
+
+    fn is_durable(&self) -> bool {
+        true
+    }
+
+    fn checkpoint(&self) -> Result<Option<Checkpoint>, StoreError> {
+        if matches!(self.usage, Usage::Shared(_)) {
+            return self.shared_checkpoint();
+        }
+        let read = |c: &mut Connection| redis::cmd("HGET").arg(&self.keys.meta).arg("checkpoint").query(c);
+        let json: Option<Vec<u8>> = self.read("cannot read the checkpoint", read)?;
+        let Some(json) = json else { return Ok(None) };
+        let checkpoint = serde_json::from_slice(&json);
+        checkpoint.map(Some).map_err(|e| self.corrupt("the checkpoint", e.to_string()))
+    }
+
+    fn generation(&self) -> Result<u64, StoreError> {
+        let meta = self.meta()?;
+        self.number(&meta, "generation")
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        // A plugin waits for this, and what it can't get would be held against its message.
+        let since = Instant::now();
+        loop {
+            let read = |c: &mut Connection| redis::cmd("HGET").arg(&self.keys.state).arg(key).query(c);
+            match self.read("cannot read the state", read) {
+                Err(StoreError::Away { what, cause }) if since.elapsed() < READ_PATIENCE => {
+                    tracing::warn!(%what, %cause, "Redis is away; the plugin waits for its state");
+                    std::thread::sleep(READ_AGAIN);
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    fn scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+        let is_group = prefix.len() == GROUP_PREFIX_BYTES;
+        let entries = if is_group { self.group_entries(prefix)? } else { self.entries(prefix)? };
+        for (key, value) in &entries {
+            visit(key, value);
+        }
+        Ok(())
+    }
+
+    fn commit(&self, delta: &Delta, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+        let mut held = self.held();
+        let shared = matches!(self.usage, Usage::Shared(_));
+        if shared && checkpoint.positions.is_empty() && !delta.changes.is_empty() {
+            return Err(self.fenced("none"));
+        }
+        let mut others = Vec::new();
+        let mut content = json(checkpoint)?.into_bytes();
+        for change in &delta.changes {
+            match &change.share {
+                Some(Share::Accumulator(share)) if shared => {
+                    pack(&mut content, Some(&change.key));
+                    pack(&mut content, Some(share));
+                }
+                _ => {
+                    pack(&mut others, Some(&change.key));
+                    pack(&mut others, change.value.as_deref());
+                }
+            }
+        }
+        content.extend_from_slice(&others);
+        // The same commit has the same mark, so that it is known when it is tried again.
+        let attempt = format!("{:032x}", xxh3_128(&content));
+        let guards = self.guards(&held, &attempt, checkpoint)?;
+        let mut packed_guards = Vec::new();
+        for (field, stored, new) in &guards {
+            pack_texts(&mut packed_guards, &[field, stored, new]);
+        }
+        let mut fields = Vec::new();
+        let mut counts = Vec::new();
+        pack_texts(&mut fields, &["use", self.usage.name()]);
+        if shared {
+            pack_texts(&mut fields, &["shape", &checkpoint.shape]);
+            for (name, count) in &checkpoint.counts {
+                let more = count.saturating_sub(held.counted.get(name).copied().unwrap_or_default());
+                let more = more.min(i64::MAX as u64).to_string();
+                pack_texts(&mut counts, &[&format!("count:{name}"), &more]);
+            }
+        } else {
+            pack_texts(&mut fields, &["checkpoint", &json(checkpoint)?]);
+        }
+        let what = format!("cannot commit epoch {}", checkpoint.epoch);
+        let mut sharing = self.sharing(&held, delta)?;
+        for round in 0..MERGE_TRIES_MAX {
+            let mut packed_shared = Vec::new();
+            for Sharing { key, expected, new, .. } in &sharing {
+                pack(&mut packed_shared, Some(key));
+                pack(&mut packed_shared, expected.as_deref());
+                pack(&mut packed_shared, Some(new));
+            }
+            if others.len().max(packed_shared.len()) >= ARGUMENT_BYTES_MAX {
+                let cause = "the epoch changes more than 512 MiB of state, which is the most that Redis takes at once: lower `epoch`";
+                return Err(StoreError::Io { what: self.what(&what), cause: cause.into() });
+            }
+            let mut call = self.scripts.commit.prepare_invoke();
+            call.key(&self.keys.meta).key(&self.keys.state).key(&self.keys.foretold);
+            call.key(if shared { &self.keys.positions } else { &self.keys.meta }).key(&self.keys.turn);
+            call.arg(checkpoint.generation).arg(checkpoint.epoch).arg(self.usage.name());
+            call.arg(&checkpoint.shape).arg(&packed_guards).arg(packed_shared).arg(&others);
+            call.arg(&fields).arg(&counts);
+            call.arg(if round < PATIENT_ROUNDS { "" } else { &held.token });
+            let answer: Vec<Value> = self.write(&what, |c| call.invoke(c))?;
+            let mut answer = answer.into_iter();
+            let outcome = answer.next().map(text).unwrap_or_default();
+            match outcome.as_str() {
+                "ok" => {}
+                "done" => {
+                    for (shared, now) in sharing.iter_mut().zip(answer) {
+                        shared.new = bytes(now).unwrap_or_default();
+                    }
+                }
+                "stale" => {
+                    for (shared, now) in sharing.iter_mut().zip(answer) {
+                        let now = bytes(now);
+                        if now != shared.expected {
+                            shared.new = self.merge(shared.key, now.as_deref(), shared.share)?;
+                            shared.expected = now;
+                        }
+                    }
+                    if round > 0 {
+                        std::thread::sleep(Duration::from_micros(random(round) % JITTER_MICROS_MAX));
+                    }
+                    continue;
+                }
+                refused => {
+                    let found = answer.next().map(text).unwrap_or_default();
+                    return Err(self.refused(refused, &found, checkpoint));
+                }
+            }
+            held.keep(guards, checkpoint, &sharing);
+            *lock(&self.restored) = Restored::default();
+            return Ok(());
+        }
+        Err(StoreError::Away {
+            what: self.what(&what),
+            cause: format!("other processes changed the same totals {MERGE_TRIES_MAX} times meanwhile"),
+        })
+    }
+
+    fn merged(&self) -> Merged {
+        std::mem::take(&mut self.held().merged)
+    }
+
+    fn foretell(&self, epoch: Epoch, facts: &[u8]) -> Result<(), StoreError> {
+        // Where others put to the same totals no replay can repeat what was shown: nothing to foretell.
+        if matches!(self.usage, Usage::Shared(_)) {
+            return Ok(());
+        }
+        let token = self.held().token.clone();
+        let mut call = self.scripts.foretell.prepare_invoke();
+        call.key(&self.keys.meta).key(&self.keys.foretold).arg(token).arg(epoch).arg(facts);
+        let answer: Vec<String> = self.write("cannot store what is foretold", |c| call.invoke(c))?;
+        if answer.first().is_some_and(|a| a == "ok") { Ok(()) } else { Err(self.fenced("owner")) }
+    }
+
+    fn foretold(&self) -> Result<Option<(Epoch, Vec<u8>)>, StoreError> {
+        if matches!(self.usage, Usage::Shared(_)) {
+            return Ok(None);
+        }
+        let read = |c: &mut Connection| {
+            redis::cmd("HMGET").arg(&self.keys.foretold).arg("epoch").arg("facts").query(c)
+        };
+        let (epoch, facts): (Option<String>, Option<Vec<u8>>) =
+            self.read("cannot read what was foretold", read)?;
+        let (Some(epoch), Some(facts)) = (epoch, facts) else { return Ok(None) };
+        match epoch.parse() {
+            Ok(epoch) => Ok(Some((epoch, facts))),
+            Err(_) => Err(self.corrupt("what was foretold", format!("its epoch is {epoch:?}"))),
+        }
+    }
+
+    fn reset(&self) -> Result<(), StoreError> {
+        let mut held = self.held();
+        self.raise_generation()?;
+        *held = Held { token: held.token.clone(), owner: held.owner.clone(), ..Held::default() };
+        *lock(&self.restored) = Restored::default();
+        Ok(())
+    }
+}
+
+impl RedisStore {
+    fn refused(&self, outcome: &str, found: &str, checkpoint: &Checkpoint) -> StoreError {
+        let number = || found.parse().unwrap_or_default();
+        let stale = match outcome {
+            "fenced" => return self.fenced(found),
+            "generation" => refuse_stale(&self.address, checkpoint, number(), 0),
+            "epoch" => refuse_stale(&self.address, checkpoint, checkpoint.generation, number()),
+            _ => Ok(()),
+        };
+        let cause = match stale {
+            Err(e) => return e,
+            Ok(()) if outcome == "shape" => {
+                "another process of this pipeline runs other stages: let all run the same, or run `wasmill reset`"
+                    .to_owned()
+            }
+            Ok(()) => format!("Redis answered {outcome:?} {found:?}, which this wasmill doesn't know"),
+        };
+        StoreError::Io { what: self.what(&format!("cannot commit epoch {}", checkpoint.epoch)), cause }
+    }
+}
+
+impl Held {
+    /// Keeps what a commit that is stored has changed.
+    fn keep(
+        &mut self,
+        guards: Vec<(String, String, String)>,
+        checkpoint: &Checkpoint,
+        sharing: &[Sharing<'_>],
+    ) {
+        match &mut self.claimed {
+            Some(claimed) => {
+                let ids = checkpoint.positions.iter().map(|(id, _)| *id);
+                claimed.extend(ids.zip(guards.into_iter().map(|(_, _, new)| new)));
+                self.counted.clone_from(&checkpoint.counts);
+            }
+            None => self.owner = guards.into_iter().next().map(|(_, _, new)| new).unwrap_or_default(),
+        }
+        if self.seen.len() + sharing.len() > SEEN_KEYS_MAX {
+            self.seen.clear();
+        }
+        self.merged.clear();
+        for shared in sharing {
+            self.seen.insert(shared.key.to_vec(), Some(shared.new.clone()));
+            self.merged.push((shared.key.to_vec(), shared.new.clone()));
+        }
+    }
+}
+
+// No holder of a lock here can panic between two changes that belong together.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A part as the scripts take it: its length, then its bytes; a length of all ones for none.
+fn pack(into: &mut Vec<u8>, part: Option<&[u8]>) {
+    let length = part.map_or(u32::MAX, |part| u32::try_from(part.len()).unwrap_or(u32::MAX - 1));
+    into.extend_from_slice(&length.to_be_bytes());
+    into.extend_from_slice(part.unwrap_or_default());
+}
+
+fn pack_texts(into: &mut Vec<u8>, parts: &[&str]) {
+    for part in parts {
+        pack(into, Some(part.as_bytes()));
+    }
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Result<String, StoreError> {
+    serde_json::to_string(value)
+        .map_err(|e| StoreError::Io { what: "cannot write a checkpoint".into(), cause: e.to_string() })
+}
+
+fn bytes(value: Value) -> Option<Vec<u8>> {
+    match value {
+        Value::BulkString(bytes) => Some(bytes),
+        _ => None,
+    }
+}
+
+fn text(value: Value) -> String {
+    bytes(value).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+}
+
+/// A random number; the standard library seeds its hashers from the system's chance.
+fn random(n: impl std::hash::Hash) -> u64 {
+    RandomState::new().hash_one(n)
+}
+
+/// An owner's token: no other process, and no other claim, has the same.
+fn token() -> String {
+    static TOKENS: AtomicU64 = AtomicU64::new(0);
+    let number = TOKENS.fetch_add(1, Ordering::Relaxed);
+    format!("{:016x}{:016x}", random(number), random(std::process::id()))
+}

@@ -1,0 +1,147 @@
+//! A real Kafka broker for tests: `#[path = "…/broker.rs"] mod broker;`.
+
+#![allow(dead_code, reason = "each test that includes it uses its own part")]
+
+use std::fs::File;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+
+/// How long a broker may take to come up.
+const UP_MAX: Duration = Duration::from_secs(60);
+
+/// A broker of its own, on free ports, in a temporary folder. It is killed when dropped.
+pub struct Broker {
+    directory: tempfile::TempDir,
+    port: u16,
+    controller_port: u16,
+    child: Option<Child>,
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
+}
+
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .map(|above| above.join("scripts/kafka.sh"))
+        .find(|path| path.exists())
+        .expect("scripts/kafka.sh")
+}
+
+impl Broker {
+    /// Starts one and waits until it answers.
+    pub fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut broker = Self { directory, port: free_port(), controller_port: free_port(), child: None };
+        broker.run();
+        broker
+    }
+
+    /// Starts it, after `kill`, with the data that it had.
+    pub fn run(&mut self) {
+        assert!(self.child.is_none(), "it runs already");
+        let log = File::create(self.directory.path().join("broker.log")).expect("a log");
+        let child = Command::new(script())
+            .args(["start".as_ref(), self.directory.path().as_os_str()])
+            .arg(self.port.to_string())
+            .env("CONTROLLER_PORT", self.controller_port.to_string())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a log"))
+            .stderr(log)
+            .spawn()
+            .expect("scripts/kafka.sh");
+        self.child = Some(child);
+        let until = Instant::now() + UP_MAX;
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            let ended = self.child.as_mut().and_then(|c| c.try_wait().expect("a status"));
+            assert!(ended.is_none() && Instant::now() < until, "the broker is not up: {}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        // It listens before it answers.
+        while self.admin().inner().fetch_metadata(None, Duration::from_secs(5)).is_err() {
+            assert!(Instant::now() < until, "the broker does not answer: {}", self.log());
+        }
+    }
+
+    /// `host:port`, for clients.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// What it said.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("broker.log")).unwrap_or_default()
+    }
+
+    fn admin(&self) -> AdminClient<DefaultClientContext> {
+        ClientConfig::new().set("bootstrap.servers", self.address()).create().expect("an admin client")
+    }
+
+    /// Creates a topic with settings such as `("max.message.bytes", "10000")`.
+    pub fn create_topic(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) {
+        let topic = settings
+            .iter()
+            .fold(NewTopic::new(name, partitions, TopicReplication::Fixed(1)), |t, (k, v)| t.set(k, v));
+        let admin = self.admin();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let made = runtime.block_on(admin.create_topics([&topic], &AdminOptions::new())).expect("an answer");
+        made[0].as_ref().unwrap_or_else(|e| panic!("topic {name}: {e:?}"));
+        // A broker knows a topic a moment after it was created.
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            let known = admin.inner().fetch_metadata(Some(name), Duration::from_secs(5)).expect("metadata");
+            let found = known.topics().iter().find(|t| t.name() == name).expect("the topic");
+            let ready = found.error().is_none() && found.partitions().iter().all(|p| p.leader() >= 0);
+            if ready && found.partitions().len() == usize::try_from(partitions).expect("a count") {
+                return;
+            }
+            assert!(Instant::now() < until, "topic {name} does not appear");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Deletes the records of a partition before an offset.
+    pub fn delete_before(&self, topic: &str, partition: i32, offset: i64) {
+        let mut list = rdkafka::TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, rdkafka::Offset::Offset(offset)).expect("an offset");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(self.admin().delete_records(&list, &AdminOptions::new())).expect("an answer");
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.as_ref().expect("it runs").id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().expect("kill").success());
+    }
+
+    /// SIGSTOP: it keeps its connections and answers nothing.
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    /// SIGKILL, and waits for its end.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // It may have ended by itself.
+            let _ = child.kill();
+            child.wait().expect("its end");
+        }
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

@@ -1,0 +1,115 @@
+//! Where a pipeline's positions are kept, and whether several processes can run it together.
+
+use super::{Grant, Order, Pipeline, SecretUrl, Stage};
+
+/// Where state is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum StateSpec {
+    /// In this process: on disk with a `data_dir`, else in memory.
+    #[default]
+    Local,
+    /// In Redis, where several processes reach it.
+    Redis {
+        /// Its URL: `redis://…` or `rediss://…`.
+        url: SecretUrl,
+    },
+}
+
+/// Whether several processes may run a pipeline together, and by what they share its partitions out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sharing {
+    /// Nothing is kept but positions, and the sources' groups keep those.
+    Source,
+    /// State that may be added to from several sides is in Redis, and the positions with it. Whether the
+    /// aggregate is commutative shows when its plugin is loaded.
+    Store,
+    /// One process runs it alone.
+    Alone,
+}
+
+/// Where positions are kept, and the state with them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kept {
+    /// With the sources' groups: there is no state.
+    Source,
+    /// In Redis.
+    Redis,
+    /// In the data directory.
+    Disk,
+    /// Nowhere that outlives the process.
+    Memory,
+}
+
+impl Pipeline {
+    /// Whether the processes of a group can share out the partitions of every source.
+    fn sources_are_shared(&self) -> bool {
+        self.sources.iter().all(|s| s.source().is_ok_and(|s| s.traits().shared))
+    }
+
+    /// Whether several processes may run it together.
+    #[must_use]
+    pub fn sharing(&self) -> Sharing {
+        if !self.alone_because().is_empty() {
+            Sharing::Alone
+        } else if self.is_stateful() {
+            Sharing::Store
+        } else {
+            Sharing::Source
+        }
+    }
+
+    /// What keeps several processes from running it together, each with what to change; empty where they
+    /// can.
+    #[must_use]
+    pub fn alone_because(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        for source in &self.sources {
+            if !source.source().is_ok_and(|s| s.traits().shared) {
+                let name = source.name();
+                reasons.push(format!(
+                    "the source `{name}` has no group that shares its partitions out; read from Kafka"
+                ));
+            }
+        }
+        if self.is_stateful() && self.state == StateSpec::Local {
+            reasons.push(
+                "its state is in this process alone; keep it in Redis: `state: { redis: { url: … } }`, or USE_DISTRIBUTED_STATE=true"
+                    .to_owned(),
+            );
+        }
+        for stage in &self.stages {
+            match stage {
+                Stage::Aggregate(a) if a.window.is_some() => reasons.push(format!(
+                    "the windows of the stage `{}` need the stream time of all partitions in one place; use a running aggregate",
+                    a.stage.name
+                )),
+                Stage::Aggregate(a) if a.order == Order::Log => reasons.push(format!(
+                    "the stage `{}` takes messages in the log's order, which needs all partitions in one place; use `order: arrival`",
+                    a.stage.name
+                )),
+                Stage::Transform(p) | Stage::Filter(p) if p.grants.contains(&Grant::State) => reasons.push(format!(
+                    "the stage `{}` has state of its own, which two processes can't both change; make it an aggregate, or take the grant `state` away",
+                    p.name
+                )),
+                _ => {}
+            }
+        }
+        reasons
+    }
+
+    /// Where its positions are kept, and its state with them. A pipeline without state leaves them to its
+    /// sources, where those can keep them, even if it has a `data_dir`: so more processes can join.
+    #[must_use]
+    pub fn kept(&self) -> Kept {
+        if !self.is_stateful() && self.sources_are_shared() {
+            return Kept::Source;
+        }
+        match (&self.state, &self.data_dir) {
+            (StateSpec::Redis { .. }, _) => Kept::Redis,
+            (StateSpec::Local, Some(_)) => Kept::Disk,
+            (StateSpec::Local, None) => Kept::Memory,
+        }
+    }
+}
