@@ -32,6 +32,15 @@ build: setup ## Builds the host: target/release/wasmill
 plugins: setup ## Builds the plugins: target/plugins/*.wasm
 	@scripts/build-plugins.sh plugins/*/
 
+# What `wasmill run` without a file applies; the other plugins are examples for pipeline files.
+SEED_PLUGINS := processed-at drop-ignored count-types
+
+.PHONY: seed-plugins
+seed-plugins: setup ## Builds the service's own plugins: target/seed-plugins/*.wasm
+	@scripts/build-plugins.sh $(SEED_PLUGINS)
+	@mkdir -p target/seed-plugins
+	@cp $(SEED_PLUGINS:%=target/plugins/%.wasm) target/seed-plugins/
+
 # The plugins, and the tests' own guests.
 .PHONY: guests
 guests: setup
@@ -95,13 +104,13 @@ docs: setup ## Builds the API documentation: target/doc/
 docker-build: ## Builds the container image
 	@docker build --tag $(IMAGE) .
 
+.PHONY: check-container
+check-container: build seed-plugins ## Checks Dockerfile and docker-compose.yml without a container engine
+	@scripts/check-container.sh
+
 .PHONY: docker-run
-docker-run: ## Runs the flights pipeline in a container; results in out/
-	@mkdir -p out
-	@docker run --rm --init --user "$$(id -u):$$(id -g)" \
-	  --volume "$(CURDIR)/examples:/examples:ro" --volume "$(CURDIR)/out:/out" \
-	  --env DATA_DIR=/out/state --env XDG_CACHE_HOME=/out/.cache \
-	  $(IMAGE) run /examples/flights/pipeline.yaml --reset
+docker-run: ## Runs the service with Kafka, Redis and Prometheus in containers: docker-compose.yml
+	@docker compose up --build
 
 .PHONY: clean
 clean: ## Removes what was built and what the examples wrote
