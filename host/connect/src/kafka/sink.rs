@@ -96,8 +96,8 @@ const PRODUCER: &[(&str, &str)] = &[
     // For ever: a record is given up by nobody but the brokers.
     ("message.timeout.ms", "0"),
     ("linger.ms", "3"),
-    ("queue.buffering.max.kbytes", "16384"),
-    ("queue.buffering.max.messages", "60000"),
+    ("queue.buffering.max.kbytes", "8192"),
+    ("queue.buffering.max.messages", "20000"),
     // The brokers' limit decides.
     ("message.max.bytes", "1000000000"),
 ];

@@ -20,7 +20,7 @@ use crate::table::SourceConnector;
 use crate::{Change, ConnectorError, Membership, Partition, Positions, Reader, Source, SourceTraits, os};
 
 /// How much librdkafka may fetch ahead, over all partitions, in KiB.
-const AHEAD_KBYTES: usize = 8 * 1024;
+const AHEAD_KBYTES: usize = 4 * 1024;
 /// As much of it as one partition may have at least, and at most.
 const AHEAD_PARTITION_KBYTES: std::ops::RangeInclusive<usize> = 64..=2048;
 /// How long a member that died may still be listed, above its session timeout.
