@@ -15,6 +15,7 @@ IMAGE ?= wasmill:$(VERSION)
 # How long `make test-long` goes on: seeds of the simulator, and runs that are killed at random moments.
 SEEDS ?= 100000
 KILL_ROUNDS ?= 200
+KAFKA_ROUNDS ?= 30
 
 .PHONY: help
 help: ## Shows this list
@@ -50,6 +51,10 @@ guests: setup
 run: build plugins ## Runs the flights pipeline from its start; results in out/flights
 	@$(WASMILL) run $(FLIGHTS) --reset
 
+.PHONY: demo-kafka
+demo-kafka: build plugins ## Runs the flights over a Kafka broker of its own for some seconds
+	@scripts/demo-kafka.sh
+
 .PHONY: setup-test
 setup-test:
 	@scripts/setup.sh build test
@@ -73,6 +78,7 @@ test-long: setup-test guests typed-js build ## Runs what takes rounds: make test
 	@echo "$(SEEDS) simulator seeds, $(KILL_ROUNDS) kill rounds"
 	@WASMILL_SEEDS=$(SEEDS) cargo test --release --workspace --test law_one
 	@WASMILL_KILL_ROUNDS=$(KILL_ROUNDS) cargo test --release --workspace --test end_to_end
+	@WASMILL_KILL_ROUNDS=$(KAFKA_ROUNDS) WASMILL_STOP_SECONDS=60 cargo test --release --workspace --test kafka
 
 .PHONY: bench
 bench: setup guests build ## Measures; prints a table

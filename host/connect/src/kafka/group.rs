@@ -1,7 +1,7 @@
 //! The place in a consumer group: one thread polls the consumer, and in it rebalances happen.
 //!
 //! Being assigned a partition and fetching it are two things here: the rebalance alone fetches nothing;
-//! [`Group::open`] begins, at the offset that the host says.
+//! [`Handle::open`] begins, at the offset that the host says.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -338,7 +338,7 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// Makes the consumer and begins to poll it. It isn't a member before [`Group::subscribe`].
+    /// Makes the consumer and begins to poll it. It isn't a member before [`Handle::subscribe`].
     pub(super) fn start(
         config: &ClientConfig,
         (brokers, topic, group): (&str, &str, &str),

@@ -19,8 +19,9 @@ use super::client::{lock, why};
 use super::group::{Context, Shared};
 use crate::{ConnectorError, Polled, Reader};
 
-/// How long a reader waits at most before it looks again whether something went wrong.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// How long a reader waits at most before it looks again: whether something went wrong, and into its queue,
+/// for librdkafka's word that a queue is no longer empty was seen to be late by as long as it was waited for.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// A partition that was opened. Its queue is there while the partition is this process's.
 pub(super) struct Slot {

@@ -37,8 +37,9 @@ fn value(environment: &Environment, name: &str) -> Option<String> {
 #[test]
 fn each_variable_has_a_default_and_takes_good_values_and_refuses_bad_ones() {
     let long = "t".repeat(250);
+    type Case<'a> = (&'a str, Option<&'a str>, &'a str, &'a str, &'a str, &'a str);
     #[rustfmt::skip]
-    let cases: Vec<(&str, Option<&str>, &str, &str, &str, &str)> = vec![
+    let cases: Vec<Case> = vec![
         ("BROKER_TYPE", Some("kafka"), "Kafka", "kafka", "kafak", "did you mean `kafka`?"),
         ("KAFKA_BROKERS", Some("localhost:9092"), "a:9092,b:9093", "a:9092,b:9093", "kafka://a:9092", "HOST:PORT"),
         ("KAFKA_BROKERS", Some("localhost:9092"), "[::1]:9092", "[::1]:9092", "a:0", "HOST:PORT"),
