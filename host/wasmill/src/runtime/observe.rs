@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{Counter, Histogram, HistogramOpts, IntCounter, IntGauge, IntGaugeVec, Opts, Registry};
 use wasmill_engine::lane::Counts;
 use wasmill_engine::position::{PartitionId, Position};
 use wasmill_engine::time::{END, START};
@@ -28,7 +28,7 @@ pub(super) struct Observed {
     partitions: IntGauge,
     rebalances: IntCounter,
     away: IntCounter,
-    held_back_ms: IntCounter,
+    held_back: Counter,
     inner: Mutex<Inner>,
 }
 
@@ -102,6 +102,11 @@ impl Observed {
             &["partition"],
         )?;
         registry.register(Box::new(waiting_for.clone()))?;
+        let held_back = Counter::with_opts(opts(
+            "wasmill_held_back_seconds_total",
+            "Time that readers did not read because what is behind them was full, all partitions together.",
+        ))?;
+        registry.register(Box::new(held_back.clone()))?;
         Ok(Self {
             read: counter(
                 "wasmill_messages_read_total",
@@ -142,10 +147,7 @@ impl Observed {
                 "wasmill_disconnected_total",
                 "Tries that failed because a source, sink or store was away.",
             )?,
-            held_back_ms: counter(
-                "wasmill_held_back_milliseconds_total",
-                "Time that readers did not read because what is behind them was full, all partitions together.",
-            )?,
+            held_back,
             inner: Mutex::new(Inner {
                 inputs: Vec::new(),
                 counts: Counts::default(),
@@ -200,7 +202,7 @@ impl Observed {
     }
 
     pub fn held_back(&self, time: Duration) {
-        self.held_back_ms.inc_by(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        self.held_back.inc_by(time.as_secs_f64());
     }
 
     fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
