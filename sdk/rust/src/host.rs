@@ -39,11 +39,15 @@ pub fn config<T: DeserializeOwned>(key: &str) -> Result<Option<T>> {
     json::read(&format!("config.{key}"), value.as_bytes()).map(Some)
 }
 
-/// The wall clock, in milliseconds since 1970. It must be granted: results that use it can't be
-/// replayed. [`crate::Message::time`] is the message's own time.
+/// The wall clock, in milliseconds since 1970, as it stood when the batch at hand first asked for it. It
+/// must be granted: results that use it can't be replayed. [`crate::Message::time`] is the message's own time.
 #[must_use]
 pub fn wall_clock() -> i64 {
-    wall_clock_now()
+    NOW.get().unwrap_or_else(|| {
+        let now = wall_clock_now();
+        NOW.set(Some(now));
+        now
+    })
 }
 
 /// Writes a line into the host's log. The host bounds how many and how long.
@@ -54,6 +58,15 @@ pub fn log(level: Level, text: &str) {
 thread_local! {
     static COUNTS: RefCell<Vec<(&'static str, u64)>> = const { RefCell::new(Vec::new()) };
     static FLUSH: Cell<Option<fn()>> = const { Cell::new(None) };
+    /// What the wall clock said in this call.
+    static NOW: Cell<Option<i64>> = const { Cell::new(None) };
+}
+
+/// Forgets what the wall clock said, and what was counted by a call that failed or a fold that begins anew.
+#[inline]
+pub(crate) fn begin() {
+    NOW.set(None);
+    forget_counts();
 }
 
 /// Adds to a counter of the plugin's own in the host's metrics. Sums travel once a batch, when it
@@ -73,7 +86,6 @@ fn flush_counts() {
     }
 }
 
-/// Forgets what was counted: by a call that failed, or a fold that begins anew.
 #[inline]
 pub(crate) fn forget_counts() {
     if FLUSH.take().is_some() {

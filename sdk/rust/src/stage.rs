@@ -6,7 +6,7 @@ use crate::{Message, Reason, Result, Verdict, host, panic};
 
 pub(crate) fn begin() {
     panic::tell_host();
-    host::forget_counts();
+    host::begin();
 }
 
 pub(crate) fn open(frame: &[u8]) -> Result<Frame<'_>, String> {
