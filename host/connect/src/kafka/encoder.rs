@@ -7,7 +7,7 @@ use wasmill_engine::output::{EncodedBatch, EncodedRecord, Encoder, OutputId};
 use wasmill_engine::time::TIMESTAMP_NONE;
 use wasmill_frame::Message;
 
-use crate::codec::json::{JsonEncoder, headers, is_tombstone};
+use crate::codec::json::{Unseen, append, is_tombstone, record};
 
 /// What a record's key is. Records with the same key go to the same partition, in their order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -28,31 +28,26 @@ pub enum KeyFrom {
 pub(super) struct KafkaEncoder(pub(super) KeyFrom);
 
 impl Encoder for KafkaEncoder {
-    fn encode(&self, message: Message<'_>, id: &OutputId<'_>, into: &mut EncodedBatch) -> Result<(), String> {
-        if is_tombstone(message) {
+    fn encode(&self, message: Message<'_>, _: &OutputId<'_>, into: &mut EncodedBatch) -> Result<(), String> {
+        let unseen = Unseen::of(message.metadata());
+        let mut encoded = if is_tombstone(message) {
             let timestamp = Some(message.timestamp()).filter(|t| *t != TIMESTAMP_NONE);
-            into.records.push(EncodedRecord { tombstone: true, timestamp, ..EncodedRecord::default() });
+            EncodedRecord { tombstone: true, timestamp, ..EncodedRecord::default() }
         } else {
-            JsonEncoder.encode(message, id, into)?;
-        }
-        let Some(record) = into.records.last_mut() else { return Ok(()) };
-        if let Some(key) = record.key.take() {
-            into.data.truncate(key.start);
-        }
-        let mut append = |bytes: &[u8]| {
-            let start = into.data.len();
-            into.data.extend_from_slice(bytes);
-            start..into.data.len()
+            record(message, &unseen, into)?
         };
-        record.key = match self.0 {
+        let mut append = |bytes: &[u8]| append(bytes, &mut into.data);
+        encoded.key = match self.0 {
             KeyFrom::Message => message.key().map(&mut append),
             KeyFrom::Id => Some(append(message.id().as_bytes())),
             KeyFrom::Type => Some(append(message.kind().as_bytes())),
             KeyFrom::None => None,
         };
-        record.headers = headers(message)
+        encoded.headers = unseen
+            .headers()
             .map(|(name, value)| Header { name: append(name), value: value.map(&mut append) })
             .collect();
+        into.records.push(encoded);
         Ok(())
     }
 }

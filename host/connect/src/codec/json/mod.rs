@@ -13,15 +13,16 @@
 //! stands twice is kept twice. Plugins see an id that is a number as text.
 //!
 //! A record without a value, a tombstone, is a message of the type `tombstone` without payload, its id the
-//! record's key. A record's headers stay with its message, unseen by plugins; see [`headers`].
+//! record's key. A record's headers stay with its message, unseen by plugins; sinks that have such write them again.
 
-use wasmill_frame::{Message, Meta, MetaKind};
+use wasmill_frame::Message;
 
 mod decode;
 mod encode;
 
 pub use decode::JsonDecoder;
 pub use encode::JsonEncoder;
+pub(crate) use encode::{Unseen, append, record};
 
 /// The name under which the column keeps an id that came as a number, so that it leaves as one. No
 /// unknown field can have this name.
@@ -38,11 +39,4 @@ pub const TOMBSTONE: &str = "tombstone";
 #[must_use]
 pub fn is_tombstone(message: Message<'_>) -> bool {
     message.payload().is_empty() && message.kind() == TOMBSTONE
-}
-
-/// The headers that a message came with: names and values, in order.
-pub fn headers(message: Message<'_>) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
-    let kept = message.metadata().entries().find(|e| e.kind == MetaKind::Field && e.name == HEADERS);
-    let all = Meta::new(kept.map_or(&[], |e| e.value));
-    all.entries().map(|e| (e.name, (e.kind == MetaKind::Text).then_some(e.value)))
 }
