@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use crossbeam_channel::unbounded;
+use crossbeam_channel::{never, unbounded};
 use prometheus::Registry;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
@@ -325,6 +325,8 @@ fn start_workers(
 ) -> anyhow::Result<Vec<crossbeam_channel::Sender<workers::LaneWork>>> {
     let mut senders = Vec::new();
     let mut lanes = lanes.into_iter();
+    // More threads than processors would only take turns at the prefix; every lane has its own thread all the same.
+    let preparing = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     for number in 0..pipeline.workers {
         let lane = lanes.next().map(|lane| {
             let (sender, receiver) = unbounded();
@@ -334,7 +336,7 @@ fn start_workers(
         let worker = Worker {
             prefix: Prefix::new(topology, routes),
             lane,
-            jobs: jobs.clone(),
+            jobs: if number < preparing { jobs.clone() } else { never() },
             events: events.clone(),
         };
         std::thread::Builder::new()

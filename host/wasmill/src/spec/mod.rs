@@ -211,7 +211,7 @@ impl Default for Limits {
             deadline: Duration::from_secs(1),
             fuel: 1_000_000_000,
             answer_bytes_max: 64 << 20,
-            queue_bytes_max: 16 << 20,
+            queue_bytes_max: 4 << 20,
         }
     }
 }

@@ -245,7 +245,7 @@ pub struct RawLimits {
     pub fuel: Option<Located<u64>>,
     /// The greatest answer of one call of a plugin. Default: 64MiB.
     pub answer: Option<Located<HumanSize>>,
-    /// The most that waits between two parts of the pipeline. Default: 16MiB.
+    /// The most that waits between two parts of the pipeline. Default: 4MiB.
     pub queue: Option<Located<HumanSize>>,
 }
 
