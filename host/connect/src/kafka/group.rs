@@ -20,6 +20,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use super::client::{LastError, lock, log, partitions_of, refused, why};
+use super::queue::Queue;
 use super::reader::Slot;
 use crate::ConnectorError;
 
@@ -52,8 +53,9 @@ pub(super) enum Raw {
 
 /// How the partitions of the topic are held.
 pub(super) enum Hold {
-    /// All of them, by this process alone.
-    Alone,
+    /// All of them, by this process alone. For so long others may be listed as members: one that was killed,
+    /// or what this process was before it had to join again, is listed until its session times out.
+    Alone(Duration),
     /// Those that the group assigns; changes are sent there.
     Shared(UnboundedSender<Raw>),
 }
@@ -168,7 +170,7 @@ impl Shared {
     }
 
     fn forget(&self, partitions: &[u32]) {
-        let alone = matches!(self.hold, Hold::Alone);
+        let alone = matches!(self.hold, Hold::Alone(_));
         let mut state = lock(&self.state);
         for p in partitions {
             state.owned.remove(p);
@@ -187,7 +189,7 @@ impl Shared {
         {
             let mut state = lock(&self.state);
             state.owned.extend(&partitions);
-            if matches!(self.hold, Hold::Alone) {
+            if matches!(self.hold, Hold::Alone(_)) {
                 let (known, new): (Vec<u32>, Vec<u32>) =
                     partitions.iter().partition(|p| state.slots.contains_key(p));
                 state.resume.extend(known);
@@ -255,7 +257,8 @@ impl Shared {
             consumer.incremental_unassign(&self.list([(p, Offset::Invalid)]))?;
         }
         // Split off first: what is fetched then never goes to the main queue.
-        let queue = consumer.split_partition_queue(&self.topic, number(p));
+        let slot = state.slots.get(&p);
+        let queue = slot.and_then(|slot| Queue::split(consumer, &self.topic, p, &slot.filled));
         consumer.incremental_assign(&self.list([(p, Offset::Offset(signed(offset)))]))?;
         state.fetching.insert(p);
         if let (Some(slot), Some(queue)) = (state.slots.get(&p), queue) {
@@ -364,7 +367,8 @@ impl Group {
         let (end, ended) = mpsc::channel();
         let polled = Arc::clone(&shared);
         let poll = move || {
-            Poller { shared: polled, consumer, asked: Instant::now(), committed: Instant::now() }.run();
+            let (asked, committed) = (Instant::now(), Instant::now());
+            Poller { shared: polled, consumer, asked, committed, crowded: None }.run();
             // The source may not wait any more.
             let _ = end.send(());
         };
@@ -489,6 +493,8 @@ struct Poller {
     consumer: Arc<GroupConsumer>,
     asked: Instant,
     committed: Instant,
+    /// Since when partitions are missing while the group has other members.
+    crowded: Option<Instant>,
 }
 
 impl Poller {
@@ -589,28 +595,31 @@ impl Poller {
     }
 
     /// Whether brokers that were away are back, and whether a group that should be ours alone still is.
-    fn look(&self) {
+    fn look(&mut self) {
         let away = lock(&self.shared.away).is_some();
         if away && partitions_of(self.consumer.client(), &self.shared.brokers, &self.shared.topic).is_ok() {
             *lock(&self.shared.away) = None;
         }
-        if matches!(self.shared.hold, Hold::Alone) && !away {
-            self.look_for_others();
+        if let Hold::Alone(patience) = self.shared.hold {
+            // Without brokers nobody's session ends.
+            self.crowded = self.crowded.filter(|_| !away);
+            if !away {
+                self.look_for_others(patience);
+            }
         }
     }
 
-    fn look_for_others(&self) {
-        let missing: Vec<u32> = {
+    fn look_for_others(&mut self, patience: Duration) {
+        let missing = {
             let state = lock(&self.shared.state);
-            state.slots.keys().filter(|p| !state.owned.contains(p)).copied().collect()
+            state.slots.keys().any(|p| !state.owned.contains(p))
         };
         // A member that only asks gets no partition: it takes none, and is told to wait.
-        if missing.is_empty() {
-            return;
-        }
-        if let Ok(members) = members(&self.consumer, &self.shared)
-            && members.len() > 1
-        {
+        let others = if missing { members(&self.consumer, &self.shared) } else { Ok(Vec::new()) };
+        let Ok(members) = others else { return };
+        if members.len() < 2 {
+            self.crowded = None;
+        } else if self.crowded.get_or_insert_with(Instant::now).elapsed() > patience {
             self.shared.fail(alone(&self.shared.group, &members));
         }
     }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `source`, `sink` | the specs, and what the host calls |
 //! | `group` | the thread that polls the consumer: rebalances, commits |
-//! | `reader` | one partition's queue |
+//! | `reader`, `queue` | one partition's queue: what is read of it, and how librdkafka hands it over |
 //! | `encoder` | messages as records |
 //! | `client`, `properties` | what both sides need of librdkafka |
 //!
@@ -14,6 +14,7 @@ mod client;
 mod encoder;
 mod group;
 mod properties;
+mod queue;
 mod reader;
 mod sink;
 mod source;

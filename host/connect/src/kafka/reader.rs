@@ -3,20 +3,18 @@
 //! librdkafka fetches ahead into a queue a partition, bounded in bytes. A reader that isn't polled leaves
 //! its queue unread, and fetching stops: nothing is paused, for that would throw away what is fetched.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rdkafka::consumer::base_consumer::PartitionQueue;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::error::RDKafkaErrorCode;
 use tokio::sync::Notify;
 use wasmill_engine::input::{Header, RawBatch, RawRecord};
 use wasmill_engine::position::PartitionId;
 
-use super::client::{lock, why};
-use super::group::{Context, Shared};
+use super::client::lock;
+use super::group::Shared;
+use super::queue::{Fetched, Queue};
 use crate::{ConnectorError, Polled, Reader};
 
 /// How long a reader waits at most before it looks again: whether something went wrong, and into its queue,
@@ -31,16 +29,16 @@ pub(super) struct Slot {
 }
 
 struct Fetch {
-    queue: Option<PartitionQueue<Context>>,
+    queue: Option<Queue>,
     next: u64,
-    /// An error that came behind whole records, for the next call.
-    late: Option<KafkaError>,
+    /// How many bytes the last batch had: the next one will have about as many.
+    batch_bytes: usize,
 }
 
 impl Slot {
     /// A slot to be read from `next` on, once it is given a queue.
     pub(super) fn new(number: u32, next: u64) -> Self {
-        let fetch = Fetch { queue: None, next, late: None };
+        let fetch = Fetch { queue: None, next, batch_bytes: 0 };
         Self { number, filled: Arc::new(Notify::new()), fetch: Mutex::new(fetch) }
     }
 
@@ -50,77 +48,70 @@ impl Slot {
     }
 
     /// Gives it a queue, which begins at `next`.
-    pub(super) fn attach(&self, mut queue: PartitionQueue<Context>) {
-        let filled = Arc::clone(&self.filled);
-        queue.set_nonempty_callback(move || filled.notify_one());
+    pub(super) fn attach(&self, queue: Queue) {
         lock(&self.fetch).queue = Some(queue);
         self.filled.notify_one();
     }
 
     /// Takes its queue away: nothing is read any more.
     pub(super) fn detach(&self) {
-        let mut fetch = lock(&self.fetch);
-        // An error belongs to the queue that it came from.
-        (fetch.queue, fetch.late) = (None, None);
+        lock(&self.fetch).queue = None;
     }
 
-    /// What is there already, within the limits; doesn't wait.
-    fn take(&self, messages_max: usize, bytes_max: usize) -> Result<Option<RawBatch>, KafkaError> {
+    /// What is there already, within the limits; doesn't wait. An error that stands behind whole records is
+    /// for the next call.
+    fn take(&self, messages_max: usize, bytes_max: usize) -> Result<Option<RawBatch>, RDKafkaErrorCode> {
         let mut fetch = lock(&self.fetch);
-        let Fetch { queue: Some(queue), next, late } = &mut *fetch else { return Ok(None) };
-        if let Some(error) = late.take() {
-            return Err(error);
-        }
+        let Fetch { queue: Some(queue), next, batch_bytes } = &mut *fetch else { return Ok(None) };
+        let Some(mut message) = queue.next() else { return Ok(None) };
         let mut batch = RawBatch {
             partition: PartitionId { source: 0, partition: self.number },
-            data: Vec::new(),
-            records: Vec::new(),
+            data: Vec::with_capacity(*batch_bytes),
+            records: Vec::with_capacity(messages_max),
             next: *next,
         };
-        while batch.records.len() < messages_max && (batch.records.is_empty() || batch.data.len() < bytes_max)
-        {
-            match queue.poll(Duration::ZERO) {
-                None => break,
-                Some(Ok(message)) => {
+        loop {
+            match message.error() {
+                Some(error) if batch.records.is_empty() => return Err(error),
+                Some(_) => {
+                    queue.put_back(message);
+                    break;
+                }
+                None => {
                     if let Some(record) = copy(&message, &mut batch.data) {
                         *next = record.next;
                         batch.next = record.next;
                         batch.records.push(record);
                     }
                 }
-                Some(Err(error)) if batch.records.is_empty() => return Err(error),
-                Some(Err(error)) => {
-                    *late = Some(error);
-                    break;
-                }
             }
+            if batch.records.len() >= messages_max || batch.data.len() >= bytes_max {
+                break;
+            }
+            let Some(another) = queue.next() else { break };
+            message = another;
         }
+        *batch_bytes = batch.data.len();
         Ok((!batch.records.is_empty()).then_some(batch))
     }
 }
 
 /// Copies a message behind `data`, so that librdkafka's buffer is free again.
-fn copy(message: &BorrowedMessage<'_>, data: &mut Vec<u8>) -> Option<RawRecord> {
+fn copy(message: &Fetched, data: &mut Vec<u8>) -> Option<RawRecord> {
     let mut append = |bytes: &[u8]| {
         let start = data.len();
         data.extend_from_slice(bytes);
         start..data.len()
     };
-    let offset = u64::try_from(message.offset()).ok()?;
-    let value = message.payload();
-    let mut copied = || {
-        let Some(headers) = message.headers() else { return Vec::new() };
-        let one = |h: rdkafka::message::Header<'_, &[u8]>| Header {
-            name: append(h.key.as_bytes()),
-            value: h.value.map(&mut append),
-        };
-        headers.iter().map(one).collect()
-    };
-    // The client's Rust layer panics on a name that isn't UTF-8, and has no other way to it.
-    let (headers, rejected) = match catch_unwind(AssertUnwindSafe(&mut copied)) {
-        Ok(headers) => (headers, None),
-        Err(_) => (Vec::new(), Some("the name of one of its headers is not UTF-8".to_owned())),
-    };
+    let offset = message.offset()?;
+    let value = message.value();
+    let (mut headers, mut rejected) = (Vec::new(), None);
+    message.headers(|name, value| {
+        if std::str::from_utf8(name).is_err() {
+            rejected = Some("the name of one of its headers is not UTF-8".to_owned());
+        }
+        headers.push(Header { name: append(name), value: value.map(&mut append) });
+    });
     Some(RawRecord {
         offset,
         next: offset + 1,
@@ -128,7 +119,7 @@ fn copy(message: &BorrowedMessage<'_>, data: &mut Vec<u8>) -> Option<RawRecord> 
         tombstone: value.is_none(),
         headers,
         key: message.key().map(&mut append),
-        appended_ms: message.timestamp().to_millis(),
+        appended_ms: message.appended_ms(),
         line: None,
         rejected,
     })
@@ -147,7 +138,7 @@ impl Reader for KafkaReader {
             match self.slot.take(messages_max.max(1), bytes_max) {
                 Ok(Some(batch)) => return Ok(Polled::Records(batch)),
                 Ok(None) => {}
-                Err(error) => return Err(self.told(&error)),
+                Err(error) => return Err(self.told(error)),
             }
             if tokio::time::timeout(LOOK_AGAIN, self.slot.filled.notified()).await.is_err() {
                 self.shared.check()?;
@@ -157,21 +148,22 @@ impl Reader for KafkaReader {
 }
 
 impl KafkaReader {
-    fn told(&self, error: &KafkaError) -> ConnectorError {
+    fn told(&self, error: RDKafkaErrorCode) -> ConnectorError {
         let name = self.shared.name_of(self.slot.number);
-        match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => outside(
+        match error {
+            RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => outside(
                 &name,
                 self.slot.next(),
                 "the topic's retention has removed it, or the topic was made anew",
             ),
-            Some(
-                code @ (RDKafkaErrorCode::TopicAuthorizationFailed
-                | RDKafkaErrorCode::GroupAuthorizationFailed),
-            ) => ConnectorError::Fatal(format!(
-                "{name}: {code}: grant it, or set other credentials in `properties`"
-            )),
-            _ => ConnectorError::Disconnected { what: format!("cannot read {name}"), cause: why(error) },
+            RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::GroupAuthorizationFailed => {
+                ConnectorError::Fatal(format!(
+                    "{name}: {error}: grant it, or set other credentials in `properties`"
+                ))
+            }
+            error => {
+                ConnectorError::Disconnected { what: format!("cannot read {name}"), cause: error.to_string() }
+            }
         }
     }
 }

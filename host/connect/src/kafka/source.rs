@@ -307,7 +307,7 @@ impl Source for KafkaSource {
             })
             .await?;
         }
-        let group = self.start(Hold::Alone, numbers.len())?;
+        let group = self.start(Hold::Alone(self.session + SESSION_GRACE), numbers.len())?;
         let (handle, lister, session) = (group.handle(), self.lister(Positions::Store), self.session);
         let (id, topic) = (self.spec.group.clone(), self.spec.topic.clone());
         let listed = os::blocking(move || {
