@@ -17,9 +17,8 @@ use super::group::Shared;
 use super::queue::{Fetched, Queue};
 use crate::{ConnectorError, Polled, Reader};
 
-/// How long a reader waits at most before it looks again: whether something went wrong, and into its queue,
-/// for librdkafka's word that a queue is no longer empty was seen to be late by as long as it was waited for.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// How long a reader waits at most before it looks whether something went wrong, and into its queue.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// A partition that was opened. Its queue is there while the partition is this process's.
 pub(super) struct Slot {

@@ -55,6 +55,8 @@ pub(super) enum Event {
 const EPOCHS_IN_FLIGHT_MAX: usize = 2;
 /// About how much is released to the lanes at once.
 const RELEASE_BYTES: usize = 512 << 10;
+/// How long nothing may happen before it is looked whether a partition has become quiet.
+const QUIET_LOOK: Duration = Duration::from_millis(100);
 /// How many events are taken before anything is decided.
 const EVENTS_AT_ONCE: usize = 64;
 
@@ -150,9 +152,7 @@ impl Coordinate {
             releases: Vec::new(),
         };
         loop {
-            let due = flow.epoch_since + self.bounds.epoch_interval;
-            let wait = due.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-            match self.events.recv_timeout(wait) {
+            match self.events.recv_timeout(self.patience(&flow)) {
                 Ok(event) => self.take(event, &mut flow)?,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
@@ -185,6 +185,21 @@ impl Coordinate {
                 )));
             }
         }
+    }
+
+    /// How long to wait for an event: until the epoch's end, if anything is in it. Where others must be
+    /// committed before it, that comes as an event.
+    fn patience(&self, flow: &Flow) -> Duration {
+        if flow.epochs >= EPOCHS_IN_FLIGHT_MAX || !self.is_touched(flow) {
+            return QUIET_LOOK;
+        }
+        let due = flow.epoch_since + self.bounds.epoch_interval;
+        due.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
+    }
+
+    /// Whether the open epoch has anything to commit.
+    fn is_touched(&self, flow: &Flow) -> bool {
+        self.coordinator.is_touched() || flow.lane_waiting.iter().any(|n| *n > 0)
     }
 
     fn take(&mut self, event: Event, flow: &mut Flow) -> Result<(), Halt> {
@@ -323,7 +338,7 @@ impl Coordinate {
         if flow.epochs >= EPOCHS_IN_FLIGHT_MAX || !self.coordinator.can_barrier() {
             return;
         }
-        let touched = self.coordinator.is_touched() || flow.lane_waiting.iter().any(|n| *n > 0);
+        let touched = self.is_touched(flow);
         let full = self.epoch_bytes(flow) >= self.bounds.epoch_bytes_max;
         let ending = flow.readers == 0 && flow.jobs == 0;
         let due = full || ending || flow.epoch_since.elapsed() >= self.bounds.epoch_interval;
@@ -370,7 +385,7 @@ impl Coordinate {
 
     fn has_ended(&self, flow: &Flow) -> Result<Option<Ended>, Halt> {
         let drained = flow.readers == 0 && flow.jobs == 0 && flow.lane_inputs == 0 && flow.epochs == 0;
-        let touched = self.coordinator.is_touched() || flow.lane_waiting.iter().any(|n| *n > 0);
+        let touched = self.is_touched(flow);
         if drained && !self.coordinator.can_barrier() {
             // Half a replay can't be committed; stopped here, it is done again at the next start.
             return match flow.stopping_since {
