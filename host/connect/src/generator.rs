@@ -68,6 +68,10 @@ impl Default for GeneratorSourceSpec {
 }
 
 impl SourceConnector for GeneratorSourceSpec {
+    fn traits(&self) -> SourceTraits {
+        SourceTraits { seekable: true, bounded: self.count.is_some(), shared: false }
+    }
+
     fn source(&self) -> Result<Box<dyn Source>, ConnectorError> {
         Ok(Box::new(GeneratorSource::new(self.clone())?))
     }
@@ -109,10 +113,6 @@ impl GeneratorSource {
 
 #[async_trait]
 impl Source for GeneratorSource {
-    fn traits(&self) -> SourceTraits {
-        SourceTraits { seekable: true, bounded: self.spec.count.is_some(), shared: false }
-    }
-
     async fn partitions(&mut self) -> Result<Vec<Partition>, ConnectorError> {
         let s = &self.spec;
         // What changes the messages; a greater count or another rate doesn't.

@@ -3,8 +3,6 @@
 //! The host owns the loops, the retries and the commits; a connector answers one question at a time.
 //! The comments on [`Source`], [`Reader`] and [`Sink`] are the contract; `tests/contract.rs` runs it
 //! over the whole table.
-//!
-//! Unsafe code is denied but where librdkafka must be called past its Rust layer: `kafka/queue.rs`.
 
 pub mod codec;
 pub mod file;
@@ -38,6 +36,10 @@ pub enum ConnectorError {
     /// Asking again won't help: stop the pipeline and show this, which names what to do.
     #[error("{0}")]
     Fatal(String),
+    /// What was opened is no longer what it was, as a topic that has more partitions now: begin again, with
+    /// what it is now, from what is committed.
+    #[error("{0}")]
+    Outdated(String),
 }
 
 impl ConnectorError {
@@ -107,11 +109,9 @@ pub trait Membership: Send + Sync {
     async fn next(&mut self) -> Result<Change, ConnectorError>;
 }
 
-/// Where messages come from.
+/// Where messages come from. What it is like its spec tells: [`table::SourceConnector::traits`].
 #[async_trait]
 pub trait Source: Send {
-    /// What it is like.
-    fn traits(&self) -> SourceTraits;
     /// Connects and lists its partitions without taking any. Doesn't wait for a source that is away.
     async fn partitions(&mut self) -> Result<Vec<Partition>, ConnectorError>;
     /// Takes all partitions for this process alone, until it is dropped, and lists them: once, before
@@ -120,7 +120,7 @@ pub trait Source: Send {
         self.partitions().await
     }
     /// Joins the processes that share a shared source: once, in place of `take_all`. `open` is then for
-    /// what is assigned.
+    /// what is assigned; one that was taken away meanwhile is outdated.
     async fn join(&mut self, _: Positions) -> Result<Box<dyn Membership>, ConnectorError> {
         Err(ConnectorError::Fatal("this source can't be shared between processes".to_owned()))
     }
@@ -178,6 +178,8 @@ pub struct SinkTraits {
 /// A message that the other end will never take.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
+    /// Which it is of the messages that were written since the flush before.
+    pub nth: usize,
     /// Its bytes as they were to be written.
     pub value: Vec<u8>,
     /// Its key, if it has one.

@@ -14,19 +14,30 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::json;
 
-use crate::{ConnectorError, Sink, Source};
+use crate::{ConnectorError, Sink, SinkTraits, Source, SourceTraits};
 
 /// A spec that makes a source.
 pub trait SourceConnector: DeserializeOwned + JsonSchema {
+    /// What the source is like.
+    fn traits(&self) -> SourceTraits;
     /// The source; connects to nothing yet.
     ///
     /// # Errors
     /// What is wrong with the spec.
     fn source(&self) -> Result<Box<dyn Source>, ConnectorError>;
+    /// Forgets the positions that the source itself keeps for the pipeline: `wasmill reset`.
+    ///
+    /// # Errors
+    /// Who still uses them, or what could not be forgotten.
+    fn reset(&self) -> Result<(), ConnectorError> {
+        Ok(())
+    }
 }
 
 /// A spec that makes a sink.
 pub trait SinkConnector: DeserializeOwned + JsonSchema {
+    /// What the sink is like.
+    const TRAITS: SinkTraits;
     /// The sink; connects to nothing yet.
     ///
     /// # Errors
@@ -183,6 +194,20 @@ register! {
 }
 
 impl SourceSpec {
+    /// What the source is like.
+    #[must_use]
+    pub fn traits(&self) -> SourceTraits {
+        self.spec().like()
+    }
+
+    /// Forgets the positions that the source itself keeps for the pipeline.
+    ///
+    /// # Errors
+    /// Who still uses them, or what could not be forgotten.
+    pub fn reset(&self) -> Result<(), ConnectorError> {
+        self.spec().clear()
+    }
+
     /// The source; connects to nothing yet.
     ///
     /// # Errors
@@ -193,6 +218,12 @@ impl SourceSpec {
 }
 
 impl SinkSpec {
+    /// What the sink is like.
+    #[must_use]
+    pub fn traits(&self) -> SinkTraits {
+        self.spec().like()
+    }
+
     /// The sink; connects to nothing yet.
     ///
     /// # Errors
@@ -212,10 +243,18 @@ impl SinkSpec {
 
 /// The part of [`SourceConnector`] that a `dyn` can have.
 trait SourceOf {
+    fn like(&self) -> SourceTraits;
+    fn clear(&self) -> Result<(), ConnectorError>;
     fn make(&self) -> Result<Box<dyn Source>, ConnectorError>;
 }
 
 impl<T: SourceConnector> SourceOf for T {
+    fn like(&self) -> SourceTraits {
+        self.traits()
+    }
+    fn clear(&self) -> Result<(), ConnectorError> {
+        self.reset()
+    }
     fn make(&self) -> Result<Box<dyn Source>, ConnectorError> {
         self.source()
     }
@@ -223,11 +262,15 @@ impl<T: SourceConnector> SourceOf for T {
 
 /// The part of [`SinkConnector`] that a `dyn` can have.
 trait SinkOf {
+    fn like(&self) -> SinkTraits;
     fn make(&self) -> Result<Box<dyn Sink>, ConnectorError>;
     fn clear(&self) -> Result<(), ConnectorError>;
 }
 
 impl<T: SinkConnector> SinkOf for T {
+    fn like(&self) -> SinkTraits {
+        T::TRAITS
+    }
     fn make(&self) -> Result<Box<dyn Sink>, ConnectorError> {
         self.sink()
     }

@@ -13,13 +13,13 @@ use wasmill_connect::file::{FileSinkSpec, FileSourceSpec};
 use wasmill_connect::generator::GeneratorSourceSpec;
 use wasmill_connect::stdio::{StdinSource, StdinSourceSpec, StdoutSink, StdoutSinkSpec};
 use wasmill_connect::table::{SinkConnector, SourceConnector, connectors};
-use wasmill_connect::{ConnectorError, Polled, Reader, Sink, Source};
+use wasmill_connect::{ConnectorError, Polled, Reader, Sink, Source, SourceTraits};
 use wasmill_engine::output::{EncodedBatch, EncodedRecord};
 
 type MakeSource = Box<dyn Fn() -> Box<dyn Source>>;
 
-/// A source over the same messages each time it is made.
-fn sources(directory: &Path) -> Vec<(&'static str, MakeSource)> {
+/// A source over the same messages each time it is made, with what it is like.
+fn sources(directory: &Path) -> Vec<(&'static str, SourceTraits, MakeSource)> {
     let lines = input();
     std::fs::write(directory.join("plain-1.jsonl"), &lines).expect("a file");
     std::fs::write(directory.join("plain-2.jsonl"), b"{\"last\": \"line without newline\"}").expect("a file");
@@ -27,8 +27,9 @@ fn sources(directory: &Path) -> Vec<(&'static str, MakeSource)> {
     let mut gzip = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
     gzip.write_all(&lines).and_then(|()| gzip.finish().map(drop)).expect("gzip");
     let at = |name: &str| directory.join(name).display().to_string();
-    let file = |path: String| -> MakeSource {
-        Box::new(move || FileSourceSpec::new(path.clone()).source().expect("a source"))
+    let file = |path: String| -> (&'static str, SourceTraits, MakeSource) {
+        let spec = FileSourceSpec::new(path);
+        ("file", spec.traits(), Box::new(move || spec.source().expect("a source")))
     };
     let generator = GeneratorSourceSpec {
         partitions: 3,
@@ -37,11 +38,12 @@ fn sources(directory: &Path) -> Vec<(&'static str, MakeSource)> {
         ..GeneratorSourceSpec::default()
     };
     vec![
-        ("file", file(at("plain-*.jsonl"))),
-        ("file", file(at("packed.jsonl.gz"))),
-        ("generator", Box::new(move || generator.source().expect("a source"))),
+        file(at("plain-*.jsonl")),
+        file(at("packed.jsonl.gz")),
+        ("generator", generator.traits(), Box::new(move || generator.source().expect("a source"))),
         (
             "stdin",
+            StdinSourceSpec::default().traits(),
             Box::new(move || {
                 Box::new(StdinSource::new(&StdinSourceSpec::default(), std::io::Cursor::new(lines.clone())))
             }),
@@ -130,7 +132,7 @@ const ON_A_SERVER: [&str; 1] = ["kafka"];
 #[test]
 fn every_connector_has_a_fixture() {
     let directory = tempfile::tempdir().expect("a directory");
-    let sources: BTreeSet<_> = sources(directory.path()).into_iter().map(|(name, _)| name).collect();
+    let sources: BTreeSet<_> = sources(directory.path()).into_iter().map(|(name, ..)| name).collect();
     let sinks: BTreeSet<_> = sinks(directory.path()).into_iter().map(|(name, ..)| name).collect();
     for connector in connectors().into_iter().filter(|c| !ON_A_SERVER.contains(&c.name)) {
         assert_eq!(connector.source, sources.contains(connector.name), "source {}", connector.name);
@@ -180,7 +182,7 @@ async fn read(reader: &mut dyn Reader, messages_max: usize, bytes_max: usize, ca
 #[test]
 fn sources_keep_the_contract() {
     let directory = tempfile::tempdir().expect("a directory");
-    for (name, make) in sources(directory.path()) {
+    for (name, traits, make) in sources(directory.path()) {
         block_on(async {
             let partitions = make().partitions().await.expect(name);
             for partition in &partitions {
@@ -188,7 +190,7 @@ fn sources_keep_the_contract() {
                 let fresh = async |offset| {
                     let mut source = make();
                     let again = source.partitions().await.expect(name);
-                    if source.traits().seekable {
+                    if traits.seekable {
                         assert_eq!(again, partitions, "{name}: partitions change from run to run");
                         let same = source.is_same_log(partition, &partition.incarnation).await;
                         assert!(same.expect(name), "{name}: not its own log");
@@ -205,7 +207,7 @@ fn sources_keep_the_contract() {
                     let got = read(&mut *fresh(0).await.expect(name), messages_max, bytes_max, cancel).await;
                     assert!(got == all, "{name}: other messages with {messages_max}, {bytes_max}, {cancel}");
                 }
-                if !make().traits().seekable {
+                if !traits.seekable {
                     let refused = fresh(all[0].1).await.err();
                     assert!(matches!(refused, Some(ConnectorError::Fatal(_))), "{name}: {refused:?}");
                     continue;

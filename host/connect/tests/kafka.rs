@@ -5,8 +5,6 @@ mod broker;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::io::Write as _;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use broker::Broker;
@@ -30,18 +28,7 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
 }
 
 fn kcat(broker: &Broker, arguments: &[&str], input: &str) -> String {
-    let mut child = Command::new("kcat")
-        .args(["-b", &broker.address(), "-X", "enable.idempotence=false"])
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("kcat is installed");
-    child.stdin.take().expect("stdin").write_all(input.as_bytes()).expect("kcat reads");
-    let out = child.wait_with_output().expect("its end");
-    assert!(out.status.success(), "kcat {arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
-    String::from_utf8(out.stdout).expect("UTF-8")
+    broker::kcat(&broker.address(), arguments, input)
 }
 
 fn produce(broker: &Broker, topic: &str, partition: u32, lines: impl IntoIterator<Item = String>) {
@@ -95,7 +82,7 @@ async fn take_all(source: &mut dyn Source) -> Vec<Partition> {
                 assert!(Instant::now() < until, "{what}: {cause}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
-            Err(ConnectorError::Fatal(text)) => panic!("{text}"),
+            Err(error) => panic!("{error}"),
         }
     }
 }
@@ -125,7 +112,7 @@ type Case = fn(&Broker);
 #[test]
 fn the_connector_on_a_real_broker() {
     let broker = Broker::start();
-    let cases: [(&str, Case); 9] = [
+    let cases: [(&str, Case); 11] = [
         ("round_trip", round_trip),
         ("partitioner", partitioner),
         ("missing_topic", missing_topic),
@@ -135,6 +122,8 @@ fn the_connector_on_a_real_broker() {
         ("commit_and_resume", commit_and_resume),
         ("outside_the_log", outside_the_log),
         ("held_back", held_back),
+        ("made_anew", made_anew),
+        ("forgotten", forgotten),
     ];
     std::thread::scope(|scope| {
         for (name, case) in cases {
@@ -229,7 +218,7 @@ fn missing_topic(broker: &Broker) {
     block_on(async {
         let told = |error: ConnectorError| match error {
             ConnectorError::Disconnected { what, cause } => format!("{what}: {cause}"),
-            ConnectorError::Fatal(text) => panic!("not to be tried again: {text}"),
+            error => panic!("not to be tried again: {error}"),
         };
         let mut source = source(broker, "later", "missing");
         let mut sink = KafkaSinkSpec::new(broker.address(), "later").sink().expect("a sink");
@@ -321,6 +310,15 @@ impl Process {
             }
             Change::Lost(partitions) => panic!("lost {partitions:?}"),
         }
+    }
+
+    /// Waits for its partition; answers where that begins.
+    async fn until_assigned(&mut self) -> u64 {
+        let change = patiently("a change", self.member.next()).await.expect("one");
+        let Change::Assigned(partitions) = &change else { panic!("{change:?}") };
+        let begin = partitions[0].begin;
+        self.change(change).await;
+        begin
     }
 
     /// Reads for a while.
@@ -482,6 +480,94 @@ fn held_back(broker: &Broker) {
         assert!(got.into_iter().eq(lines(20_000)));
         let first = 20_000 - records(&mut *held, 15_000).await.iter().map(|b| b.records.len()).sum::<usize>();
         assert!(first > 0);
+    });
+}
+
+/// A topic of the same name is another one, and an offset that was committed in the old one is refused.
+fn made_anew(broker: &Broker) {
+    broker.create_topic("anew", 1, &[]);
+    produce(broker, "anew", 0, (0..10).map(|i| i.to_string()));
+    block_on(async {
+        let mut first = source(broker, "anew", "anew");
+        let before = first.partitions().await.expect("partitions").remove(0);
+        assert_eq!(take_all(&mut *first).await[0].incarnation, before.incarnation);
+        assert!(before.incarnation.starts_with("anew#"), "{}", before.incarnation);
+        first.close().await.expect("closed");
+        let mut process = Process::join(broker, "anew", "anew").await;
+        process.work(Duration::from_secs(1)).await;
+        broker_thread(broker, |b| {
+            b.delete_topic("anew");
+            b.create_topic("anew", 1, &[]);
+            produce(b, "anew", 0, (0..20).map(|i| i.to_string()));
+        });
+        // As one that did not notice: its offset is committed in the new topic, with the old one's id.
+        process.source.commit(&[(0, 7)]).await.expect("taken note of");
+        let until = Instant::now() + PATIENCE;
+        let told = loop {
+            assert!(Instant::now() < until, "it is noticed while it is read");
+            let change = tokio::time::timeout(Duration::from_secs(1), process.member.next()).await;
+            match change {
+                Ok(Err(ConnectorError::Fatal(text))) => break text,
+                // The group may notice first that the topic was away.
+                Ok(Ok(Change::Revoked { release, .. })) => drop(release),
+                Ok(Ok(Change::Assigned(partitions))) => {
+                    assert_eq!(partitions[0].begin, 0, "Kafka has dropped its offset");
+                    return;
+                }
+                _ => {}
+            }
+        };
+        assert!(told.contains("made anew") && told.contains("wasmill reset"), "{told}");
+        drop(process);
+
+        let mut again = source(broker, "anew", "anew");
+        let now = again.partitions().await.expect("partitions").remove(0);
+        assert_ne!(now.incarnation, before.incarnation);
+        for (stored, same) in [
+            (now.incarnation.as_str(), true),
+            (before.incarnation.as_str(), false),
+            // What wasmill wrote before it knew of ids.
+            ("anew", true),
+            ("another", false),
+        ] {
+            assert_eq!(again.is_same_log(&now, stored).await.expect("an answer"), same, "{stored}");
+        }
+        let mut member = again.join(Positions::Source).await.expect("a member");
+        let told = patiently("a change", member.next()).await.err().map(|e| e.to_string());
+        let told = told.expect("an offset of the old topic");
+        assert!(told.contains(&before.incarnation) && told.contains("wasmill reset"), "{told}");
+    });
+}
+
+/// A group forgets where it is in a topic, and only there, and only when nobody is in it.
+fn forgotten(broker: &Broker) {
+    for topic in ["forgotten", "kept"] {
+        broker.create_topic(topic, 1, &[]);
+        produce(broker, topic, 0, (0..10).map(|i| i.to_string()));
+    }
+    let spec = KafkaSourceSpec::new(broker.address(), "forgotten", "forget");
+    spec.reset().expect("a group that never was");
+    block_on(async {
+        for topic in ["forgotten", "kept"] {
+            let mut process = Process::join(broker, topic, "forget").await;
+            process.until_assigned().await;
+            process.source.commit(&[(0, 5)]).await.expect("committed");
+            let refused = tokio::task::spawn_blocking({
+                let spec = spec.clone();
+                move || spec.reset().expect_err("a member").to_string()
+            });
+            let refused = refused.await.expect("no panic");
+            assert!(refused.contains("group forget has members: wasmill"), "{refused}");
+            assert!(refused.contains("stop them"), "{refused}");
+            process.source.close().await.expect("closed");
+        }
+        let reset = spec.clone();
+        tokio::task::spawn_blocking(move || reset.reset()).await.expect("no panic").expect("forgotten");
+        for (topic, begin) in [("forgotten", 0), ("kept", 5)] {
+            let mut process = Process::join(broker, topic, "forget").await;
+            assert_eq!(process.until_assigned().await, begin, "{topic}");
+            process.source.close().await.expect("closed");
+        }
     });
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use servers::RedisServer;
-use wasmill_connect::store::{Merge, RedisStore, check_url};
+use wasmill_connect::store::{Merge, RedisAddress, RedisStore, check_url};
 use wasmill_engine::position::{PartitionId, Position, Progress};
 use wasmill_engine::state::{
     Change, Checkpoint, Delta, Share, StateKind, StateStore, StoreError, group_prefix, running_key,
@@ -66,15 +66,15 @@ fn total(store: &RedisStore, name: &str) -> u64 {
 }
 
 fn shared(server: &RedisServer) -> RedisStore {
-    RedisStore::open_shared(&server.url(), "p", counting()).expect("a store")
+    RedisStore::open_shared(server.url(), "p", counting()).expect("a store")
 }
 
 #[test]
 fn a_process_that_was_replaced_writes_nothing() {
     let Some(server) = RedisServer::start("a replaced process") else { return };
-    let old = RedisStore::open_alone(&server.url(), "p").expect("a store");
+    let old = RedisStore::open_alone(server.url(), "p").expect("a store");
     old.commit(&plain("a", "1"), &checkpoint(1, &[])).expect("a commit");
-    let new = RedisStore::open_alone(&server.url(), "p").expect("a store");
+    let new = RedisStore::open_alone(server.url(), "p").expect("a store");
     let error = old.commit(&plain("a", "2"), &checkpoint(2, &[])).expect_err("fenced");
     assert!(matches!(error, StoreError::Fenced { .. }), "{error}");
     assert!(error.to_string().contains("the state of pipeline `p` in redis://127.0.0.1"), "{error}");
@@ -89,8 +89,8 @@ fn a_process_that_was_replaced_writes_nothing() {
 #[test]
 fn pipelines_in_one_redis_do_not_meet() {
     let Some(server) = RedisServer::start("two pipelines") else { return };
-    let one = RedisStore::open_alone(&server.url(), "one").expect("a store");
-    let two = RedisStore::open_alone(&server.url(), "two").expect("a store");
+    let one = RedisStore::open_alone(server.url(), "one").expect("a store");
+    let two = RedisStore::open_alone(server.url(), "two").expect("a store");
     one.commit(&plain("a", "1"), &checkpoint(1, &[])).expect("a commit");
     two.commit(&plain("a", "2"), &checkpoint(1, &[])).expect("a commit");
     two.reset().expect("a reset");
@@ -116,7 +116,7 @@ fn processes_that_share_add_up() {
     assert_eq!((total(&one, "a"), total(&one, "b")), (8, 1));
 
     // One that is added doesn't disturb what is claimed.
-    assert_eq!(one.claim_more(&[partition(3)]).expect("a claim"), []);
+    assert_eq!(one.claim(&[partition(3)]).expect("a claim"), []);
     one.commit(&shares(&[("b", 1)]), &checkpoint(3, &[(0, 7), (3, 0)])).expect("a commit");
     assert_eq!(total(&one, "b"), 2);
 
@@ -162,7 +162,9 @@ struct Process {
 }
 
 impl Process {
-    fn claim(&mut self, partitions: &[u32]) {
+    /// Begins again from what is stored, as a process that was fenced does.
+    fn claim(&mut self, server: &RedisServer, partitions: &[u32]) {
+        self.store = shared(server);
         let ids: Vec<PartitionId> = partitions.iter().map(|p| partition(*p)).collect();
         let claimed = self.store.claim(&ids).expect("a claim");
         self.at = partitions.iter().map(|p| (*p, 0)).collect();
@@ -196,13 +198,12 @@ fn totals_are_exact_whatever_kills_and_takes_over() {
                 0 => {
                     let some: Vec<u32> =
                         (0..PARTITIONS).filter(|_| random(&mut chance).is_multiple_of(2)).collect();
-                    processes[n].claim(&some);
+                    processes[n].claim(&server, &some);
                 }
                 // A process dies, and another one begins in its place.
                 1 => {
                     let had: Vec<u32> = processes[n].at.keys().copied().collect();
-                    processes[n] = Process { store: shared(&server), at: BTreeMap::new(), epoch: 0 };
-                    processes[n].claim(&had);
+                    processes[n].claim(&server, &had);
                 }
                 _ => {
                     let process = &mut processes[n];
@@ -229,7 +230,7 @@ fn totals_are_exact_whatever_kills_and_takes_over() {
                         Err(StoreError::Fenced { .. }) => {
                             fenced_in_all += 1;
                             let had: Vec<u32> = process.at.keys().copied().collect();
-                            process.claim(&had);
+                            process.claim(&server, &had);
                         }
                         Err(e) => panic!("seed {seed}: {e}"),
                     }
@@ -317,7 +318,7 @@ impl Proxy {
 fn a_commit_whose_answer_was_lost_counts_once() {
     let Some(server) = RedisServer::start("a lost answer") else { return };
     let proxy = Proxy::to(server.port);
-    let store = RedisStore::open_shared(&proxy.url(), "p", counting()).expect("a store");
+    let store = RedisStore::open_shared(proxy.url(), "p", counting()).expect("a store");
     let other = shared(&server);
     store.claim(&[partition(0)]).expect("a claim");
     other.claim(&[partition(1)]).expect("a claim");
@@ -338,7 +339,7 @@ fn a_commit_whose_answer_was_lost_counts_once() {
     let counts = store.checkpoint().expect("read").expect("one").counts;
     assert_eq!(counts, BTreeMap::from([("read".into(), 4)]));
 
-    let alone = RedisStore::open_alone(&proxy.url(), "alone").expect("a store");
+    let alone = RedisStore::open_alone(proxy.url(), "alone").expect("a store");
     alone.commit(&plain("a", "1"), &checkpoint(1, &[])).expect("a commit");
     proxy.cuts.store(true, Ordering::SeqCst);
     let error = alone.commit(&plain("a", "2"), &checkpoint(2, &[])).expect_err("no answer");
@@ -380,7 +381,7 @@ fn a_killed_server_has_every_commit_that_it_answered() {
 #[test]
 fn what_redis_refuses_is_told_without_the_password() {
     let Some(server) = RedisServer::start("refusals") else { return };
-    let store = RedisStore::open_alone(&server.url(), "p").expect("a store");
+    let store = RedisStore::open_alone(server.url(), "p").expect("a store");
     server.say(&["CONFIG", "SET", "maxmemory", "1"]);
     let error = store.commit(&plain("a", "1"), &checkpoint(1, &[])).expect_err("full");
     assert!(matches!(error, StoreError::Io { .. }), "{error}");
@@ -390,15 +391,15 @@ fn what_redis_refuses_is_told_without_the_password() {
     store.commit(&plain("a", "1"), &checkpoint(1, &[])).expect("a commit");
 
     let error =
-        RedisStore::open_shared(&server.url(), "p", counting()).err().expect("another use").to_string();
+        RedisStore::open_shared(server.url(), "p", counting()).err().expect("another use").to_string();
     assert!(error.contains("written for use alone and is opened for use shared"), "{error}");
     server.say(&["HSET", "wasmill:{p}:meta", "format", "2"]);
-    let error = RedisStore::open_alone(&server.url(), "p").err().expect("another format");
+    let error = RedisStore::open_alone(server.url(), "p").err().expect("another format");
     assert!(matches!(&error, StoreError::Format { found, expected: 1, .. } if found == "2"), "{error}");
-    assert_eq!(RedisStore::reset_at(&server.url(), "p").expect("a reset"), 1);
-    assert!(RedisStore::open_shared(&server.url(), "p", counting()).is_ok());
+    assert_eq!(RedisStore::reset_at(server.url(), "p").expect("a reset"), 1);
+    assert!(RedisStore::open_shared(server.url(), "p", counting()).is_ok());
     server.say(&["SET", "wasmill:{odd}:state", "a text"]);
-    let odd = RedisStore::open_alone(&server.url(), "odd").expect("a store");
+    let odd = RedisStore::open_alone(server.url(), "odd").expect("a store");
     let error = odd.commit(&plain("a", "1"), &checkpoint(1, &[])).expect_err("a text").to_string();
     assert!(error.contains("something else is stored under this pipeline's keys"), "{error}");
 
@@ -432,7 +433,7 @@ fn addresses_are_checked_and_shown_without_their_password() {
 #[test]
 fn a_scan_visits_all_in_order() {
     let Some(server) = RedisServer::start("scans") else { return };
-    let store = RedisStore::open_alone(&server.url(), "p").expect("a store");
+    let store = RedisStore::open_alone(server.url(), "p").expect("a store");
     let mut expected: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
     // Stages and groups whose bytes mean something in a pattern.
     for (stage, group) in [(0, 0), (0, 7), (0, 42), (42, 63), (42, 0x5B5D), (0x5C2A, 1)] {
@@ -470,4 +471,26 @@ fn a_scan_visits_all_in_order() {
     found(&prefix);
     store.commit(&Delta { changes: vec![gone] }, &checkpoint(2, &[])).expect("a commit");
     assert_eq!(found(&prefix).len(), 1_499);
+}
+
+#[test]
+fn an_encrypted_server_is_trusted_for_the_certificate_that_is_named() {
+    let Some(server) = RedisServer::start_with_tls("TLS") else { return };
+    let at = |ca_file| RedisAddress { url: server.url(), ca_file };
+    let told = |ca_file| RedisStore::open_alone(at(ca_file), "p").err().expect("no trust");
+    let error = told(None);
+    assert!(matches!(error, StoreError::Io { .. }), "waiting won't help: {error}");
+    let error = error.to_string();
+    assert!(error.contains("rediss://127.0.0.1") && error.contains("REDIS_CA_FILE"), "{error}");
+
+    let store = RedisStore::open_alone(at(Some(server.ca_file())), "p").expect("a store");
+    store.commit(&plain("a", "1"), &checkpoint(1, &[])).expect("a commit");
+    assert_eq!(store.get(b"a").expect("a"), Some(b"1".to_vec()));
+    assert_eq!(RedisStore::reset_at(at(Some(server.ca_file())), "p").expect("a reset"), 1);
+
+    let missing = told(Some("/nowhere/ca.pem".into())).to_string();
+    assert!(missing.contains("/nowhere/ca.pem") && missing.contains("no such file"), "{missing}");
+    let key = server.ca_file().with_file_name("server.key");
+    let wrong = told(Some(key)).to_string();
+    assert!(wrong.contains("server.key") && wrong.contains("PEM"), "{wrong}");
 }

@@ -56,7 +56,7 @@ fn for_each_store(story: impl Fn(&mut dyn FnMut() -> Box<dyn StateStore>)) {
     story(&mut || Box::new(DiskStore::open(directory.path()).expect("a store")));
     story(&mut || Box::new(MemoryStore::new()));
     if let Some(server) = RedisServer::start("the store contract") {
-        story(&mut || Box::new(RedisStore::open_alone(&server.url(), "contract").expect("a store")));
+        story(&mut || Box::new(RedisStore::open_alone(server.url(), "contract").expect("a store")));
     }
 }
 

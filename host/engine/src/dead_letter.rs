@@ -55,8 +55,12 @@ impl DeadLetter<'_> {
                     body.insert("index".into(), (*index).into());
                 }
             }
-            OutputId::Refused { sink, digest } => {
+            OutputId::Refused { sink, digest, origin } => {
                 place = format!("{sink}:{digest:016x}");
+                if let Some((partition, offset)) = origin {
+                    body.insert("partition".into(), routes.partition_name(*partition).into());
+                    body.insert("offset".into(), (*offset).into());
+                }
                 body.insert("sink".into(), (*sink).into());
             }
             OutputId::Window { key, start, end, .. } => {
@@ -75,19 +79,57 @@ impl DeadLetter<'_> {
                 (place.as_str(), TIMESTAMP_NONE)
             }
         };
-        let payload = Value::Object(body).to_string();
-        let mut frame = FrameBuf::with_capacity(1, payload.len() + id.len() + TYPE.len());
-        frame.push(&Parts {
-            id,
-            kind: TYPE,
-            key: None,
-            payload: payload.as_bytes(),
-            timestamp,
-            metadata: b"",
-            payload_is_json: true,
-        });
-        frame
+        framed(id, timestamp, body)
     }
+}
+
+fn framed(id: &str, timestamp: i64, body: Map<String, Value>) -> FrameBuf {
+    let payload = Value::Object(body).to_string();
+    let mut frame = FrameBuf::with_capacity(1, payload.len() + id.len() + TYPE.len());
+    frame.push(&Parts {
+        id,
+        kind: TYPE,
+        key: None,
+        payload: payload.as_bytes(),
+        timestamp,
+        metadata: b"",
+        payload_is_json: true,
+    });
+    frame
+}
+
+/// How much of the message stands in a dead letter that was refused whole.
+pub const SHORT_ORIGINAL_BYTES_MAX: usize = 4 << 10;
+/// How long its other texts may be.
+const SHORT_TEXT_BYTES_MAX: usize = 512;
+
+/// A dead letter again, as a message alone in a frame, with the first bytes of what could not be processed
+/// and why the whole letter was `refused`. It has no event time, for that may be the cause.
+#[must_use]
+pub fn shorter(letter: &[u8], refused: &str) -> FrameBuf {
+    let envelope: Value = serde_json::from_slice(letter).unwrap_or_default();
+    let id = envelope["id"].as_str().map(|id| head(id, SHORT_TEXT_BYTES_MAX)).unwrap_or_default();
+    let mut body = envelope["payload"].as_object().cloned().unwrap_or_default();
+    let original = match body.remove("message").or_else(|| body.remove("original")) {
+        Some(Value::String(text)) => text,
+        Some(other) => other.to_string(),
+        None => String::from_utf8_lossy(letter).into_owned(),
+    };
+    for value in body.values_mut() {
+        if let Value::String(text) = value {
+            text.truncate(head(text, SHORT_TEXT_BYTES_MAX).len());
+        }
+    }
+    body.insert("refused".into(), head(refused, SHORT_TEXT_BYTES_MAX).into());
+    body.insert("cut".into(), true.into());
+    body.insert("original_bytes".into(), original.len().into());
+    body.insert("original".into(), head(&original, SHORT_ORIGINAL_BYTES_MAX).into());
+    framed(id, TIMESTAMP_NONE, body)
+}
+
+/// As many whole characters as fit.
+fn head(text: &str, bytes_max: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes_max)]
 }
 
 /// Text as text; other bytes as `{"base64": …}`.
@@ -132,4 +174,40 @@ fn envelope(message: Message<'_>) -> Value {
     envelope.insert("metadata".into(), Value::Object(metadata));
     envelope.append(&mut fields);
     Value::Object(envelope)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shorter_letter_says_the_same_with_less_of_the_message() {
+        let long = "€".repeat(10_000);
+        let letter = json!({
+            "id": "orders[0]:7",
+            "type": TYPE,
+            "timestamp": 5,
+            "payload": { "reason": long, "kind": "error", "offset": 7, "message": { "id": "x", "payload": long } },
+        });
+        let frame = shorter(letter.to_string().as_bytes(), "too large");
+        let message = frame.get(0);
+        assert_eq!(
+            (message.id(), message.kind(), message.timestamp()),
+            ("orders[0]:7", TYPE, TIMESTAMP_NONE)
+        );
+        let body: Value = serde_json::from_slice(message.payload()).expect("JSON");
+        assert_eq!(
+            (&body["kind"], &body["offset"], &body["cut"]),
+            (&json!("error"), &json!(7), &json!(true))
+        );
+        assert_eq!(body["refused"], "too large");
+        assert_eq!(body["original_bytes"], letter["payload"]["message"].to_string().len());
+        let original = body["original"].as_str().expect("text");
+        assert!(original.starts_with(r#"{"id":"x","payload":"€"#), "{original}");
+        assert!(original.len() <= SHORT_ORIGINAL_BYTES_MAX && original.len() > SHORT_ORIGINAL_BYTES_MAX - 4);
+        assert!(message.payload().len() < 6_000, "{}", message.payload().len());
+        // What is no dead letter of ours is kept all the same.
+        let odd = shorter(b"\xff odd", "why");
+        assert!(String::from_utf8_lossy(odd.get(0).payload()).contains("odd"));
+    }
 }

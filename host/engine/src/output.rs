@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use wasmill_frame::Message;
 
-use crate::dead_letter::{Buried, DeadLetter};
+use crate::dead_letter::{Buried, DeadLetter, shorter};
 use crate::input::Header;
 use crate::position::PartitionId;
 
@@ -45,12 +45,14 @@ pub enum OutputId<'a> {
         /// As of a message.
         left_at: &'a str,
     },
-    /// What a sink's other end would not take: known by its own bytes only.
+    /// What a sink's other end would not take: known by its own bytes.
     Refused {
         /// The sink.
         sink: &'a str,
         /// The first bytes of what it would not take, as a hash.
         digest: u64,
+        /// The message of the source that it is a result of, if it is one's.
+        origin: Option<Origin>,
     },
 }
 
@@ -64,6 +66,9 @@ impl<'a> OutputId<'a> {
         self
     }
 }
+
+/// A message of a source: its partition, its offset.
+pub type Origin = (PartitionId, u64);
 
 /// One message as a sink will write it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -80,6 +85,8 @@ pub struct EncodedRecord {
     pub id: Option<Range<usize>>,
     /// Event time in milliseconds, if it has one.
     pub timestamp: Option<i64>,
+    /// The message of the source that it is a result of; none for a window's.
+    pub origin: Option<Origin>,
 }
 
 /// Messages as a sink will write them, in order.
@@ -116,6 +123,7 @@ impl EncodedBatch {
                 key: r.key.map(shift),
                 id: r.id.map(shift),
                 timestamp: r.timestamp,
+                origin: r.origin,
             }
         }));
     }
@@ -245,7 +253,7 @@ impl Outbox {
     pub fn send(&mut self, routes: &Routes, sinks: &[usize], message: Message<'_>, id: &OutputId<'_>) {
         for &sink in sinks {
             match routes.sinks[sink].encoder.encode(message, id, &mut self.sinks[sink]) {
-                Ok(()) => self.note_offset(sink, id),
+                Ok(()) => self.note_origin(sink, id),
                 Err(reason) => self.bury(
                     routes,
                     &DeadLetter { reason: &reason, kind: "encode", stage: "sink", plugin: None, attempts: 1 },
@@ -262,8 +270,17 @@ impl Outbox {
         let frame = why.message(routes, what, id);
         for &sink in &routes.dead_letters {
             if routes.sinks[sink].encoder.encode(frame.get(0), id, &mut self.sinks[sink]).is_ok() {
-                self.note_offset(sink, id);
+                self.note_origin(sink, id);
             }
+        }
+    }
+
+    /// Makes a dead letter again of one that its sink's other end refused, with less in it and why.
+    pub fn bury_shorter(&mut self, routes: &Routes, letter: &[u8], refusal: &str, id: &OutputId<'_>) {
+        let frame = shorter(letter, refusal);
+        for &sink in &routes.dead_letters {
+            // What can't be encoded was not written before either.
+            let _ = routes.sinks[sink].encoder.encode(frame.get(0), id, &mut self.sinks[sink]);
         }
     }
 
@@ -300,9 +317,12 @@ impl Outbox {
         self.dead += other.dead;
     }
 
-    fn note_offset(&mut self, sink: usize, id: &OutputId<'_>) {
-        if let OutputId::Message { offset, .. } = id {
+    fn note_origin(&mut self, sink: usize, id: &OutputId<'_>) {
+        if let OutputId::Message { partition, offset, .. } = id {
             self.offsets[sink].push(*offset);
+            if let Some(record) = self.sinks[sink].records.last_mut() {
+                record.origin = Some((*partition, *offset));
+            }
         }
     }
 }

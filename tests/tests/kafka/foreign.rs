@@ -1,26 +1,7 @@
 //! kcat, which is not ours, writes the input and reads the output.
 
-use std::io::Write as _;
-use std::process::{Command, Stdio};
-
+use crate::broker::kcat;
 use crate::world::{SERVICE, World, shared_broker};
-
-/// Runs kcat on a world's broker.
-#[track_caller]
-pub fn kcat(world: &World, arguments: &[&str], input: &str) -> String {
-    let mut child = Command::new("kcat")
-        .args(["-b", &world.address])
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("kcat is installed");
-    child.stdin.take().expect("stdin").write_all(input.as_bytes()).expect("kcat reads");
-    let out = child.wait_with_output().expect("its end");
-    assert!(out.status.success(), "kcat {arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
-    String::from_utf8(out.stdout).expect("UTF-8")
-}
 
 #[test]
 fn kcat_writes_the_input_and_reads_the_output() {
@@ -31,13 +12,13 @@ fn kcat_writes_the_input_and_reads_the_output() {
     let first = r#"{"id":"one","type":"click","payload":{"price":1.10,"big":12345678901234567890123},"timestamp":"2026-01-01T00:00:00+02:00","extra":[1]}"#;
     let second = r#"{"id":"two","type":"click","payload":null,"timestamp":1767225600000}"#;
     let third = r#"{"id":"three","type":"ignore","payload":1}"#;
-    kcat(&world, &put, &format!("user-1|{first}\nuser-2|{third}\nuser-1|{second}\n"));
+    kcat(&world.address, &put, &format!("user-1|{first}\nuser-2|{third}\nuser-1|{second}\n"));
     // -Z: an empty value is none, a tombstone.
-    kcat(&world, &["-P", "-Z", "-t", &world.input(), "-p", "1", "-K", "|"], "user-1|\n");
+    kcat(&world.address, &["-P", "-Z", "-t", &world.input(), "-p", "1", "-K", "|"], "user-1|\n");
     let get = ["-C", "-e", "-q", "-t", &world.output(), "-o", "beginning", "-f", "%k|%h|%S|%s\n"];
     let mut read = String::new();
     host.running.until("three records", || {
-        read = kcat(&world, &get, "");
+        read = kcat(&world.address, &get, "");
         read.lines().count() == 3
     });
     let line = |start: &str| {

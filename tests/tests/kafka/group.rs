@@ -89,7 +89,7 @@ fn two_processes_share_counts_in_redis_and_one_is_killed() {
 }
 
 /// Starts a third process, feeds one message more of each kind and expects the next numbers.
-fn goes_on_exactly(world: &World, feeder: &mut Feeder, counting: impl Fn(Wasmill) -> Wasmill) {
+pub fn goes_on_exactly(world: &World, feeder: &mut Feeder, counting: impl Fn(Wasmill) -> Wasmill) {
     let before = read_all(&world.address, &world.output()).len();
     let totals = feeder.sent.totals();
     let mut third = world.start_with(counting);

@@ -12,4 +12,6 @@ mod group;
 mod killing;
 #[path = "../../../host/connect/tests/servers/mod.rs"]
 mod servers;
+mod topics;
 mod world;
+mod zombie;

@@ -83,18 +83,25 @@ impl World {
         format!("{}-dead", self.name)
     }
 
-    /// The service in environment mode, not started yet. A member that was killed is missed after 2 s.
+    /// The service in environment mode, not started yet. A member that was killed is missed after 2 s, and
+    /// what became of a topic is seen after 1 s.
     pub fn service(&self, http: SocketAddr) -> Wasmill {
+        self.command(&["run"], http)
+    }
+
+    /// A command of wasmill with the service's variables, not started yet.
+    pub fn command(&self, arguments: &[&str], http: SocketAddr) -> Wasmill {
         self.place
-            .wasmill(["run"])
+            .wasmill(arguments)
             .env("KAFKA_BROKERS", &self.address)
             .env("KAFKA_TOPIC", self.input())
             .env("KAFKA_OUTPUT_TOPIC", self.output())
             .env("KAFKA_GROUP_ID", &self.name)
             .env("WORKER_COUNT", 2)
             .env("WASMILL_HTTP", http)
-            .env("WASMILL_SOURCE__KAFKA__PROPERTIES__SESSION.TIMEOUT.MS", 2000)
-            .env("WASMILL_SOURCE__KAFKA__PROPERTIES__HEARTBEAT.INTERVAL.MS", 500)
+            .env("KAFKA_PROP_SESSION_TIMEOUT_MS", 2000)
+            .env("KAFKA_PROP_HEARTBEAT_INTERVAL_MS", 500)
+            .env("KAFKA_PROP_TOPIC_METADATA_REFRESH_INTERVAL_MS", 1000)
     }
 
     /// The service on a port of its own, running.

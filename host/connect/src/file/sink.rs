@@ -58,6 +58,8 @@ impl FileSinkSpec {
 }
 
 impl SinkConnector for FileSinkSpec {
+    const TRAITS: SinkTraits = SinkTraits { transactional: true, refuses_repeats: false };
+
     fn sink(&self) -> Result<Box<dyn Sink>, ConnectorError> {
         Ok(Box::new(FileSink::new(self.clone())?))
     }
@@ -402,7 +404,7 @@ impl Files {
 #[async_trait]
 impl Sink for FileSink {
     fn traits(&self) -> SinkTraits {
-        SinkTraits { transactional: true, refuses_repeats: false }
+        FileSinkSpec::TRAITS
     }
 
     fn encoder(&self) -> Arc<dyn Encoder> {

@@ -46,6 +46,10 @@ impl FileSourceSpec {
 }
 
 impl SourceConnector for FileSourceSpec {
+    fn traits(&self) -> SourceTraits {
+        SourceTraits { seekable: true, bounded: true, shared: false }
+    }
+
     fn source(&self) -> Result<Box<dyn Source>, ConnectorError> {
         Ok(Box::new(FileSource::new(self.clone())?))
     }
@@ -124,10 +128,6 @@ fn partition(number: usize, path: &std::path::Path) -> Result<Partition, Connect
 
 #[async_trait]
 impl Source for FileSource {
-    fn traits(&self) -> SourceTraits {
-        SourceTraits { seekable: true, bounded: true, shared: false }
-    }
-
     async fn partitions(&mut self) -> Result<Vec<Partition>, ConnectorError> {
         let path = self.spec.path.clone();
         let (files, partitions) = os::blocking(move || {

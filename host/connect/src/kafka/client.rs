@@ -9,6 +9,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
+use super::admin;
 use crate::ConnectorError;
 
 /// How long a question to the brokers may take.
@@ -83,20 +84,29 @@ impl ClientContext for Asking {
 
 impl ConsumerContext for Asking {}
 
-/// Asks how many partitions a topic has, with a client of its own.
+/// A topic as it is now.
+pub(super) struct Topic {
+    /// The numbers of its partitions.
+    pub numbers: Vec<u32>,
+    /// Which log it is: [`incarnation_of`].
+    pub incarnation: String,
+}
+
+/// Asks what a topic is like, with a client of its own.
 ///
 /// # Errors
 /// As [`partitions_of`].
-pub(super) fn ask_partitions(
-    config: &ClientConfig,
-    brokers: &str,
-    topic: &str,
-) -> Result<Vec<u32>, ConnectorError> {
+pub(super) fn ask_topic(config: &ClientConfig, brokers: &str, topic: &str) -> Result<Topic, ConnectorError> {
     let mut config = config.clone();
     config.remove("group.id").remove("group.instance.id");
     let client: BaseConsumer<Asking> =
         config.create_with_context(Asking::default()).map_err(|e| refused(&e))?;
-    partitions_of(client.client(), brokers, topic).map_err(|error| match error {
+    let ask = || {
+        let numbers = partitions_of(client.client(), brokers, topic)?;
+        let incarnation = incarnation_of(client.client(), brokers, topic, ASK_MAX)?;
+        Ok(Topic { numbers, incarnation })
+    };
+    ask().map_err(|error| match error {
         ConnectorError::Disconnected { what, cause } => {
             // Errors are told by polling.
             for _ in 0..32 {
@@ -104,7 +114,7 @@ pub(super) fn ask_partitions(
             }
             ConnectorError::Disconnected { what, cause: client.client().context().0.or(&cause) }
         }
-        fatal @ ConnectorError::Fatal(_) => fatal,
+        other => other,
     })
 }
 
@@ -121,6 +131,65 @@ pub(super) fn missing(brokers: &str, topic: &str) -> ConnectorError {
     }
 }
 
+fn unreachable(brokers: &str, cause: String) -> ConnectorError {
+    ConnectorError::Disconnected { what: format!("cannot reach Kafka at {brokers}"), cause }
+}
+
+/// What it means that the brokers answer for a topic with this.
+fn not_there(code: RDKafkaErrorCode, brokers: &str, topic: &str) -> ConnectorError {
+    match code {
+        RDKafkaErrorCode::UnknownTopicOrPartition
+        | RDKafkaErrorCode::UnknownTopic
+        | RDKafkaErrorCode::UnknownTopicId => missing(brokers, topic),
+        RDKafkaErrorCode::InvalidTopic => ConnectorError::Fatal(format!(
+            "topic: {topic:?} is no name for a topic: letters, digits, `.`, `_` and `-` are"
+        )),
+        RDKafkaErrorCode::TopicAuthorizationFailed => ConnectorError::Fatal(format!(
+            "topic {topic} at {brokers} is not for this user: grant it, or set other credentials in `properties`"
+        )),
+        code => unreachable(brokers, format!("topic {topic}: {code}")),
+    }
+}
+
+/// What stands between a topic's name and its id; it is in no name.
+const ID_MARK: char = '#';
+
+/// Which log a topic is: its name and its id, for one that is made anew has the same name. Where the
+/// brokers have no ids, the name alone.
+///
+/// # Errors
+/// As [`partitions_of`].
+pub(super) fn incarnation_of<C: ClientContext>(
+    client: &Client<C>,
+    brokers: &str,
+    topic: &str,
+    time_max: Duration,
+) -> Result<String, ConnectorError> {
+    match admin::topic_id(client, topic, time_max) {
+        Ok(Some(id)) => Ok(format!("{topic}{ID_MARK}{id}")),
+        Ok(None) => Ok(topic.to_owned()),
+        Err(code) => Err(not_there(code, brokers, topic)),
+    }
+}
+
+/// Whether a text is an incarnation of the topic.
+pub(super) fn is_of(text: &str, topic: &str) -> bool {
+    text.split(ID_MARK).next() == Some(topic)
+}
+
+/// Whether an offset of one incarnation counts in the other. The name alone, of brokers without ids or
+/// written by wasmill before it knew of them, is every topic of that name.
+pub(super) fn is_same_topic(one: &str, other: &str) -> bool {
+    one == other || is_of(one, other) || is_of(other, one)
+}
+
+/// That a topic was made anew under what is read of it.
+pub(super) fn made_anew(topic: &str, before: &str, now: &str) -> String {
+    format!(
+        "topic {topic} was deleted and made anew since it was read ({before} then, {now} now): what was read of it is another log's; run `wasmill reset` to read it from its start"
+    )
+}
+
 /// The numbers of a topic's partitions.
 ///
 /// # Errors
@@ -130,29 +199,11 @@ pub(super) fn partitions_of<C: ClientContext>(
     brokers: &str,
     topic: &str,
 ) -> Result<Vec<u32>, ConnectorError> {
-    let away = |cause: String| ConnectorError::Disconnected {
-        what: format!("cannot reach Kafka at {brokers}"),
-        cause,
-    };
-    let metadata = client.fetch_metadata(Some(topic), ASK_MAX).map_err(|e| away(why(&e)))?;
+    let metadata = client.fetch_metadata(Some(topic), ASK_MAX).map_err(|e| unreachable(brokers, why(&e)))?;
     let found = metadata.topics().iter().find(|t| t.name() == topic);
     let Some(found) = found else { return Err(missing(brokers, topic)) };
-    match found.error().map(RDKafkaErrorCode::from) {
-        None => {}
-        Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
-            return Err(missing(brokers, topic));
-        }
-        Some(RDKafkaErrorCode::InvalidTopic) => {
-            return Err(ConnectorError::Fatal(format!(
-                "topic: {topic:?} is no name for a topic: letters, digits, `.`, `_` and `-` are"
-            )));
-        }
-        Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
-            return Err(ConnectorError::Fatal(format!(
-                "topic {topic} at {brokers} is not for this user: grant it, or set other credentials in `properties`"
-            )));
-        }
-        Some(code) => return Err(away(format!("topic {topic}: {code}"))),
+    if let Some(code) = found.error() {
+        return Err(not_there(code.into(), brokers, topic));
     }
     if found.partitions().is_empty() {
         return Err(missing(brokers, topic));
@@ -161,4 +212,25 @@ pub(super) fn partitions_of<C: ClientContext>(
         found.partitions().iter().filter_map(|p| u32::try_from(p.id()).ok()).collect();
     numbers.sort_unstable();
     Ok(numbers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_is_known_by_its_id_and_without_one_by_its_name() {
+        for (one, other, same) in [
+            ("orders#a", "orders#a", true),
+            ("orders#a", "orders#b", false),
+            ("orders", "orders#b", true),
+            ("orders#a", "orders", true),
+            ("orders", "orders", true),
+            ("orders", "payments", false),
+            ("orders#a", "payments#a", false),
+            ("orders", "payments#a", false),
+        ] {
+            assert_eq!(is_same_topic(one, other), same, "{one} {other}");
+        }
+    }
 }

@@ -19,7 +19,9 @@ use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
-use super::client::{LastError, lock, log, partitions_of, refused, why};
+use super::client::{
+    ASK_MAX, LastError, incarnation_of, is_same_topic, lock, log, made_anew, partitions_of, refused, why,
+};
 use super::queue::Queue;
 use super::reader::Slot;
 use crate::ConnectorError;
@@ -32,6 +34,13 @@ const COMMIT_EVERY: Duration = Duration::from_millis(200);
 const RELEASE_MAX: Duration = Duration::from_secs(20);
 /// How often brokers that are away are tried, and a group that should be ours alone is looked at.
 const ASK_EVERY: Duration = Duration::from_secs(2);
+/// How often it is looked whether a topic is still the one that it was. Not more often, nor with less
+/// patience than [`ASK_MAX`]: rebalances wait for the answer, and librdkafka drops a connection whose answer
+/// is late, which a slow broker doesn't deserve.
+const IDENTITY_EVERY: Duration = Duration::from_secs(10);
+/// For how long other members must be seen where there may be none, above the session: a broker that was
+/// stopped may know this process twice, until the session of the member that it gave up ends.
+const OTHERS_GRACE: Duration = Duration::from_secs(4);
 /// How long dropping the group waits for its last commit.
 const LEAVE_MAX: Duration = Duration::from_secs(5);
 
@@ -53,9 +62,8 @@ pub(super) enum Raw {
 
 /// How the partitions of the topic are held.
 pub(super) enum Hold {
-    /// All of them, by this process alone. For so long others may be listed as members: one that was killed,
-    /// or what this process was before it had to join again, is listed until its session times out.
-    Alone(Duration),
+    /// All of them, by this process alone.
+    Alone,
     /// Those that the group assigns; changes are sent there.
     Shared(UnboundedSender<Raw>),
 }
@@ -69,6 +77,8 @@ pub(super) struct Shared {
     stop: AtomicBool,
     away: Mutex<Option<(String, String)>>,
     failed: Mutex<Option<String>>,
+    /// Why what was taken in is no longer all that there is.
+    outdated: Mutex<Option<String>>,
     state: Mutex<State>,
     last_error: LastError,
     consumer: OnceLock<Weak<GroupConsumer>>,
@@ -87,6 +97,10 @@ struct State {
     told: BTreeMap<u32, u64>,
     sent: BTreeMap<u32, u64>,
     acknowledged: BTreeMap<u32, u64>,
+    /// Which log each partition was when it was listed.
+    incarnations: BTreeMap<u32, String>,
+    /// Which log the topic was when it was listed last.
+    listed: Option<String>,
     /// The offset behind the last record, as far as statistics tell.
     extents: BTreeMap<u32, u64>,
 }
@@ -101,6 +115,9 @@ impl Shared {
     pub(super) fn check(&self) -> Result<(), ConnectorError> {
         if let Some(text) = lock(&self.failed).clone() {
             return Err(ConnectorError::Fatal(text));
+        }
+        if let Some(text) = lock(&self.outdated).clone() {
+            return Err(ConnectorError::Outdated(text));
         }
         match lock(&self.away).clone() {
             Some((what, cause)) => Err(ConnectorError::Disconnected { what, cause }),
@@ -140,7 +157,31 @@ impl Shared {
         known: &BTreeMap<u32, u64>,
     ) -> TopicPartitionList {
         let due = partitions.iter().filter_map(|p| Some((*p, *state.told.get(p)?)));
-        self.list(due.filter(|(p, o)| known.get(p) != Some(o)).map(|(p, o)| (p, Offset::Offset(signed(o)))))
+        let list = self
+            .list(due.filter(|(p, o)| known.get(p) != Some(o)).map(|(p, o)| (p, Offset::Offset(signed(o)))));
+        // Beside each offset stands which log it counts in.
+        for (partition, incarnation) in &state.incarnations {
+            if let Some(mut element) = list.find_partition(&self.topic, number(*partition)) {
+                element.set_metadata(incarnation);
+            }
+        }
+        list
+    }
+
+    /// Refuses what is read if it has become another log; answers whether it has not.
+    fn is_same_log(&self, consumer: &GroupConsumer) -> Result<bool, ConnectorError> {
+        let known = lock(&self.state).incarnations.values().next().cloned();
+        let Some(before) = known else { return Ok(true) };
+        let now = incarnation_of(consumer.client(), &self.brokers, &self.topic, ASK_MAX)?;
+        let state = lock(&self.state);
+        // Partitions may have come and gone meanwhile.
+        let mut all = state.incarnations.values();
+        let same = all.all(|listed| is_same_topic(listed, &now));
+        drop(state);
+        if !same {
+            self.fail(made_anew(&self.topic, &before, &now));
+        }
+        Ok(same)
     }
 
     /// Commits what was told for these partitions and waits for it.
@@ -170,7 +211,7 @@ impl Shared {
     }
 
     fn forget(&self, partitions: &[u32]) {
-        let alone = matches!(self.hold, Hold::Alone(_));
+        let alone = matches!(self.hold, Hold::Alone);
         let mut state = lock(&self.state);
         for p in partitions {
             state.owned.remove(p);
@@ -180,6 +221,7 @@ impl Shared {
             state.acknowledged.remove(p);
             if !alone {
                 state.slots.remove(p);
+                state.incarnations.remove(p);
             }
         }
     }
@@ -189,12 +231,13 @@ impl Shared {
         {
             let mut state = lock(&self.state);
             state.owned.extend(&partitions);
-            if matches!(self.hold, Hold::Alone(_)) {
+            if matches!(self.hold, Hold::Alone) {
                 let (known, new): (Vec<u32>, Vec<u32>) =
                     partitions.iter().partition(|p| state.slots.contains_key(p));
                 state.resume.extend(known);
                 if !state.slots.is_empty() && !new.is_empty() {
-                    tracing::warn!(topic = %self.topic, partitions = ?new, "the topic has new partitions, which are not read yet: restart the pipeline");
+                    let text = format!("topic {} has new partitions: {new:?}", self.topic);
+                    lock(&self.outdated).get_or_insert(text);
                 }
             }
         }
@@ -346,6 +389,7 @@ impl Group {
         config: &ClientConfig,
         (brokers, topic, group): (&str, &str, &str),
         hold: Hold,
+        session: Duration,
     ) -> Result<Self, ConnectorError> {
         let shared = Arc::new(Shared {
             topic: topic.to_owned(),
@@ -355,6 +399,7 @@ impl Group {
             stop: AtomicBool::new(false),
             away: Mutex::new(None),
             failed: Mutex::new(None),
+            outdated: Mutex::new(None),
             state: Mutex::new(State::default()),
             last_error: LastError::default(),
             consumer: OnceLock::new(),
@@ -367,8 +412,7 @@ impl Group {
         let (end, ended) = mpsc::channel();
         let polled = Arc::clone(&shared);
         let poll = move || {
-            let (asked, committed) = (Instant::now(), Instant::now());
-            Poller { shared: polled, consumer, asked, committed, crowded: None }.run();
+            Poller::new(polled, consumer, session).run();
             // The source may not wait any more.
             let _ = end.send(());
         };
@@ -444,10 +488,10 @@ impl Handle {
         let consumer = self.consumer()?;
         let mut state = lock(&self.0.state);
         if !state.owned.contains(&partition) {
-            return Err(ConnectorError::Disconnected {
-                what: format!("cannot read {}", self.0.name_of(partition)),
-                cause: "the group has given it to another member".to_owned(),
-            });
+            return Err(ConnectorError::Outdated(format!(
+                "the group has given {} to another member",
+                self.0.name_of(partition)
+            )));
         }
         let slot = Arc::new(Slot::new(partition, offset));
         if let Some(old) = state.slots.insert(partition, Arc::clone(&slot)) {
@@ -461,43 +505,62 @@ impl Handle {
         Ok(slot)
     }
 
+    /// Takes note of which log partitions are.
+    pub(super) fn note(&self, partitions: &[u32], incarnation: &str) {
+        let mut state = lock(&self.0.state);
+        state.incarnations.extend(partitions.iter().map(|p| (*p, incarnation.to_owned())));
+        let before = state.listed.replace(incarnation.to_owned());
+        if let Some(before) = before.filter(|before| !is_same_topic(before, incarnation)) {
+            tracing::warn!(topic = %self.0.topic, group = %self.0.group, %before, now = %incarnation, "the topic was deleted and made anew; where the group has no offsets in it, it is read from its start");
+        }
+    }
+
+    /// Whether reading goes on, and why not.
+    pub(super) fn check(&self) -> Result<(), ConnectorError> {
+        self.0.check()
+    }
+
     /// The members of the group, by client and host.
     pub(super) fn members(&self) -> Result<Vec<String>, ConnectorError> {
-        let consumer = self.consumer()?;
-        members(&consumer, &self.0)
+        members(&*self.consumer()?, &self.0.brokers, &self.0.group)
     }
 }
 
-fn members(consumer: &GroupConsumer, shared: &Shared) -> Result<Vec<String>, ConnectorError> {
-    let listed = consumer.fetch_group_list(Some(&shared.group), super::client::ASK_MAX).map_err(|e| {
-        ConnectorError::Disconnected {
-            what: format!("cannot ask {} who is in group {}", shared.brokers, shared.group),
+/// The members of a group, by client and host.
+pub(super) fn members<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    brokers: &str,
+    group: &str,
+) -> Result<Vec<String>, ConnectorError> {
+    let listed =
+        consumer.fetch_group_list(Some(group), ASK_MAX).map_err(|e| ConnectorError::Disconnected {
+            what: format!("cannot ask {brokers} who is in group {group}"),
             cause: why(&e),
-        }
-    })?;
+        })?;
     let one = |m: &rdkafka::groups::GroupMemberInfo| {
         format!("{} ({}) at {}", m.client_id(), m.id(), m.client_host().trim_start_matches('/'))
     };
-    Ok(listed
-        .groups()
-        .iter()
-        .filter(|g| g.name() == shared.group)
-        .flat_map(|g| g.members())
-        .map(one)
-        .collect())
+    Ok(listed.groups().iter().filter(|g| g.name() == group).flat_map(|g| g.members()).map(one).collect())
 }
 
 /// What runs in the thread.
 struct Poller {
     shared: Arc<Shared>,
     consumer: Arc<GroupConsumer>,
+    session: Duration,
     asked: Instant,
+    identified: Instant,
     committed: Instant,
-    /// Since when partitions are missing while the group has other members.
-    crowded: Option<Instant>,
+    /// Since when others are seen where there may be none.
+    others_since: Option<Instant>,
 }
 
 impl Poller {
+    fn new(shared: Arc<Shared>, consumer: Arc<GroupConsumer>, session: Duration) -> Self {
+        let now = Instant::now();
+        Self { shared, consumer, session, asked: now, identified: now, committed: now, others_since: None }
+    }
+
     fn run(mut self) {
         while !self.shared.stop.load(Ordering::Acquire) {
             match self.consumer.poll(POLL) {
@@ -556,6 +619,13 @@ impl Poller {
 
     /// Fetches again what came back, from where its reader is.
     fn resume(&self) {
+        if lock(&self.shared.state).resume.is_empty() {
+            return;
+        }
+        // It may have come back as another log: then its offsets mean something else.
+        if !self.shared.is_same_log(&self.consumer).unwrap_or(false) {
+            return;
+        }
         let mut state = lock(&self.shared.state);
         while let Some(partition) = state.resume.pop_first() {
             let Some(next) = state.slots.get(&partition).map(|slot| slot.next()) else { continue };
@@ -600,26 +670,34 @@ impl Poller {
         if away && partitions_of(self.consumer.client(), &self.shared.brokers, &self.shared.topic).is_ok() {
             *lock(&self.shared.away) = None;
         }
-        if let Hold::Alone(patience) = self.shared.hold {
-            // Without brokers nobody's session ends.
-            self.crowded = self.crowded.filter(|_| !away);
-            if !away {
-                self.look_for_others(patience);
+        if !away && self.identified.elapsed() >= IDENTITY_EVERY {
+            if let Err(error) = self.shared.is_same_log(&self.consumer) {
+                tracing::debug!(topic = %self.shared.topic, %error, "the topic's id could not be asked for");
             }
+            self.identified = Instant::now();
+        }
+        if away {
+            // Without brokers nobody's session ends.
+            self.others_since = None;
+        } else if matches!(self.shared.hold, Hold::Alone) {
+            self.look_for_others();
         }
     }
 
-    fn look_for_others(&mut self, patience: Duration) {
-        let missing = {
+    fn look_for_others(&mut self) {
+        let complete = {
             let state = lock(&self.shared.state);
-            state.slots.keys().any(|p| !state.owned.contains(p))
+            state.slots.keys().all(|p| state.owned.contains(p))
         };
         // A member that only asks gets no partition: it takes none, and is told to wait.
-        let others = if missing { members(&self.consumer, &self.shared) } else { Ok(Vec::new()) };
-        let Ok(members) = others else { return };
+        if complete {
+            self.others_since = None;
+            return;
+        }
+        let Ok(members) = members(&self.consumer, &self.shared.brokers, &self.shared.group) else { return };
         if members.len() < 2 {
-            self.crowded = None;
-        } else if self.crowded.get_or_insert_with(Instant::now).elapsed() > patience {
+            self.others_since = None;
+        } else if self.others_since.get_or_insert_with(Instant::now).elapsed() > self.session + OTHERS_GRACE {
             self.shared.fail(alone(&self.shared.group, &members));
         }
     }

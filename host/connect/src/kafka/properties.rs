@@ -86,6 +86,37 @@ fn known() -> impl Iterator<Item = (&'static str, &'static str)> {
     KNOWN.lines().filter_map(|line| line.split_once(' '))
 }
 
+/// A librdkafka setting, and the ends that have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownProperty {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether a source has it.
+    pub source: bool,
+    /// Whether a sink has it.
+    pub sink: bool,
+}
+
+/// A setting's name as a variable's name has it: in capitals, with `_` for `.`.
+fn as_variable(name: &str) -> String {
+    name.to_uppercase().replace('.', "_")
+}
+
+/// The setting that a variable names: `SESSION_TIMEOUT_MS` is `session.timeout.ms`.
+///
+/// # Errors
+/// The nearest that there is, written in the same way, if one is near.
+pub fn property_of(variable: &str) -> Result<KnownProperty, Option<String>> {
+    let known_as = || known().map(|(name, side)| (as_variable(name), name, side));
+    if let Some((_, name, side)) = known_as().find(|(variable_name, ..)| variable_name == variable) {
+        let is_of = |end: Side| end.takes(side);
+        return Ok(KnownProperty { name, source: is_of(Side::Consumer), sink: is_of(Side::Producer) });
+    }
+    let alike = known_as().map(|(name, ..)| (strsim::jaro_winkler(variable, &name), name));
+    let nearest = alike.filter(|(alike, _)| *alike >= ALIKE_MIN).max_by(|a, b| a.0.total_cmp(&b.0));
+    Err(nearest.map(|(_, name)| name))
+}
+
 fn nearest(name: &str, side: Side) -> Option<&'static str> {
     let near =
         known().filter(|(_, letter)| side.takes(letter)).map(|(k, _)| (strsim::jaro_winkler(name, k), k));
@@ -155,6 +186,18 @@ mod tests {
             }
         }
         assert!(known().count() > 150);
+    }
+
+    #[test]
+    fn each_setting_has_a_variable_of_its_own() {
+        let names: std::collections::BTreeSet<String> = known().map(|(name, _)| as_variable(name)).collect();
+        assert_eq!(names.len(), known().count());
+        let found = |name, source, sink| Ok(KnownProperty { name, source, sink });
+        assert_eq!(property_of("SECURITY_PROTOCOL"), found("security.protocol", true, true));
+        assert_eq!(property_of("SESSION_TIMEOUT_MS"), found("session.timeout.ms", true, false));
+        assert_eq!(property_of("LINGER_MS"), found("linger.ms", false, true));
+        assert_eq!(property_of("LINGR_MS"), Err(Some("LINGER_MS".to_owned())));
+        assert_eq!(property_of("Q"), Err(None));
     }
 
     #[test]

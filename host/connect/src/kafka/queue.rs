@@ -2,18 +2,17 @@
 //!
 //! The client's Rust layer hands over one message a call, with a time-out, an event and a lock each, which
 //! costs as much as all else that is done to read a message; and it panics on a header's name that is not
-//! UTF-8. So this calls librdkafka itself. It is one of the two places outside `host/plugin` with unsafe code;
-//! nothing but what is safe leaves it.
+//! UTF-8. So this calls librdkafka itself. Nothing but what is safe leaves it.
 #![expect(unsafe_code, reason = "librdkafka's calls for a queue, which its Rust layer doesn't have")]
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
+use rdkafka::bindings as sys;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::types::{RDKafka, RDKafkaRespErr};
-use rdkafka_sys as sys;
 use tokio::sync::Notify;
 
 use super::group::{GroupConsumer, number};
@@ -28,7 +27,7 @@ pub(super) struct Queue {
     /// Taken and not handed on yet, first one last. Messages go before their queue, and that before the consumer.
     taken: Vec<Fetched>,
     native: NonNull<sys::rd_kafka_queue_t>,
-    filled: Box<Arc<Notify>>,
+    filled: Arc<Notify>,
     _consumer: Arc<GroupConsumer>,
 }
 
@@ -51,10 +50,10 @@ impl Queue {
         let queue = Self {
             taken: Vec::with_capacity(TAKEN_AT_ONCE),
             native: NonNull::new(native)?,
-            filled: Box::new(Arc::clone(filled)),
+            filled: Arc::clone(filled),
             _consumer: Arc::clone(consumer),
         };
-        let told: *const Arc<Notify> = &raw const *queue.filled;
+        let told = Arc::as_ptr(&queue.filled);
         // SAFETY: the queue is valid; what `tell` is given lives until `drop` has disabled the callback.
         unsafe {
             sys::rd_kafka_queue_forward(queue.native.as_ptr(), ptr::null_mut());
@@ -106,7 +105,7 @@ impl Drop for Queue {
 /// Called by librdkafka, in a thread of its own.
 unsafe extern "C" fn tell(_: *mut RDKafka, filled: *mut c_void) {
     // SAFETY: it is what `split` gave, which lives until the callback is disabled.
-    let filled = unsafe { &*filled.cast::<Arc<Notify>>() };
+    let filled = unsafe { &*filled.cast::<Notify>() };
     filled.notify_one();
 }
 

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use wasmill_engine::output::{EncodedBatch, EncodedRecord, Encoder};
 
-use super::client::{ASK_MAX, DEFAULTS, LastError, ask_partitions, lock, log, missing, refused, why};
+use super::client::{ASK_MAX, DEFAULTS, LastError, ask_topic, lock, log, missing, refused, why};
 use super::encoder::{KafkaEncoder, KeyFrom};
 use super::properties::{Property, Side, config};
 use crate::table::SinkConnector;
@@ -63,6 +63,8 @@ impl KafkaSinkSpec {
 }
 
 impl SinkConnector for KafkaSinkSpec {
+    const TRAITS: SinkTraits = SinkTraits { transactional: false, refuses_repeats: false };
+
     fn sink(&self) -> Result<Box<dyn Sink>, ConnectorError> {
         Ok(Box::new(KafkaSink::new(self.clone())?))
     }
@@ -110,8 +112,8 @@ struct Deliveries {
     target: AtomicU64,
     reached: Notify,
     refused: Mutex<Vec<Refused>>,
-    /// What the brokers didn't take though nothing is wrong with it: to be written again.
-    again: Mutex<Vec<OwnedMessage>>,
+    /// What the brokers didn't take though nothing is wrong with it, with its number: to be written again.
+    again: Mutex<Vec<(OwnedMessage, usize)>>,
     failed: Mutex<Option<String>>,
     last_error: LastError,
     what: String,
@@ -129,9 +131,10 @@ impl ClientContext for Deliveries {
 }
 
 impl ProducerContext for Deliveries {
-    type DeliveryOpaque = ();
+    /// Which message it is of those that were written since the flush before.
+    type DeliveryOpaque = usize;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+    fn delivery(&self, result: &DeliveryResult<'_>, nth: usize) {
         if let Err((error, message)) = result {
             match error.rdkafka_error_code() {
                 Some(
@@ -139,10 +142,10 @@ impl ProducerContext for Deliveries {
                     | RDKafkaErrorCode::UnknownTopic
                     | RDKafkaErrorCode::UnknownPartition
                     | RDKafkaErrorCode::InvalidDifferentRecord,
-                ) => lock(&self.again).push(message.detach()),
+                ) => lock(&self.again).push((message.detach(), nth)),
                 Some(code) if is_refusal(code) => {
                     let (value, key) = (message.payload().unwrap_or_default(), message.key());
-                    self.refuse(code, value, key);
+                    self.refuse(code, nth, value, key);
                 }
                 // The producer is being dropped.
                 Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight) => {}
@@ -157,7 +160,7 @@ impl ProducerContext for Deliveries {
 }
 
 impl Deliveries {
-    fn refuse(&self, code: RDKafkaErrorCode, value: &[u8], key: Option<&[u8]>) {
+    fn refuse(&self, code: RDKafkaErrorCode, nth: usize, value: &[u8], key: Option<&[u8]>) {
         let size = value.len() + key.map_or(0, <[u8]>::len);
         let reason = match code {
             RDKafkaErrorCode::MessageSizeTooLarge => format!(
@@ -170,7 +173,8 @@ impl Deliveries {
             ),
             _ => format!("{} refuses the record: {code}", self.what),
         };
-        lock(&self.refused).push(Refused { value: value.to_vec(), key: key.map(<[u8]>::to_vec), reason });
+        let (value, key) = (value.to_vec(), key.map(<[u8]>::to_vec));
+        lock(&self.refused).push(Refused { nth, value, key, reason });
     }
 
     fn fail(&self, cause: &str) {
@@ -216,12 +220,13 @@ impl Records {
 
     fn send(
         &self,
+        nth: usize,
         value: Option<&[u8]>,
         key: Option<&[u8]>,
         timestamp: Option<i64>,
         headers: Option<OwnedHeaders>,
     ) -> Result<Sent, ConnectorError> {
-        let record: BaseRecord<'_, [u8], [u8]> = BaseRecord {
+        let record: BaseRecord<'_, [u8], [u8], usize> = BaseRecord {
             topic: &self.topic,
             partition: None,
             payload: value,
@@ -229,7 +234,7 @@ impl Records {
             // 0 means now to librdkafka, and Kafka has no times before 1970.
             timestamp: timestamp.filter(|t| *t > 0),
             headers,
-            delivery_opaque: (),
+            delivery_opaque: nth,
         };
         let Err((error, _)) = self.producer.send(record) else {
             self.produced.fetch_add(1, Ordering::SeqCst);
@@ -241,7 +246,7 @@ impl Records {
                 Err(missing(&self.brokers, &self.topic))
             }
             Some(code) if is_refusal(code) => {
-                self.deliveries().refuse(code, value.unwrap_or_default(), key);
+                self.deliveries().refuse(code, nth, value.unwrap_or_default(), key);
                 Ok(Sent::Taken)
             }
             _ => {
@@ -253,7 +258,12 @@ impl Records {
         }
     }
 
-    fn send_encoded(&self, batch: &EncodedBatch, record: &EncodedRecord) -> Result<Sent, ConnectorError> {
+    fn send_encoded(
+        &self,
+        nth: usize,
+        batch: &EncodedBatch,
+        record: &EncodedRecord,
+    ) -> Result<Sent, ConnectorError> {
         let text = |r: &std::ops::Range<usize>| batch.data.get(r.clone()).unwrap_or_default();
         let headers = (!record.headers.is_empty()).then(|| {
             record.headers.iter().fold(OwnedHeaders::new_with_capacity(record.headers.len()), |all, h| {
@@ -262,7 +272,7 @@ impl Records {
             })
         });
         let value = (!record.tombstone).then(|| text(&record.value));
-        self.send(value, record.key.as_ref().map(text), record.timestamp, headers)
+        self.send(nth, value, record.key.as_ref().map(text), record.timestamp, headers)
     }
 
     fn check(&self) -> Result<(), ConnectorError> {
@@ -320,6 +330,8 @@ pub struct KafkaSink {
     records: Option<Arc<Records>>,
     /// How many records of the batch that is being written were handed over, should the call be repeated.
     written: usize,
+    /// How many records were handed over since the last flush, before this batch.
+    unflushed: usize,
 }
 
 impl KafkaSink {
@@ -336,7 +348,7 @@ impl KafkaSink {
         let mut defaults = [DEFAULTS, PRODUCER].concat();
         defaults.push(("bootstrap.servers", spec.brokers.as_str()));
         let config = config(Side::Producer, &defaults, &spec.properties, OWNED)?;
-        Ok(Self { spec, config, records: None, written: 0 })
+        Ok(Self { spec, config, records: None, written: 0, unflushed: 0 })
     }
 
     fn records(&self) -> Result<Arc<Records>, ConnectorError> {
@@ -386,7 +398,7 @@ impl KafkaSink {
                     asking.set(name, value);
                 }
             }
-            ask_partitions(&asking, &brokers, &topic).map(drop)
+            ask_topic(&asking, &brokers, &topic).map(drop)
         })
         .await
     }
@@ -417,7 +429,7 @@ async fn record_bytes_max(config: &ClientConfig, topic: &str) -> Option<u64> {
 #[async_trait]
 impl Sink for KafkaSink {
     fn traits(&self) -> SinkTraits {
-        SinkTraits { transactional: false, refuses_repeats: false }
+        KafkaSinkSpec::TRAITS
     }
 
     fn encoder(&self) -> Arc<dyn Encoder> {
@@ -433,7 +445,7 @@ impl Sink for KafkaSink {
         let records = self.records()?;
         while let Some(record) = batch.records.get(self.written) {
             let done = records.deliveries().done.load(Ordering::SeqCst);
-            match records.send_encoded(batch, record)? {
+            match records.send_encoded(self.unflushed + self.written, batch, record)? {
                 Sent::Taken => self.written += 1,
                 Sent::Full => {
                     records.check()?;
@@ -444,7 +456,7 @@ impl Sink for KafkaSink {
                 tokio::task::yield_now().await;
             }
         }
-        self.written = 0;
+        self.unflushed += std::mem::take(&mut self.written);
         Ok(())
     }
 
@@ -453,16 +465,17 @@ impl Sink for KafkaSink {
         loop {
             records.drain().await?;
             if lock(&records.deliveries().again).is_empty() {
+                self.unflushed = 0;
                 return Ok(String::new());
             }
             self.topic_exists().await?;
             let mut again = std::mem::take(&mut *lock(&records.deliveries().again)).into_iter();
-            while let Some(m) = again.next() {
+            while let Some((m, nth)) = again.next() {
                 let time = m.timestamp().to_millis();
-                let sent = records.send(m.payload(), m.key(), time, m.headers().cloned());
+                let sent = records.send(nth, m.payload(), m.key(), time, m.headers().cloned());
                 if !matches!(sent, Ok(Sent::Taken)) {
                     // The queue is full, or the topic is gone again: the rest waits for the next round.
-                    let mut rest: Vec<OwnedMessage> = std::iter::once(m).chain(again).collect();
+                    let mut rest: Vec<_> = std::iter::once((m, nth)).chain(again).collect();
                     let mut waiting = lock(&records.deliveries().again);
                     rest.append(&mut waiting);
                     *waiting = rest;

@@ -5,15 +5,19 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use rdkafka::ClientConfig;
-use rdkafka::consumer::Consumer;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinHandle;
 
-use super::client::{ASK_MAX, DEFAULTS, ask_partitions, why};
-use super::group::{Group, Handle, Hold, Raw, alone, name, number};
+use super::admin;
+use super::client::{
+    ASK_MAX, DEFAULTS, Topic, ask_topic, incarnation_of, is_of, is_same_topic, made_anew, refused, why,
+};
+use super::group::{Group, Handle, Hold, Raw, alone, members, name, number};
 use super::properties::{Property, Side, config};
 use super::reader::{KafkaReader, outside};
 use crate::table::SourceConnector;
@@ -29,6 +33,8 @@ const SESSION_GRACE: Duration = Duration::from_secs(4);
 const ASSIGN_MAX: Duration = Duration::from_secs(30);
 /// How often it is looked whether they have.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How often a member that waits for a change looks whether one can come.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// How often the group is asked who is in it.
 const MEMBERS_EVERY: Duration = Duration::from_millis(500);
 
@@ -77,8 +83,16 @@ impl KafkaSourceSpec {
 }
 
 impl SourceConnector for KafkaSourceSpec {
+    fn traits(&self) -> SourceTraits {
+        SourceTraits { seekable: true, bounded: false, shared: true }
+    }
+
     fn source(&self) -> Result<Box<dyn Source>, ConnectorError> {
         Ok(Box::new(KafkaSource::new(self.clone())?))
+    }
+
+    fn reset(&self) -> Result<(), ConnectorError> {
+        KafkaSource::new(self.clone())?.forget_offsets()
     }
 }
 
@@ -146,10 +160,42 @@ impl KafkaSource {
         Ok(Self { spec, config, session: Duration::from_millis(ms), group: None })
     }
 
-    async fn numbers(&self) -> Result<Vec<u32>, ConnectorError> {
+    async fn topic(&self) -> Result<Topic, ConnectorError> {
         let (config, brokers, topic) =
             (self.config.clone(), self.spec.brokers.clone(), self.spec.topic.clone());
-        os::blocking(move || ask_partitions(&config, &brokers, &topic)).await
+        os::blocking(move || ask_topic(&config, &brokers, &topic)).await
+    }
+
+    /// Makes the group forget where it is in the topic. Its members would go on where they are, and commit
+    /// that again: there may be none.
+    fn forget_offsets(&self) -> Result<(), ConnectorError> {
+        let KafkaSourceSpec { brokers, topic, group, .. } = &self.spec;
+        let numbers = ask_topic(&self.config, brokers, topic)?.numbers;
+        let mut asked = TopicPartitionList::new();
+        for n in numbers {
+            asked.add_partition(topic, number(n));
+        }
+        let client: BaseConsumer = self.config.create().map_err(|e| refused(&e))?;
+        let in_use = |members: &[String]| {
+            ConnectorError::Fatal(format!(
+                "group {group} has members: {}; stop them, then reset: they would go on where they are. A process that was killed stays a member until its session times out",
+                members.join(", ")
+            ))
+        };
+        let found = members(&client, brokers, group)?;
+        if !found.is_empty() {
+            return Err(in_use(&found));
+        }
+        match admin::forget_offsets(client.client(), group, &asked, ASK_MAX) {
+            // A group that never was has nothing to forget.
+            Ok(()) | Err(RDKafkaErrorCode::GroupIdNotFound) => Ok(()),
+            Err(RDKafkaErrorCode::GroupSubscribedToTopic | RDKafkaErrorCode::NonEmptyGroup) => {
+                Err(in_use(&members(&client, brokers, group)?))
+            }
+            Err(code) => Err(ConnectorError::Fatal(format!(
+                "the offsets of group {group} in topic {topic} at {brokers} could not be deleted: {code}"
+            ))),
+        }
     }
 
     /// The consumer of a topic with so many partitions, which share what may be fetched ahead.
@@ -160,15 +206,17 @@ impl KafkaSource {
             let each = each.clamp(*AHEAD_PARTITION_KBYTES.start(), *AHEAD_PARTITION_KBYTES.end());
             config.set("queued.max.messages.kbytes", each.to_string());
         }
-        Group::start(&config, (&self.spec.brokers, &self.spec.topic, &self.spec.group), hold)
+        Group::start(&config, (&self.spec.brokers, &self.spec.topic, &self.spec.group), hold, self.session)
     }
 
-    fn lister(&self, positions: Positions) -> Lister {
+    /// What lists partitions of a topic that had so many when it was first looked at.
+    fn lister(&self, positions: Positions, first: usize) -> Lister {
         Lister {
             brokers: self.spec.brokers.clone(),
             topic: self.spec.topic.clone(),
             reset: self.spec.auto_offset_reset,
             positions,
+            first: u32::try_from(first).unwrap_or(u32::MAX),
         }
     }
 
@@ -186,6 +234,16 @@ struct Lister {
     topic: String,
     reset: OffsetReset,
     positions: Positions,
+    /// How many partitions there were at first: later ones are read from their start, for all that is in
+    /// them came since.
+    first: u32,
+}
+
+/// What a group has committed of a partition.
+struct Committed {
+    offset: u64,
+    /// Which log it counts in, where wasmill has noted that.
+    incarnation: Option<String>,
 }
 
 impl Lister {
@@ -201,7 +259,11 @@ impl Lister {
         Ok((u64::try_from(low).unwrap_or(0), u64::try_from(high).unwrap_or(0)))
     }
 
-    fn committed(&self, handle: &Handle, numbers: &[u32]) -> Result<BTreeMap<u32, u64>, ConnectorError> {
+    fn committed(
+        &self,
+        handle: &Handle,
+        numbers: &[u32],
+    ) -> Result<BTreeMap<u32, Committed>, ConnectorError> {
         let mut asked = TopicPartitionList::new();
         for n in numbers {
             asked.add_partition(&self.topic, number(*n));
@@ -212,33 +274,45 @@ impl Lister {
         for element in told.elements() {
             element.error().map_err(|e| self.away(why(&e)))?;
             if let (Ok(n), Offset::Offset(offset)) = (u32::try_from(element.partition()), element.offset()) {
-                committed.insert(n, u64::try_from(offset).unwrap_or(0));
+                let offset = u64::try_from(offset).unwrap_or(0);
+                // Others' notes are theirs.
+                let note = Some(element.metadata()).filter(|note| is_of(note, &self.topic));
+                let incarnation = note.map(str::to_owned);
+                committed.insert(n, Committed { offset, incarnation });
             }
         }
         Ok(committed)
     }
 
     fn list(&self, handle: &Handle, numbers: &[u32]) -> Result<Vec<Partition>, ConnectorError> {
+        // Before anything else of it: what is made anew while it is asked about has another id later.
+        let incarnation = incarnation_of(handle.consumer()?.client(), &self.brokers, &self.topic, ASK_MAX)?;
         let committed = match self.positions {
             Positions::Source if !numbers.is_empty() => self.committed(handle, numbers)?,
             Positions::Source | Positions::Store => BTreeMap::new(),
         };
+        let other = committed.values().filter_map(|c| c.incarnation.as_ref());
+        if let Some(before) = other.into_iter().find(|before| !is_same_topic(before, &incarnation)) {
+            return Err(ConnectorError::Fatal(made_anew(&self.topic, before, &incarnation)));
+        }
         let one = |n: &u32| {
             let (low, high) = self.bounds(handle, *n)?;
-            let reset = if self.reset == OffsetReset::Earliest { low } else { high };
-            let begin = committed.get(n).copied().unwrap_or(reset);
-            Ok(Partition { begin, extent: Some(high), ..bare(&self.topic, *n) })
+            let earliest = self.reset == OffsetReset::Earliest || *n >= self.first;
+            let reset = if earliest { low } else { high };
+            let begin = committed.get(n).map_or(reset, |c| c.offset);
+            Ok(Partition { begin, extent: Some(high), ..bare(&self.topic, *n, &incarnation) })
         };
-        numbers.iter().map(one).collect()
+        let listed = numbers.iter().map(one).collect::<Result<Vec<_>, ConnectorError>>()?;
+        handle.note(numbers, &incarnation);
+        Ok(listed)
     }
 }
 
-fn bare(topic: &str, number: u32) -> Partition {
+fn bare(topic: &str, number: u32, incarnation: &str) -> Partition {
     Partition {
         number,
         name: name(topic, number),
-        // librdkafka's Rust layer has no way to ask for the topic's id.
-        incarnation: topic.to_owned(),
+        incarnation: incarnation.to_owned(),
         begin: 0,
         extent: None,
     }
@@ -288,17 +362,13 @@ fn wait_for_all(handle: &Handle, group: &str, topic: &str, numbers: &[u32]) -> R
 
 #[async_trait]
 impl Source for KafkaSource {
-    fn traits(&self) -> SourceTraits {
-        SourceTraits { seekable: true, bounded: false, shared: true }
-    }
-
     async fn partitions(&mut self) -> Result<Vec<Partition>, ConnectorError> {
-        let numbers = self.numbers().await?;
-        Ok(numbers.into_iter().map(|n| bare(&self.spec.topic, n)).collect())
+        let Topic { numbers, incarnation } = self.topic().await?;
+        Ok(numbers.into_iter().map(|n| bare(&self.spec.topic, n, &incarnation)).collect())
     }
 
     async fn take_all(&mut self) -> Result<Vec<Partition>, ConnectorError> {
-        let numbers = self.numbers().await?;
+        let numbers = self.topic().await?.numbers;
         // A call that failed is made again with a new consumer, so that it isn't taken for another member.
         if let Some(old) = self.group.take() {
             os::blocking(move || {
@@ -307,8 +377,9 @@ impl Source for KafkaSource {
             })
             .await?;
         }
-        let group = self.start(Hold::Alone(self.session + SESSION_GRACE), numbers.len())?;
-        let (handle, lister, session) = (group.handle(), self.lister(Positions::Store), self.session);
+        let group = self.start(Hold::Alone, numbers.len())?;
+        let (handle, lister, session) =
+            (group.handle(), self.lister(Positions::Store, numbers.len()), self.session);
         let (id, topic) = (self.spec.group.clone(), self.spec.topic.clone());
         let listed = os::blocking(move || {
             wait_for_others(&handle, &id, session)?;
@@ -321,18 +392,19 @@ impl Source for KafkaSource {
     }
 
     async fn join(&mut self, positions: Positions) -> Result<Box<dyn Membership>, ConnectorError> {
-        let numbers = self.numbers().await?;
+        let numbers = self.topic().await?.numbers;
         let (changes, changed) = unbounded_channel();
         let group = self.start(Hold::Shared(changes), numbers.len())?;
         group.handle().subscribe()?;
-        let member = Member { changed, listing: None, group: group.handle(), lister: self.lister(positions) };
+        let lister = self.lister(positions, numbers.len());
+        let member = Member { changed, listing: None, group: group.handle(), lister };
         self.group = Some(group);
         Ok(Box::new(member))
     }
 
     async fn open(&mut self, partition: u32, offset: u64) -> Result<Box<dyn Reader>, ConnectorError> {
         let group = self.started()?;
-        let (handle, lister) = (group.handle(), self.lister(Positions::Store));
+        let (handle, lister) = (group.handle(), self.lister(Positions::Store, 0));
         let shared = std::sync::Arc::clone(group.shared());
         let slot = os::blocking(move || {
             let (low, high) = lister.bounds(&handle, partition)?;
@@ -368,6 +440,10 @@ impl Source for KafkaSource {
     fn extents(&self) -> Vec<(u32, u64)> {
         self.group.as_ref().map(Group::extents).unwrap_or_default()
     }
+
+    async fn is_same_log(&mut self, partition: &Partition, committed: &str) -> Result<bool, ConnectorError> {
+        Ok(is_same_topic(&partition.incarnation, committed))
+    }
 }
 
 /// What is asked about partitions that were assigned.
@@ -384,6 +460,16 @@ struct Member {
 }
 
 impl Member {
+    /// What the group's thread tells; that the brokers or the topic are away, while it tells nothing.
+    async fn change(&mut self) -> Result<Option<Raw>, ConnectorError> {
+        loop {
+            match tokio::time::timeout(CHECK_EVERY, self.changed.recv()).await {
+                Ok(told) => return Ok(told),
+                Err(_) => self.group.check()?,
+            }
+        }
+    }
+
     fn list(&self, numbers: Vec<u32>) -> (Vec<u32>, Listing) {
         let (handle, lister, asked) = (self.group.clone(), self.lister.clone(), numbers.clone());
         (numbers, tokio::task::spawn_blocking(move || lister.list(&handle, &asked)))
@@ -395,7 +481,7 @@ impl Membership for Member {
     async fn next(&mut self) -> Result<Change, ConnectorError> {
         let begun = match self.listing.take() {
             Some(begun) => begun,
-            None => match self.changed.recv().await {
+            None => match self.change().await? {
                 Some(Raw::Assigned(numbers)) => self.list(numbers),
                 Some(Raw::Revoked(partitions, release)) => {
                     return Ok(Change::Revoked { partitions, release });

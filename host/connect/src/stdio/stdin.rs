@@ -34,6 +34,10 @@ impl Default for StdinSourceSpec {
 }
 
 impl SourceConnector for StdinSourceSpec {
+    fn traits(&self) -> SourceTraits {
+        SourceTraits { seekable: false, bounded: true, shared: false }
+    }
+
     fn source(&self) -> Result<Box<dyn Source>, ConnectorError> {
         Ok(Box::new(StdinSource::new(self, io::stdin())))
     }
@@ -55,10 +59,6 @@ impl StdinSource {
 
 #[async_trait]
 impl Source for StdinSource {
-    fn traits(&self) -> SourceTraits {
-        SourceTraits { seekable: false, bounded: true, shared: false }
-    }
-
     async fn partitions(&mut self) -> Result<Vec<Partition>, ConnectorError> {
         // Every run's stdin is another log, so that no position of an earlier one fits.
         let random = std::hash::RandomState::new().hash_one(0);

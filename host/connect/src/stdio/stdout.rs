@@ -62,6 +62,8 @@ impl Default for StdoutSinkSpec {
 }
 
 impl SinkConnector for StdoutSinkSpec {
+    const TRAITS: SinkTraits = SinkTraits { transactional: false, refuses_repeats: false };
+
     fn sink(&self) -> Result<Box<dyn Sink>, ConnectorError> {
         Ok(Box::new(StdoutSink::new(self.clone(), io::stdout())?))
     }
@@ -108,7 +110,7 @@ impl StdoutSink {
 #[async_trait]
 impl Sink for StdoutSink {
     fn traits(&self) -> SinkTraits {
-        SinkTraits { transactional: false, refuses_repeats: false }
+        StdoutSinkSpec::TRAITS
     }
 
     fn encoder(&self) -> Arc<dyn Encoder> {

@@ -9,7 +9,7 @@ mod witness;
 
 pub use disk::{DiskStore, FORMAT};
 pub use memory::MemoryStore;
-pub use redis::{Merge, REDIS_FORMAT, RedisStore, check_url};
+pub use redis::{Merge, REDIS_FORMAT, RedisAddress, RedisStore, check_url};
 
 use wasmill_engine::state::{Checkpoint, Epoch, StoreError};
 

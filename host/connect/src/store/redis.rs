@@ -32,7 +32,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::refuse_stale;
 use link::Link;
-pub use link::check_url;
+pub use link::{RedisAddress, check_url};
 
 /// The version of what is in Redis.
 pub const REDIS_FORMAT: u32 = 1;
@@ -144,8 +144,8 @@ impl RedisStore {
     ///
     /// # Errors
     /// When Redis is away, or refuses; when what is stored is of another format or use.
-    pub fn open_alone(url: &str, pipeline: &str) -> Result<Self, StoreError> {
-        Self::open(url, pipeline, Usage::Alone)
+    pub fn open_alone(at: impl Into<RedisAddress>, pipeline: &str) -> Result<Self, StoreError> {
+        Self::open(&at.into(), pipeline, Usage::Alone)
     }
 
     /// Opens a pipeline's state that other processes put to as well. Nothing can be committed before
@@ -153,12 +153,16 @@ impl RedisStore {
     ///
     /// # Errors
     /// As [`RedisStore::open_alone`].
-    pub fn open_shared(url: &str, pipeline: &str, merge: Merge) -> Result<Self, StoreError> {
-        Self::open(url, pipeline, Usage::Shared(merge))
+    pub fn open_shared(
+        at: impl Into<RedisAddress>,
+        pipeline: &str,
+        merge: Merge,
+    ) -> Result<Self, StoreError> {
+        Self::open(&at.into(), pipeline, Usage::Shared(merge))
     }
 
-    fn open(url: &str, pipeline: &str, usage: Usage) -> Result<Self, StoreError> {
-        let store = Self::unopened(url, pipeline, usage)?;
+    fn open(at: &RedisAddress, pipeline: &str, usage: Usage) -> Result<Self, StoreError> {
+        let store = Self::unopened(at, pipeline, usage)?;
         let owner = {
             let mut held = store.held();
             held.token = token();
@@ -186,8 +190,8 @@ impl RedisStore {
         Ok(store)
     }
 
-    fn unopened(url: &str, pipeline: &str, usage: Usage) -> Result<Self, StoreError> {
-        let (reads, writes) = (Link::new(url)?, Link::new(url)?);
+    fn unopened(at: &RedisAddress, pipeline: &str, usage: Usage) -> Result<Self, StoreError> {
+        let (reads, writes) = (Link::new(at)?, Link::new(at)?);
         let key = |of: &str| format!("wasmill:{{{pipeline}}}:{of}");
         Ok(Self {
             pipeline: pipeline.to_owned(),
@@ -219,32 +223,17 @@ impl RedisStore {
     ///
     /// # Errors
     /// When Redis is away, or refuses.
-    pub fn reset_at(url: &str, pipeline: &str) -> Result<u64, StoreError> {
-        Self::unopened(url, pipeline, Usage::Alone)?.raise_generation()
+    pub fn reset_at(at: impl Into<RedisAddress>, pipeline: &str) -> Result<u64, StoreError> {
+        Self::unopened(&at.into(), pipeline, Usage::Alone)?.raise_generation()
     }
 
-    /// Takes partitions over, and gives up those claimed before: whoever had them commits nothing more of
-    /// them. Answers the positions of those that have one, in their order. Only epochs that begin there
-    /// may be committed from now on: what is in flight is to be dropped first.
+    /// Takes partitions over, beside those claimed before, whose epochs go on: whoever had them commits
+    /// nothing more of them. Answers the positions of those that have one, in their order. Only epochs that
+    /// begin there may be committed from now on, so none in flight may have one of `partitions`.
     ///
     /// # Errors
     /// When Redis is away, or refuses; when the state is not shared.
     pub fn claim(&self, partitions: &[PartitionId]) -> Result<Vec<(PartitionId, Position)>, StoreError> {
-        let mut held = self.held();
-        let token = token();
-        let claimed = self.take_over(partitions, &token)?;
-        let positions = self.positions(&claimed)?;
-        *held = Held { token, claimed: Some(claimed), ..Held::default() };
-        *lock(&self.restored) = Restored::default();
-        Ok(positions)
-    }
-
-    /// Takes partitions over beside those claimed before, whose epochs go on. As [`RedisStore::claim`] else:
-    /// no epoch in flight may have one of `partitions`.
-    ///
-    /// # Errors
-    /// As [`RedisStore::claim`].
-    pub fn claim_more(&self, partitions: &[PartitionId]) -> Result<Vec<(PartitionId, Position)>, StoreError> {
         let mut held = self.held();
         let claimed = self.take_over(partitions, &held.token)?;
         let positions = self.positions(&claimed)?;

@@ -2,14 +2,16 @@
 
 #![allow(dead_code, reason = "each test that includes it uses its own part")]
 
+use std::ffi::OsStr;
 use std::fs::File;
+use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 
 /// How long a broker may take to come up.
@@ -25,6 +27,30 @@ pub struct Broker {
 
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(work)
+}
+
+/// Runs kcat, which is not ours, on the broker at an address; answers what it says.
+#[track_caller]
+pub fn kcat<A: AsRef<OsStr>>(address: &str, arguments: &[A], input: &str) -> String {
+    let mut child = Command::new("kcat")
+        .args(["-b", address, "-X", "enable.idempotence=false"])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("kcat is installed");
+    child.stdin.take().expect("stdin").write_all(input.as_bytes()).expect("kcat reads");
+    let out = child.wait_with_output().expect("its end");
+    let said = String::from_utf8_lossy(&out.stderr);
+    let arguments: Vec<&OsStr> = arguments.iter().map(AsRef::as_ref).collect();
+    assert!(out.status.success(), "kcat {arguments:?}: {said}");
+    String::from_utf8(out.stdout).expect("UTF-8")
 }
 
 fn script() -> PathBuf {
@@ -89,30 +115,49 @@ impl Broker {
         let topic = settings
             .iter()
             .fold(NewTopic::new(name, partitions, TopicReplication::Fixed(1)), |t, (k, v)| t.set(k, v));
-        let admin = self.admin();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let made = runtime.block_on(admin.create_topics([&topic], &AdminOptions::new())).expect("an answer");
+        let made = block_on(self.admin().create_topics([&topic], &AdminOptions::new())).expect("an answer");
         made[0].as_ref().unwrap_or_else(|e| panic!("topic {name}: {e:?}"));
-        // A broker knows a topic a moment after it was created.
+        self.until_it_has(name, partitions);
+    }
+
+    /// A broker knows what became of a topic a moment later; 0 partitions: it is gone.
+    fn until_it_has(&self, name: &str, partitions: i32) {
+        let admin = self.admin();
         let until = Instant::now() + Duration::from_secs(10);
         loop {
             let known = admin.inner().fetch_metadata(Some(name), Duration::from_secs(5)).expect("metadata");
             let found = known.topics().iter().find(|t| t.name() == name).expect("the topic");
-            let ready = found.error().is_none() && found.partitions().iter().all(|p| p.leader() >= 0);
-            if ready && found.partitions().len() == usize::try_from(partitions).expect("a count") {
+            let there = found.error().is_none() && found.partitions().iter().all(|p| p.leader() >= 0);
+            let count = if there { found.partitions().len() } else { 0 };
+            if count == usize::try_from(partitions).expect("a count") {
                 return;
             }
-            assert!(Instant::now() < until, "topic {name} does not appear");
+            assert!(Instant::now() < until, "topic {name} has not {partitions} partitions");
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Deletes a topic, and waits until it is gone.
+    pub fn delete_topic(&self, name: &str) {
+        let gone = block_on(self.admin().delete_topics(&[name], &AdminOptions::new())).expect("an answer");
+        gone[0].as_ref().unwrap_or_else(|e| panic!("topic {name}: {e:?}"));
+        self.until_it_has(name, 0);
+    }
+
+    /// Gives a topic more partitions: so many in all.
+    pub fn grow_topic(&self, name: &str, partitions: i32) {
+        let wanted = NewPartitions::new(name, usize::try_from(partitions).expect("a count"));
+        let made =
+            block_on(self.admin().create_partitions([&wanted], &AdminOptions::new())).expect("an answer");
+        made[0].as_ref().unwrap_or_else(|e| panic!("topic {name}: {e:?}"));
+        self.until_it_has(name, partitions);
     }
 
     /// Deletes the records of a partition before an offset.
     pub fn delete_before(&self, topic: &str, partition: i32, offset: i64) {
         let mut list = rdkafka::TopicPartitionList::new();
         list.add_partition_offset(topic, partition, rdkafka::Offset::Offset(offset)).expect("an offset");
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(self.admin().delete_records(&list, &AdminOptions::new())).expect("an answer");
+        block_on(self.admin().delete_records(&list, &AdminOptions::new())).expect("an answer");
     }
 
     fn signal(&self, signal: &str) {

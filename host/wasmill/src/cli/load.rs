@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::args::Overrides;
 use super::exit::{Exit, Stop};
 use super::plugin_folder;
+use crate::spec::near_miss::near_misses;
 use crate::spec::variables::Variables;
 use crate::spec::{Environment, Pipeline};
 
@@ -34,6 +35,9 @@ pub fn pipeline(file: Option<&Path>, overrides: &Overrides) -> Result<Pipeline, 
     let read = match file {
         Some(file) => Pipeline::load(file, &environment),
         None => {
+            for (name, meant) in near_misses(&environment) {
+                tracing::warn!("{name} is set, but nothing reads it: did you mean {meant}?");
+            }
             let wrong = |p| Stop::problems(Exit::Usage, &p);
             let variables = Variables::read(&environment).map_err(wrong)?;
             let found = plugin_folder::look(&variables)?;

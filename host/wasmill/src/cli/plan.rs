@@ -126,7 +126,8 @@ pub fn plan(pipeline: &Pipeline) -> Result<Plan, Stop> {
         );
     }
     if let Some(dead) = &pipeline.dead_letter {
-        let traits = dead.sink().map_err(|e| Stop::error(Exit::Usage, format!("dead_letter: {e}")))?.traits();
+        dead.sink().map_err(|e| Stop::error(Exit::Usage, format!("dead_letter: {e}")))?;
+        let traits = dead.traits();
         sinks.push(End {
             name: dead.name().to_owned(),
             settings: settings(dead),
@@ -182,7 +183,7 @@ pub fn refuse_too_weak(pipeline: &Pipeline, plan: &Plan) -> Result<(), Stop> {
 
 fn kept_where(pipeline: &Pipeline, kept: Kept) -> String {
     match (kept, &pipeline.state) {
-        (Kept::Redis, StateSpec::Redis { url }) => format!("in Redis at {url}"),
+        (Kept::Redis, StateSpec::Redis { url, .. }) => format!("in Redis at {url}"),
         (Kept::Source | Kept::Redis, _) => "with the sources' groups; there is no state".to_owned(),
         (Kept::Disk, _) => {
             let folder = pipeline.data_dir.as_deref().unwrap_or(std::path::Path::new("."));
@@ -240,10 +241,10 @@ fn sources(pipeline: &Pipeline) -> Result<(Vec<End>, Vec<SourceTraits>), Stop> {
     let mut ends = Vec::new();
     let mut all = Vec::new();
     for (i, spec) in pipeline.sources.iter().enumerate() {
-        let made = spec.source().map_err(|e| {
+        spec.source().map_err(|e| {
             at(pipeline, pipeline.source_span(i), format!("the source `{}` can't be made: {e}", spec.name()))
         })?;
-        let traits = made.traits();
+        let traits = spec.traits();
         let is = vec![
             if traits.seekable { "can be read again" } else { "can't be read again" },
             if traits.bounded { "ends" } else { "goes on for ever" },
@@ -262,14 +263,14 @@ fn sinks(pipeline: &Pipeline) -> Result<(Vec<End>, Vec<SinkTraits>), Stop> {
     let mut all = Vec::new();
     for (i, sink) in pipeline.sinks.iter().enumerate() {
         let spec = &sink.connector;
-        let made = spec.sink().map_err(|e| {
+        spec.sink().map_err(|e| {
             at(pipeline, pipeline.sink_span(i), format!("the sink `{}` can't be made: {e}", spec.name()))
         })?;
         let takes = match &sink.output {
             None => "what comes out of the last stage".to_owned(),
             Some(output) => format!("the output `{output}`"),
         };
-        let traits = made.traits();
+        let traits = spec.traits();
         let is = sink_is(traits);
         ends.push(End { name: numbered(&names, i), settings: settings(spec), is, takes: Some(takes) });
         all.push(traits);

@@ -9,8 +9,8 @@ use anyhow::Context as _;
 use tokio::sync::Mutex;
 use wasmill_connect::codec::json::JsonDecoder;
 use wasmill_connect::codec::rfc3339;
-use wasmill_connect::store::{DiskStore, MemoryStore, RedisStore};
-use wasmill_connect::{ConnectorError, Membership, Partition, Positions, Sink, Source};
+use wasmill_connect::store::{DiskStore, MemoryStore, RedisAddress, RedisStore};
+use wasmill_connect::{Membership, Partition, Positions, Sink, Source};
 use wasmill_engine::commit::Collector;
 use wasmill_engine::coordinator::{Coordinator, FoundPartition};
 use wasmill_engine::input::Decoder;
@@ -28,9 +28,8 @@ use wasmill_plugin::Sandbox;
 
 use super::claims::Claims;
 use super::dead_letter_log::DeadLetterLog;
-use super::health::Health;
 use super::members::SharedSource;
-use super::retry::Backoff;
+use super::retry::{Ends, insist, off_the_network};
 use crate::cli::check::load_fitting;
 use crate::cli::sandbox as admission;
 use crate::cli::{Exit, RunFailure};
@@ -39,27 +38,6 @@ use crate::spec::{self, Kept, Pipeline, Sharing, Stage, StateSpec};
 /// The name under which the dead-letter sink's token is kept.
 const DEAD_LETTER_SINK: &str = "dead_letter";
 
-/// Asks again for as long as the other end is away: a broker may start after its clients.
-macro_rules! insist {
-    ($health:expr, $name:expr, $call:expr) => {{
-        let mut backoff = Backoff::new();
-        loop {
-            match $call.await {
-                Ok(done) => {
-                    $health.well($name);
-                    break done;
-                }
-                Err(ConnectorError::Fatal(text)) => return Err(outside(text)),
-                Err(ConnectorError::Disconnected { what, cause }) => {
-                    $health.ill($name, &format!("{what}: {cause}"));
-                    let wait = backoff.next();
-                    tracing::warn!(end = %$name, %what, %cause, again_in_ms = wait.as_millis() as u64, "it is away; waiting for it");
-                    tokio::time::sleep(wait).await;
-                }
-            }
-        }
-    }};
-}
 /// One partition, ready to be read.
 pub(super) struct Input {
     pub id: PartitionId,
@@ -105,20 +83,26 @@ pub(super) struct Assembled {
 }
 
 /// Loads, opens and restores everything that a pipeline needs.
-pub(super) async fn assemble(pipeline: &Pipeline, health: &Health) -> anyhow::Result<Assembled> {
+///
+/// What this process keeps itself, in memory or on disk, is `kept` open for the next time.
+pub(super) async fn assemble(
+    pipeline: &Pipeline,
+    ends: &Ends,
+    kept: &mut Option<Arc<dyn StateStore>>,
+) -> anyhow::Result<Assembled> {
     let sharing = pipeline.sharing();
     // Every worker has an instance of every stage's plugin.
     let instances = pipeline.workers * pipeline.stages.len();
     let sandbox = admission::open(Some(&pipeline.limits), instances).map_err(stopped)?;
     let topology = Arc::new(topology(pipeline, &sandbox)?);
-    let (store, claims) = open_store(pipeline, &topology, health).await?;
+    let (store, claims) = open_store(pipeline, &topology, ends, kept).await?;
     let stored = || {
         let store = Arc::clone(&store);
-        on_a_thread(move || Ok((store.checkpoint()?, store.foretold()?, store.generation()?)))
+        off_the_network(move || Ok((store.checkpoint()?, store.foretold()?, store.generation()?)))
     };
-    let (checkpoint, foretold, generation) = insist!(health, "the store", stored());
+    let (mut checkpoint, foretold, generation) = insist!(ends, "the store", stored()).map_err(outside)?;
 
-    let (sinks, sink_routes) = open_sinks(pipeline, checkpoint.as_ref(), health).await?;
+    let (sinks, sink_routes) = open_sinks(pipeline, checkpoint.as_ref(), ends).await?;
     let mut sources = Vec::new();
     let mut found = Vec::new();
     let mut groups = Vec::new();
@@ -128,15 +112,16 @@ pub(super) async fn assemble(pipeline: &Pipeline, health: &Health) -> anyhow::Re
         let name = format!("source {}", spec.name());
         let mut source = spec.source().map_err(outside)?;
         let partitions = match sharing {
-            Sharing::Alone => insist!(health, &name, source.take_all()),
-            Sharing::Source | Sharing::Store => insist!(health, &name, source.partitions()),
-        };
+            Sharing::Alone => insist!(ends, &name, source.take_all()),
+            Sharing::Source | Sharing::Store => insist!(ends, &name, source.partitions()),
+        }
+        .map_err(outside)?;
         for partition in partitions {
             let id = PartitionId { source: source_number, partition: partition.number };
             names.insert(id, partition.name.clone());
             if sharing == Sharing::Alone {
-                let incarnation = incarnation(&mut *source, id, &partition, checkpoint.as_ref()).await?;
-                let Partition { name, begin, extent, .. } = partition;
+                settle(&mut *source, id, &partition, checkpoint.as_mut()).await?;
+                let Partition { name, begin, extent, incarnation, .. } = partition;
                 found.push((FoundPartition { id, name, incarnation, begin }, extent));
             }
         }
@@ -146,9 +131,9 @@ pub(super) async fn assemble(pipeline: &Pipeline, health: &Health) -> anyhow::Re
             Sharing::Store => Some(Positions::Store),
         };
         if let Some(positions) = positions {
-            let membership = insist!(health, &name, source.join(positions));
+            let membership = insist!(ends, &name, source.join(positions)).map_err(outside)?;
             // Which partitions are this process's comes with the group's first answer.
-            health.ill(&name, "waiting for its share of the partitions");
+            ends.health.ill(&name, "waiting for its share of the partitions");
             groups.push(Group { source: source_number, name, membership });
         }
         sources.push(Arc::new(Mutex::new(source)));
@@ -206,16 +191,16 @@ pub(super) async fn assemble(pipeline: &Pipeline, health: &Health) -> anyhow::Re
 /// Forgets positions and state, and what the sinks hold of earlier runs.
 pub(super) fn reset(pipeline: &Pipeline) -> anyhow::Result<()> {
     if pipeline.kept() == Kept::Source {
-        return Err(outside(format!(
-            "{} keeps its positions with its source's group, which other processes may be in: give it another `group` (KAFKA_GROUP_ID) to start anew, or reset the group's offsets with the broker's own tools",
-            pipeline.name
-        )));
+        // First, for it is refused while others are in the group: then nothing else is forgotten either.
+        for source in &pipeline.sources {
+            source.reset().map_err(outside)?;
+        }
     }
     if let Some(directory) = state_directory(pipeline) {
         DiskStore::reset_at(&directory).map_err(outside)?;
     }
-    if let StateSpec::Redis { url } = &pipeline.state {
-        RedisStore::reset_at(url.reveal(), &pipeline.name).map_err(outside)?;
+    if let Some(redis) = redis_address(pipeline) {
+        RedisStore::reset_at(redis, &pipeline.name).map_err(outside)?;
     }
     for sink in pipeline.sinks.iter().map(|s| &s.connector).chain(&pipeline.dead_letter) {
         sink.reset().map_err(outside)?;
@@ -237,72 +222,75 @@ fn state_directory(pipeline: &Pipeline) -> Option<PathBuf> {
     pipeline.data_dir.as_ref().map(|dir| DiskStore::directory(dir, &pipeline.name))
 }
 
+/// Where the pipeline's Redis is, if it has one.
+fn redis_address(pipeline: &Pipeline) -> Option<RedisAddress> {
+    match &pipeline.state {
+        StateSpec::Redis { url, ca_file } => {
+            Some(RedisAddress { url: url.reveal().to_owned(), ca_file: ca_file.clone() })
+        }
+        StateSpec::Local => None,
+    }
+}
+
 /// The pipeline's store, and where the positions of shared sources are, if they are in it.
 async fn open_store(
     pipeline: &Pipeline,
     topology: &Topology,
-    health: &Health,
+    ends: &Ends,
+    kept: &mut Option<Arc<dyn StateStore>>,
 ) -> anyhow::Result<(Arc<dyn StateStore>, Option<Claims>)> {
+    if let Some(store) = kept {
+        return Ok((Arc::clone(store), None));
+    }
     match pipeline.kept() {
         // Without state nothing is kept here: positions are the group's.
-        Kept::Source | Kept::Memory => Ok((Arc::new(MemoryStore::new()), None)),
+        Kept::Source => Ok((Arc::new(MemoryStore::new()), None)),
+        Kept::Memory => Ok((Arc::clone(kept.insert(Arc::new(MemoryStore::new()))), None)),
         Kept::Disk => {
             let directory = state_directory(pipeline).unwrap_or_default();
-            Ok((Arc::new(DiskStore::open(&directory).map_err(outside)?), None))
+            let store = DiskStore::open(&directory).map_err(outside)?;
+            Ok((Arc::clone(kept.insert(Arc::new(store))), None))
         }
         Kept::Redis => {
-            let StateSpec::Redis { url } = &pipeline.state else {
+            let Some(address) = redis_address(pipeline) else {
                 unreachable!("state is kept in Redis only where the spec names one")
             };
             let shared = pipeline.sharing() == Sharing::Store;
             let merger = Arc::new(ShareMerger::new(&topology.keyed));
             let open = || {
-                let (url, name, merger) =
-                    (url.reveal().to_owned(), pipeline.name.clone(), Arc::clone(&merger));
-                on_a_thread(move || match shared {
+                let (address, name, merger) = (address.clone(), pipeline.name.clone(), Arc::clone(&merger));
+                let open = move || match shared {
                     true => {
                         let merge =
                             move |key: &[u8], stored: &[u8], share: &[u8]| merger.merge(key, stored, share);
-                        RedisStore::open_shared(&url, &name, Arc::new(merge))
+                        RedisStore::open_shared(address, &name, Arc::new(merge))
                     }
-                    false => RedisStore::open_alone(&url, &name),
-                })
+                    false => RedisStore::open_alone(address, &name),
+                };
+                off_the_network(open)
             };
-            let store = Arc::new(insist!(health, "the store", open()));
+            let store = Arc::new(insist!(ends, "the store", open()).map_err(outside)?);
             let claims = shared.then(|| Claims(Arc::clone(&store)));
             Ok((store, claims))
         }
     }
 }
 
-/// A call of a store that may wait for the network.
-async fn on_a_thread<T: Send + 'static>(
-    call: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, ConnectorError> {
-    match tokio::task::spawn_blocking(call).await {
-        Ok(Ok(done)) => Ok(done),
-        Ok(Err(StoreError::Away { what, cause })) => Err(ConnectorError::Disconnected { what, cause }),
-        Ok(Err(e)) => Err(ConnectorError::Fatal(e.to_string())),
-        Err(e) => Err(ConnectorError::Fatal(format!("the store's thread panicked: {e}"))),
-    }
-}
-
-/// Which log a partition is: the stored name of it, if the source says that it is still the same.
-async fn incarnation(
+/// A position counts in its own log alone. One that was written when the log had another name for it, as a
+/// file that has grown since, takes today's.
+async fn settle(
     source: &mut dyn Source,
     id: PartitionId,
-    partition: &Partition,
-    checkpoint: Option<&Checkpoint>,
-) -> anyhow::Result<String> {
-    let stored = checkpoint
-        .and_then(|c| c.positions.iter().find(|(stored, _)| *stored == id))
-        .map(|(_, position)| &position.incarnation);
-    if let Some(stored) = stored
-        && source.is_same_log(partition, stored).await.map_err(outside)?
-    {
-        return Ok(stored.clone());
+    found: &Partition,
+    checkpoint: Option<&mut Checkpoint>,
+) -> anyhow::Result<()> {
+    let positions = checkpoint.map(|c| c.positions.iter_mut()).into_iter().flatten();
+    for (_, position) in positions.filter(|(stored, _)| *stored == id) {
+        if source.is_same_log(found, &position.incarnation).await.map_err(outside)? {
+            position.incarnation.clone_from(&found.incarnation);
+        }
     }
-    Ok(partition.incarnation.clone())
+    Ok(())
 }
 
 /// A finished input is at +∞: what is added to it later would be late for every window.
@@ -331,7 +319,7 @@ fn refuse_grown(
 async fn open_sinks(
     pipeline: &Pipeline,
     checkpoint: Option<&Checkpoint>,
-    health: &Health,
+    ends: &Ends,
 ) -> anyhow::Result<(Vec<NamedSink>, Vec<SinkRoute>)> {
     let mut opened: Vec<(String, Takes, Box<dyn Sink>)> = Vec::new();
     for (number, spec) in pipeline.sinks.iter().enumerate() {
@@ -350,7 +338,7 @@ async fn open_sinks(
         let token = checkpoint
             .and_then(|c| c.sinks.iter().find(|(n, _)| *n == name))
             .map(|(_, token)| token.as_str());
-        insist!(health, &name, sink.recover(token));
+        insist!(ends, &name, sink.recover(token)).map_err(outside)?;
         routes.push(SinkRoute { takes, encoder: sink.encoder() });
         sinks.push(NamedSink { name, sink });
     }

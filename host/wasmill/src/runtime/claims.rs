@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use wasmill_connect::store::RedisStore;
 use wasmill_engine::position::{PartitionId, Position};
-use wasmill_engine::state::StoreError;
 
-use super::readers::Reading;
-use super::retry::Backoff;
+use super::coordinate::Halt;
+use super::retry::{Ends, insist, off_the_network};
 
 /// The store that has the positions of a shared source's partitions.
 #[derive(Clone)]
@@ -20,28 +19,12 @@ impl Claims {
     pub async fn claim(
         &self,
         partitions: &[PartitionId],
-        name: &str,
-        reading: &Reading,
-    ) -> Result<BTreeMap<PartitionId, Position>, String> {
-        let mut backoff = Backoff::new();
-        loop {
+        ends: &Ends,
+    ) -> Result<BTreeMap<PartitionId, Position>, Halt> {
+        let claim = || {
             let (store, ids) = (Arc::clone(&self.0), partitions.to_vec());
-            let claimed = tokio::task::spawn_blocking(move || store.claim_more(&ids))
-                .await
-                .map_err(|e| format!("the store's thread panicked: {e}"))?;
-            match claimed {
-                Ok(positions) => {
-                    reading.health.well(name);
-                    return Ok(positions.into_iter().collect());
-                }
-                Err(StoreError::Away { what, cause }) => {
-                    reading.health.ill(name, &format!("{what}: {cause}"));
-                    reading.observed.away();
-                    tracing::warn!(source = %name, %what, %cause, "the store is away");
-                }
-                Err(e) => return Err(e.to_string()),
-            }
-            tokio::time::sleep(backoff.next()).await;
-        }
+            off_the_network(move || store.claim(&ids))
+        };
+        insist!(ends, "the store", claim()).map(|positions| positions.into_iter().collect())
     }
 }

@@ -7,20 +7,18 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use tokio::sync::mpsc::UnboundedReceiver;
-use wasmill_connect::{ConnectorError, Refused};
+use wasmill_connect::Refused;
 use wasmill_engine::commit::Commit;
-use wasmill_engine::dead_letter::{Buried, DeadLetter};
+use wasmill_engine::dead_letter::{Buried, DeadLetter, SHORT_ORIGINAL_BYTES_MAX};
 use wasmill_engine::output::{EncodedBatch, Outbox, OutputId, Routes};
 use wasmill_engine::position::PartitionId;
-use wasmill_engine::state::{Checkpoint, StateStore, StoreError};
+use wasmill_engine::state::{StateStore, StoreError};
 
 use super::alarm::Alarm;
 use super::assemble::NamedSink;
 use super::coordinate::{Event, Halt};
-use super::health::Health;
 use super::members::SharedSource;
-use super::observe::Observed;
-use super::retry::Backoff;
+use super::retry::{Ends, insist, off_the_network};
 
 /// What the committer works with.
 pub(super) struct Committer {
@@ -30,8 +28,7 @@ pub(super) struct Committer {
     pub routes: Arc<Routes>,
     pub store: Arc<dyn StateStore>,
     pub events: Sender<Event>,
-    pub health: Arc<Health>,
-    pub observed: Arc<Observed>,
+    pub ends: Ends,
     /// When the ends of the sources' partitions were asked for last.
     pub looked_ahead: Option<Instant>,
 }
@@ -42,33 +39,6 @@ const REFUSED_BYTES_MAX: usize = 16 << 10;
 /// How often the ends of the sources' partitions are asked for.
 const EXTENTS_EVERY: Duration = Duration::from_secs(1);
 
-/// Tries again for as long as the other end is away.
-macro_rules! persist {
-    ($committer:expr, $name:expr, $call:expr) => {{
-        let (health, observed) = (&$committer.health, &$committer.observed);
-        let mut backoff = Backoff::new();
-        loop {
-            match $call.await {
-                Ok(done) => {
-                    if backoff.end() {
-                        health.well($name);
-                        tracing::info!(end = %$name, "it is back");
-                    }
-                    break Ok(done);
-                }
-                Err(ConnectorError::Fatal(text)) => break Err(text),
-                Err(ConnectorError::Disconnected { what, cause }) => {
-                    health.ill($name, &format!("{what}: {cause}"));
-                    observed.away();
-                    let wait = backoff.next();
-                    tracing::warn!(end = %$name, %what, %cause, again_in_ms = wait.as_millis() as u64, "it is away; nothing is lost, reading will pause");
-                    tokio::time::sleep(wait).await;
-                }
-            }
-        }
-    }};
-}
-
 impl Committer {
     /// Commits what comes until nobody sends any more; answers itself, for the end.
     pub async fn run(mut self, mut commits: UnboundedReceiver<Commit>) -> Self {
@@ -78,11 +48,10 @@ impl Committer {
             let since = Instant::now();
             let event = match self.commit(commit).await {
                 Ok(()) => {
-                    self.observed.committed(since.elapsed());
+                    self.ends.observed.committed(since.elapsed());
                     Event::Committed(epoch, self.store.merged())
                 }
-                Err(Halt::Failed(text)) => Event::Failed(text),
-                Err(Halt::Fenced(text)) => Event::Fenced(text),
+                Err(halt) => halt.into(),
             };
             let failed = !matches!(event, Event::Committed(..));
             if self.events.send(event).is_err() || failed {
@@ -103,53 +72,70 @@ impl Committer {
         checkpoint.sinks.clear();
         let last = self.sinks.len() - 1;
         for number in 0..=last {
-            let refused = self.write(number, &out.sinks[number], &mut checkpoint).await?;
-            if number == last {
-                for Refused { reason, .. } in &refused {
-                    tracing::error!(sink = %self.sinks[last].name, %reason, "a dead letter was refused, and is lost");
+            let (refused, token) = self.write(number, &out.sinks[number]).await?;
+            let token = match refused.as_slice() {
+                [] => token,
+                refused if number < last => {
+                    counts.dead += refused.len() as u64;
+                    counts.written = counts.written.saturating_sub(refused.len() as u64);
+                    let name = &self.sinks[number].name;
+                    let dead = dead_letters(&self.routes, name, &out.sinks[number], refused);
+                    for (sink, dead) in out.sinks.iter_mut().zip(dead.sinks) {
+                        sink.append(dead);
+                    }
+                    token
                 }
-            } else if !refused.is_empty() {
-                counts.dead += refused.len() as u64;
-                counts.written = counts.written.saturating_sub(refused.len() as u64);
-                let dead = dead_letters(&self.routes, &self.sinks[number].name, &refused);
-                for (sink, dead) in out.sinks.iter_mut().zip(dead.sinks) {
-                    sink.append(dead);
-                }
-            }
+                refused => self.write_shorter(number, refused).await?,
+            };
+            checkpoint.sinks.push((self.sinks[number].name.clone(), token));
         }
         let mut offsets: BTreeMap<u16, Vec<(u32, u64)>> = BTreeMap::new();
         for (id, position) in &checkpoint.positions {
             offsets.entry(id.source).or_default().push((id.partition, position.offset));
         }
-        self.observed.positions(&checkpoint.positions);
+        self.ends.observed.positions(&checkpoint.positions);
         self.blocking(move |store| store.commit(&delta, &checkpoint)).await?;
         for NamedSink { name, sink } in &mut self.sinks {
-            persist!(self, name, sink.publish())?;
+            insist!(self.ends, name, sink.publish())?;
         }
         for (source, offsets) in offsets {
             let name = format!("source {source}");
             let mut source = self.sources[usize::from(source)].lock().await;
-            persist!(self, &name, source.commit(&offsets))?;
+            insist!(self.ends, &name, source.commit(&offsets))?;
         }
-        self.observed.counted(counts, open_windows);
+        self.ends.observed.counted(counts, open_windows);
         self.look_ahead().await;
         Ok(())
     }
 
-    /// Writes an epoch's messages to a sink and waits until it has them; answers those that it will never take.
-    async fn write(
-        &mut self,
-        number: usize,
-        batch: &EncodedBatch,
-        checkpoint: &mut Checkpoint,
-    ) -> Result<Vec<Refused>, String> {
+    /// Writes an epoch's messages to a sink and waits until it has them; answers those that it will never
+    /// take, and the sink's token.
+    async fn write(&mut self, number: usize, batch: &EncodedBatch) -> Result<(Vec<Refused>, String), Halt> {
         let NamedSink { name, sink } = &mut self.sinks[number];
         if !batch.records.is_empty() {
-            persist!(self, name, sink.write(batch))?;
+            insist!(self.ends, name, sink.write(batch))?;
         }
-        let token = persist!(self, name, sink.flush())?;
-        checkpoint.sinks.push((name.clone(), token));
-        Ok(sink.refused())
+        let token = insist!(self.ends, name, sink.flush())?;
+        Ok((sink.refused(), token))
+    }
+
+    /// Writes dead letters again that their sink's other end refused, with less in them. One that is refused
+    /// even so stops the pipeline, for it must not vanish: what is not committed is read again.
+    async fn write_shorter(&mut self, number: usize, refused: &[Refused]) -> Result<String, Halt> {
+        let name = self.sinks[number].name.clone();
+        let mut shorter = Outbox::new(&self.routes);
+        for Refused { value, reason, .. } in refused {
+            tracing::warn!(sink = %name, %reason, "a dead letter was refused; it is cut and written again");
+            let id = OutputId::Refused { sink: &name, digest: digest(value), origin: None };
+            shorter.bury_shorter(&self.routes, value, reason, &id);
+        }
+        let (refused, token) = self.write(number, &shorter.sinks[number]).await?;
+        match refused.first() {
+            None => Ok(token),
+            Some(Refused { reason, .. }) => Err(Halt::Failed(format!(
+                "a dead letter is refused, even cut to {SHORT_ORIGINAL_BYTES_MAX} bytes of its message: {reason}. Mend that and run again: nothing is lost, for what is not committed is read again"
+            ))),
+        }
     }
 
     /// Asks the sources now and then how far their partitions go: for the lag.
@@ -160,7 +146,7 @@ impl Committer {
         self.looked_ahead = Some(Instant::now());
         for (number, source) in (0u16..).zip(&self.sources) {
             for (partition, extent) in source.lock().await.extents() {
-                self.observed.extent(PartitionId { source: number, partition }, extent);
+                self.ends.observed.extent(PartitionId { source: number, partition }, extent);
             }
         }
     }
@@ -170,25 +156,24 @@ impl Committer {
     where
         F: Fn(&dyn StateStore) -> Result<(), StoreError> + Send + Sync + 'static,
     {
-        let (store, call) = (Arc::clone(&self.store), Arc::new(call));
-        let ends = Ends { health: Arc::clone(&self.health), observed: Arc::clone(&self.observed) };
+        let (store, call, ends) = (Arc::clone(&self.store), Arc::new(call), self.ends.clone());
         async move {
             let again = || {
                 let (store, call) = (Arc::clone(&store), Arc::clone(&call));
-                async move { off_the_network(move || call(store.as_ref())).await }
+                off_the_network(move || call(store.as_ref()))
             };
-            persist!(ends, "the store", again())?
+            insist!(ends, "the store", again())
         }
     }
 
     /// Closes the sinks in order, once everything is committed, and leaves the sources.
-    pub async fn close(mut self) -> Result<(), String> {
+    pub async fn close(mut self) -> Result<(), Halt> {
         for NamedSink { name, sink } in &mut self.sinks {
-            persist!(self, name, sink.close(true))?;
+            insist!(self.ends, name, sink.close(true))?;
         }
         for source in &self.sources {
             let mut source = source.lock().await;
-            persist!(self, "a source", source.close())?;
+            insist!(self.ends, "a source", source.close())?;
         }
         Ok(())
     }
@@ -204,33 +189,19 @@ impl Committer {
     }
 }
 
-/// Where it shows that an end is away.
-struct Ends {
-    health: Arc<Health>,
-    observed: Arc<Observed>,
-}
-
-/// What is fatal stays so, what is away may be asked again, and one that was fenced is no error of the store's.
-async fn off_the_network(
-    call: impl FnOnce() -> Result<(), StoreError> + Send + 'static,
-) -> Result<Result<(), Halt>, ConnectorError> {
-    match tokio::task::spawn_blocking(call).await {
-        Ok(Ok(())) => Ok(Ok(())),
-        Ok(Err(StoreError::Away { what, cause })) => Err(ConnectorError::Disconnected { what, cause }),
-        Ok(Err(e @ StoreError::Fenced { .. })) => Ok(Err(Halt::Fenced(e.to_string()))),
-        Ok(Err(e)) => Err(ConnectorError::Fatal(e.to_string())),
-        Err(e) => Err(ConnectorError::Fatal(format!("the store's thread panicked: {e}"))),
-    }
-}
-
-/// What a sink's other end refused, as dead letters.
-fn dead_letters(routes: &Routes, sink: &str, refused: &[Refused]) -> Outbox {
+/// What a sink's other end refused of what was written, as dead letters.
+fn dead_letters(routes: &Routes, sink: &str, written: &EncodedBatch, refused: &[Refused]) -> Outbox {
     let mut out = Outbox::new(routes);
-    for Refused { value, reason, .. } in refused {
+    for Refused { value, reason, nth, .. } in refused {
         let why = DeadLetter { reason, kind: "refused", stage: "sink", plugin: None, attempts: 1 };
         let head = &value[..value.len().min(REFUSED_BYTES_MAX)];
-        let id = OutputId::Refused { sink, digest: xxhash_rust::xxh3::xxh3_64(head) };
+        let origin = written.records.get(*nth).and_then(|record| record.origin);
+        let id = OutputId::Refused { sink, digest: digest(value), origin };
         out.bury(routes, &why, Buried::Bytes(head), &id);
     }
     out
+}
+
+fn digest(value: &[u8]) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(&value[..value.len().min(REFUSED_BYTES_MAX)])
 }

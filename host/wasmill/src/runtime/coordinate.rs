@@ -47,7 +47,8 @@ pub(super) enum Event {
     Stop,
     /// It can't go on.
     Failed(String),
-    /// Another process has taken over what this one would have committed: begin again from what is stored.
+    /// What it was begun with is no longer so, as where another process has taken over what this one would
+    /// have committed: begin again from what is stored.
     Fenced(String),
 }
 
@@ -81,6 +82,22 @@ pub(super) enum Halt {
 impl From<String> for Halt {
     fn from(text: String) -> Self {
         Self::Failed(text)
+    }
+}
+
+impl From<Halt> for Event {
+    fn from(halt: Halt) -> Self {
+        match halt {
+            Halt::Failed(text) => Self::Failed(text),
+            Halt::Fenced(text) => Self::Fenced(text),
+        }
+    }
+}
+
+impl std::fmt::Display for Halt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (Self::Failed(text) | Self::Fenced(text)) = self;
+        f.write_str(text)
     }
 }
 

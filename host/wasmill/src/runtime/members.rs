@@ -12,9 +12,9 @@ use wasmill_engine::position::{PartitionId, Position};
 
 use super::alarm::Alarm;
 use super::claims::Claims;
-use super::coordinate::Event;
-use super::readers::{Credit, ReaderTask, Reading};
-use super::retry::Backoff;
+use super::coordinate::{Event, Halt};
+use super::readers::{Credit, QUIET, ReaderTask, Reading};
+use super::retry::{Backoff, insist};
 
 /// A source that the committer and the task of its readers both use.
 pub(super) type SharedSource = Arc<Mutex<Box<dyn Source>>>;
@@ -50,7 +50,7 @@ impl MemberTask {
         let last = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => Event::ReaderStopped,
-            failed = self.follow(&mut readers) => Event::Failed(failed),
+            halt = self.follow(&mut readers) => halt.into(),
         };
         let all: Vec<u32> = readers.keys().copied().collect();
         end(&mut readers, &all).await;
@@ -61,42 +61,50 @@ impl MemberTask {
         }
     }
 
-    /// Takes changes in until one of them can't be.
-    async fn follow(&mut self, readers: &mut BTreeMap<u32, Running>) -> String {
+    /// Takes changes in until one of them can't be: why.
+    async fn follow(&mut self, readers: &mut BTreeMap<u32, Running>) -> Halt {
         let mut backoff = Backoff::new();
         loop {
-            let change = match self.membership.next().await {
-                Ok(change) => change,
-                Err(ConnectorError::Fatal(text)) => return text,
-                Err(ConnectorError::Disconnected { what, cause }) => {
-                    self.reading.health.ill(&self.name, &format!("{what}: {cause}"));
-                    self.reading.observed.away();
-                    let wait = backoff.next();
-                    tracing::warn!(source = %self.name, %what, %cause, again_in_ms = wait.as_millis() as u64, "the source is away");
-                    tokio::time::sleep(wait).await;
-                    continue;
-                }
-            };
-            backoff.end();
-            self.reading.health.well(&self.name);
-            self.reading.observed.rebalanced();
-            match change {
-                Change::Assigned(partitions) => {
-                    if let Err(text) = self.assigned(partitions, readers).await {
-                        return text;
+            let next = self.membership.next();
+            let next = match backoff.is_waiting() {
+                false => next.await,
+                // One that was away and waits quietly now is back.
+                true => match tokio::time::timeout(QUIET, next).await {
+                    Ok(next) => next,
+                    Err(_) => {
+                        self.reading.ends.well(&self.name, &mut backoff);
+                        continue;
                     }
+                },
+            };
+            let taken_in = match next {
+                Ok(change) => {
+                    self.reading.ends.well(&self.name, &mut backoff);
+                    self.reading.ends.observed.rebalanced();
+                    self.take_in(change, readers).await
                 }
-                Change::Revoked { partitions, release } => {
-                    end(readers, &partitions).await;
-                    let event = Event::Left { partitions: self.ids(&partitions), release };
-                    let _ = self.reading.events.send(event);
-                }
-                Change::Lost(partitions) => {
-                    end(readers, &partitions).await;
-                    let _ = self.reading.events.send(Event::Lost(self.ids(&partitions)));
-                }
+                Err(error) => self.reading.ends.wait(&self.name, &mut backoff, error).await,
+            };
+            if let Err(halt) = taken_in {
+                return halt;
             }
         }
+    }
+
+    async fn take_in(&mut self, change: Change, readers: &mut BTreeMap<u32, Running>) -> Result<(), Halt> {
+        match change {
+            Change::Assigned(partitions) => self.assigned(partitions, readers).await?,
+            Change::Revoked { partitions, release } => {
+                end(readers, &partitions).await;
+                let event = Event::Left { partitions: self.ids(&partitions), release };
+                let _ = self.reading.events.send(event);
+            }
+            Change::Lost(partitions) => {
+                end(readers, &partitions).await;
+                let _ = self.reading.events.send(Event::Lost(self.ids(&partitions)));
+            }
+        }
+        Ok(())
     }
 
     /// The pipeline drains: others may take over at once, without this process's reading on.
@@ -119,17 +127,19 @@ impl MemberTask {
         &mut self,
         partitions: Vec<Partition>,
         readers: &mut BTreeMap<u32, Running>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Halt> {
         let ids: Vec<PartitionId> = self.ids(&partitions.iter().map(|p| p.number).collect::<Vec<_>>());
         let mut positions = match &self.claims {
-            Some(claims) => claims.claim(&ids, &self.name, &self.reading).await?,
+            Some(claims) => claims.claim(&ids, &self.reading.ends).await?,
             None => BTreeMap::new(),
         };
         for (partition, id) in partitions.into_iter().zip(ids) {
-            let position = positions.remove(&id);
-            self.refuse_other_log(&partition, position.as_ref()).await?;
+            let mut position = positions.remove(&id);
+            if let Some(position) = &mut position {
+                self.settle(&partition, position).await?;
+            }
             let start = position.as_ref().map_or(partition.begin, |p| p.offset);
-            let reader = self.open(&partition, start).await?;
+            let Some(reader) = self.open(&partition, start).await? else { continue };
             let credit = Arc::new(Credit::new(self.credit_bytes));
             let found = FoundPartition {
                 id,
@@ -137,7 +147,7 @@ impl MemberTask {
                 incarnation: partition.incarnation,
                 begin: partition.begin,
             };
-            self.reading.observed.assigned(id, &partition.name, start, partition.extent);
+            self.reading.ends.observed.assigned(id, &partition.name, start, partition.extent);
             // Before anything that its reader sends.
             let _ =
                 self.reading.events.send(Event::Assigned { found, position, credit: Arc::clone(&credit) });
@@ -155,32 +165,32 @@ impl MemberTask {
         Ok(())
     }
 
-    async fn refuse_other_log(&self, found: &Partition, position: Option<&Position>) -> Result<(), String> {
-        let Some(position) = position else { return Ok(()) };
-        let same = self.source.lock().await.is_same_log(found, &position.incarnation).await;
-        match same {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(format!(
-                "{} is not the log that was read before ({} then, {} now); run `wasmill reset` to read it from its start",
-                found.name, position.incarnation, found.incarnation
-            )),
-            Err(e) => Err(e.to_string()),
+    /// A position counts in its own log alone. One that was written when the log had another name for it
+    /// takes today's.
+    async fn settle(&self, found: &Partition, position: &mut Position) -> Result<(), Halt> {
+        let same = insist!(
+            self.reading.ends,
+            &self.name,
+            self.source.lock().await.is_same_log(found, &position.incarnation)
+        );
+        if same? {
+            position.incarnation.clone_from(&found.incarnation);
+            return Ok(());
         }
+        Err(Halt::Failed(format!(
+            "{} is not the log that was read before ({} then, {} now); run `wasmill reset` to read it from its start",
+            found.name, position.incarnation, found.incarnation
+        )))
     }
 
-    async fn open(&self, partition: &Partition, start: u64) -> Result<Box<dyn Reader>, String> {
-        let mut backoff = Backoff::new();
-        loop {
-            match self.source.lock().await.open(partition.number, start).await {
-                Ok(reader) => return Ok(reader),
-                Err(ConnectorError::Fatal(text)) => return Err(text),
-                Err(ConnectorError::Disconnected { what, cause }) => {
-                    self.reading.health.ill(&self.name, &format!("{what}: {cause}"));
-                    tracing::warn!(source = %self.name, %what, %cause, "the source is away");
-                }
-            }
-            tokio::time::sleep(backoff.next()).await;
-        }
+    /// A reader; none where the partition was taken away meanwhile, which the next change tells.
+    async fn open(&self, partition: &Partition, start: u64) -> Result<Option<Box<dyn Reader>>, Halt> {
+        let opened = async || match self.source.lock().await.open(partition.number, start).await {
+            Ok(reader) => Ok(Some(reader)),
+            Err(ConnectorError::Outdated(_)) => Ok(None),
+            Err(error) => Err(error),
+        };
+        insist!(self.reading.ends, &self.name, opened())
     }
 }
 

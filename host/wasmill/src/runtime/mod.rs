@@ -35,6 +35,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use wasmill_engine::position::PartitionId;
 use wasmill_engine::prefix::Prefix;
+use wasmill_engine::state::StateStore;
 
 use crate::cli::{Exit, RunFailure, RunOptions, Runtime};
 use crate::spec::Pipeline;
@@ -47,6 +48,7 @@ use members::{MemberTask, SharedSource};
 use observe::{Observed, Snapshot};
 use progress::grouped;
 use readers::{Credit, ReaderTask, Reading};
+use retry::Ends;
 use workers::Worker;
 
 /// The most raw bytes that one poll of a reader asks for.
@@ -152,27 +154,30 @@ async fn run_one(
 ) -> anyhow::Result<Value> {
     let name = &pipeline.name;
     let observed = Arc::new(Observed::new(name, &pages.registry)?);
+    let ends = Ends { health: Arc::clone(&pages.health), observed };
+    let mut kept = None;
     let ended = loop {
         let until = stopped.clone();
-        match run_once(&pipeline, &pages, &observed, until).await? {
+        match run_once(&pipeline, &pages, &ends, &mut kept, until).await? {
             Ok(ended) => break ended,
             Err(fenced) => tracing::warn!(pipeline = %name, %fenced, "beginning again from what is stored"),
         }
     };
-    Ok(summary(name, ended, &observed.snapshot()))
+    Ok(summary(name, ended, &ends.observed.snapshot()))
 }
 
 /// Runs a pipeline from what is stored; answers why, if it must begin again.
 async fn run_once(
     pipeline: &Pipeline,
     pages: &Pages,
-    observed: &Arc<Observed>,
+    ends: &Ends,
+    kept: &mut Option<Arc<dyn StateStore>>,
     mut stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<Result<Ended, String>> {
     let started = Instant::now();
     let name = pipeline.name.clone();
     let assembled = tokio::select! {
-        assembled = assemble(pipeline, &pages.health) => assembled?,
+        assembled = assemble(pipeline, ends, kept) => assembled?,
         // Stopped while it waited for something that is away: nothing was read yet.
         _ = stopped.wait_for(|stop| *stop) => return Ok(Ok(Ended::Stopped)),
     };
@@ -198,8 +203,7 @@ async fn run_once(
         batch_messages_max: pipeline.batch_size,
         batch_bytes_max: POLL_BYTES_MAX.min(credit_bytes),
         events: events.clone(),
-        health: Arc::clone(&pages.health),
-        observed: Arc::clone(observed),
+        ends: ends.clone(),
     };
     let credits =
         start_readers(&assembled.sources, &assembled.inputs, &reading, credit_bytes, &read_until).await?;
@@ -227,8 +231,7 @@ async fn run_once(
         routes: Arc::clone(&assembled.routes),
         store: assembled.store,
         events: events.clone(),
-        health: Arc::clone(&pages.health),
-        observed: Arc::clone(observed),
+        ends: ends.clone(),
         looked_ahead: None,
     };
     let committer = tokio::spawn(committer.run(commits));
@@ -236,7 +239,7 @@ async fn run_once(
     let (drawn, draw_until) = watch::channel(false);
     let drawing = std::io::stderr()
         .is_terminal()
-        .then(|| tokio::spawn(progress::draw(name.clone(), Arc::clone(observed), draw_until)));
+        .then(|| tokio::spawn(progress::draw(name.clone(), Arc::clone(&ends.observed), draw_until)));
     pages.health.well(&name);
 
     let coordinate = Coordinate {
@@ -256,7 +259,7 @@ async fn run_once(
             shutdown_timeout: pipeline.shutdown_timeout,
             idle_timeout: pipeline.idle_timeout,
         },
-        observed: Arc::clone(observed),
+        observed: Arc::clone(&ends.observed),
     };
     let ended =
         tokio::task::spawn_blocking(move || coordinate.run()).await.context("the coordinator panicked")?;
@@ -280,8 +283,10 @@ async fn run_once(
         Err(_) => tokio::time::timeout(timeout, committer.abandon()).await.map(Ok),
     };
     closed
-        .unwrap_or_else(|_| Err(format!("the sinks could not be closed within {} s", timeout.as_secs())))
-        .map_err(|text| RunFailure { exit: Exit::Outside, text: format!("{name}: {text}") })?;
+        .unwrap_or_else(|_| {
+            Err(Halt::Failed(format!("the sinks could not be closed within {} s", timeout.as_secs())))
+        })
+        .map_err(|halt| RunFailure { exit: Exit::Outside, text: format!("{name}: {halt}") })?;
     Ok(ended)
 }
 
@@ -301,7 +306,7 @@ async fn start_readers(
             .map_err(|e| RunFailure { exit: Exit::Outside, text: e.to_string() })?;
         let credit = Arc::new(Credit::new(credit_bytes));
         credits.insert(input.id, Arc::clone(&credit));
-        reading.observed.assigned(input.id, &input.name, input.start, input.extent);
+        reading.ends.observed.assigned(input.id, &input.name, input.start, input.extent);
         let task = ReaderTask {
             id: input.id,
             name: input.name.clone(),

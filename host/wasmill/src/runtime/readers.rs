@@ -10,9 +10,7 @@ use wasmill_connect::{ConnectorError, Polled, Reader};
 
 use super::alarm::Alarm;
 use super::coordinate::Event;
-use super::health::Health;
-use super::observe::Observed;
-use super::retry::Backoff;
+use super::retry::{Backoff, Ends};
 use wasmill_engine::position::PartitionId;
 
 /// How many raw bytes of a partition may be on their way at once. One batch may go beyond it.
@@ -53,7 +51,7 @@ impl Credit {
 }
 
 /// How long a reader that was away must wait without an error to be called back.
-const QUIET: Duration = Duration::from_secs(1);
+pub(super) const QUIET: Duration = Duration::from_secs(1);
 
 /// What all reader tasks of a pipeline need.
 #[derive(Clone)]
@@ -61,8 +59,7 @@ pub(super) struct Reading {
     pub batch_messages_max: usize,
     pub batch_bytes_max: usize,
     pub events: Sender<Event>,
-    pub health: Arc<Health>,
-    pub observed: Arc<Observed>,
+    pub ends: Ends,
 }
 
 /// What one reader task needs.
@@ -87,7 +84,7 @@ impl ReaderTask {
         };
         // The coordinator may be gone already: then nobody needs to know.
         let _ = self.reading.events.send(last);
-        self.reading.health.well(&self.name);
+        self.reading.ends.health.well(&self.name);
     }
 
     async fn read(&mut self) -> Event {
@@ -96,9 +93,9 @@ impl ReaderTask {
             if !self.credit.is_left() {
                 let since = Instant::now();
                 self.credit.wait().await;
-                self.reading.observed.held_back(since.elapsed());
+                self.reading.ends.observed.held_back(since.elapsed());
             }
-            let Reading { batch_messages_max, batch_bytes_max, events, health, observed } = &self.reading;
+            let Reading { batch_messages_max, batch_bytes_max, events, ends } = &self.reading;
             let polled = self.reader.poll(*batch_messages_max, *batch_bytes_max);
             let polled = match backoff.is_waiting() {
                 false => polled.await,
@@ -106,16 +103,15 @@ impl ReaderTask {
                 true => match tokio::time::timeout(QUIET, polled).await {
                     Ok(polled) => polled,
                     Err(_) => {
-                        backoff.end();
-                        health.well(&self.name);
+                        ends.well(&self.name, &mut backoff);
                         continue;
                     }
                 },
             };
             match polled {
                 Ok(Polled::Records(mut raw)) => {
-                    if backoff.end() {
-                        health.well(&self.name);
+                    if backoff.is_waiting() {
+                        ends.well(&self.name, &mut backoff);
                     }
                     raw.partition = self.id;
                     self.credit.take(raw.held_bytes());
@@ -124,16 +120,15 @@ impl ReaderTask {
                     }
                 }
                 Ok(Polled::End) => return Event::End(self.id),
-                Err(ConnectorError::Fatal(text)) => return Event::Failed(text),
-                Err(ConnectorError::Disconnected { what, cause }) => {
-                    health.ill(&self.name, &format!("{what}: {cause}"));
-                    observed.away();
-                    if events.send(Event::Away(self.id)).is_err() {
+                Err(error) => {
+                    if matches!(error, ConnectorError::Disconnected { .. })
+                        && events.send(Event::Away(self.id)).is_err()
+                    {
                         return Event::ReaderStopped;
                     }
-                    let wait: Duration = backoff.next();
-                    tracing::warn!(source = %self.name, %what, %cause, again_in_ms = wait.as_millis() as u64, "the source is away");
-                    tokio::time::sleep(wait).await;
+                    if let Err(halt) = ends.wait(&self.name, &mut backoff, error).await {
+                        return halt.into();
+                    }
                 }
             }
         }

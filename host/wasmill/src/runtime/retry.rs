@@ -1,6 +1,14 @@
-//! Waiting before the same is tried again.
+//! Asking again for as long as the other end is away, with what shows that it is.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use wasmill_connect::ConnectorError;
+use wasmill_engine::state::StoreError;
+
+use super::coordinate::Halt;
+use super::health::Health;
+use super::observe::Observed;
 
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);
@@ -34,5 +42,76 @@ impl Backoff {
     /// It went well again; says whether it had failed before.
     pub fn end(&mut self) -> bool {
         std::mem::take(&mut self.tries) > 0
+    }
+}
+
+/// Where it shows that an end of a pipeline is away.
+#[derive(Clone)]
+pub(super) struct Ends {
+    pub health: Arc<Health>,
+    pub observed: Arc<Observed>,
+}
+
+impl Ends {
+    /// Something failed at an end: what stops the run if it can't be waited for, else nothing, once it is
+    /// told and waited for.
+    pub async fn wait(&self, end: &str, backoff: &mut Backoff, error: ConnectorError) -> Result<(), Halt> {
+        let (what, cause) = match error {
+            ConnectorError::Disconnected { what, cause } => (what, cause),
+            ConnectorError::Fatal(text) => return Err(Halt::Failed(text)),
+            ConnectorError::Outdated(text) => return Err(Halt::Fenced(text)),
+        };
+        self.health.ill(end, &format!("{what}: {cause}"));
+        self.observed.away();
+        let wait = backoff.next();
+        tracing::warn!(%end, %what, %cause, again_in_ms = wait.as_millis() as u64, "it is away: nothing is lost, and it is asked again");
+        tokio::time::sleep(wait).await;
+        Ok(())
+    }
+
+    /// An end is there.
+    pub fn well(&self, end: &str, backoff: &mut Backoff) {
+        if backoff.end() {
+            tracing::info!(%end, "it is back");
+        }
+        self.health.well(end);
+    }
+}
+
+/// Asks an end until it answers, or can't: `insist!(ends, "its name", a future)`, which is made anew for each
+/// try. A macro, for the compiler can't show that the future of an async closure may change its thread.
+macro_rules! insist {
+    ($ends:expr, $end:expr, $ask:expr) => {{
+        let mut backoff = $crate::runtime::retry::Backoff::new();
+        loop {
+            // What asking held, as a lock, is let go of before anything is waited for.
+            let answered = $ask.await;
+            match answered {
+                Ok(answer) => {
+                    $ends.well($end, &mut backoff);
+                    break Ok(answer);
+                }
+                Err(error) => {
+                    if let Err(halt) = $ends.wait($end, &mut backoff, error).await {
+                        break Err(halt);
+                    }
+                }
+            }
+        }
+    }};
+}
+pub(super) use insist;
+
+/// A call of a store, off the threads that wait for the network.
+pub(super) async fn off_the_network<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, ConnectorError> {
+    match tokio::task::spawn_blocking(call).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(StoreError::Away { what, cause })) => Err(ConnectorError::Disconnected { what, cause }),
+        // Another process has what this one would have changed.
+        Ok(Err(e @ StoreError::Fenced { .. })) => Err(ConnectorError::Outdated(e.to_string())),
+        Ok(Err(e)) => Err(ConnectorError::Fatal(e.to_string())),
+        Err(e) => Err(ConnectorError::Fatal(format!("the store's thread panicked: {e}"))),
     }
 }

@@ -9,8 +9,8 @@ use wasmill_engine::key::{KeySpec, OnNull, Path as FieldPath};
 
 use super::located::Located;
 use super::raw::{
-    Delivery, Grant, IdleTimeout, Late, Order, RawKey, RawOnNull, RawPipeline, RawPlugin, RawStage, RawState,
-    RawWindow,
+    Delivery, Grant, IdleTimeout, Late, Order, RawKey, RawOnNull, RawPipeline, RawPlugin, RawRedis, RawStage,
+    RawState, RawWindow,
 };
 use super::{
     AggregateStage, BATCH_SIZE_MAX, EpochBounds, HumanDuration, HumanSize, Limits, NAME_BYTES_MAX, Pipeline,
@@ -310,7 +310,7 @@ impl Checker {
         sources: &[Located<SourceSpec>],
     ) -> Option<Duration> {
         match given {
-            None => sources.iter().any(|s| is_shared(&s.value)).then_some(IDLE_TIMEOUT_DEFAULT),
+            None => sources.iter().any(|s| s.value.traits().shared).then_some(IDLE_TIMEOUT_DEFAULT),
             Some(Located { value: IdleTimeout::Off, .. }) => None,
             Some(Located { value: IdleTimeout::After(value), span }) => {
                 Some(self.duration("time.idle_timeout", Some(Located { value, span }), 1, Duration::ZERO))
@@ -319,12 +319,17 @@ impl Checker {
     }
 
     fn state(&mut self, raw: Located<RawState>) -> StateSpec {
-        let url = raw.value.redis.url;
+        let RawRedis { url, ca_file } = raw.value.redis;
         if super::secrets::server_of(&url.value, &REDIS_SCHEMES).is_none() {
             let title = format!("`{}` is no URL of a Redis server", super::secrets::hide(&url.value));
             self.wrong(url.span, title, "expected `redis://HOST:PORT`, or `rediss://…` for an encrypted one");
         }
-        StateSpec::Redis { url: SecretUrl::new(url.value) }
+        if let Some(file) = ca_file.as_ref().filter(|_| !url.value.starts_with("rediss:")) {
+            let title = "`ca_file` is for an encrypted connection, which `url` doesn't ask for";
+            self.wrong(file.span, title, "write `rediss://…` as the `url`, or leave this out");
+        }
+        let ca_file = ca_file.map(|file| self.relative(&file));
+        StateSpec::Redis { url: SecretUrl::new(url.value), ca_file }
     }
 
     fn stages(&mut self, raw: Vec<Located<RawStage>>, plugin_dir: &Path) -> Vec<Located<Stage>> {
@@ -581,18 +586,12 @@ impl Checker {
     }
 }
 
-/// Whether processes can share a source's partitions out: it is a broker. One whose settings can't be right
-/// is told of when it is opened.
-fn is_shared(source: &SourceSpec) -> bool {
-    source.source().is_ok_and(|s| s.traits().shared)
-}
-
 /// How often results are committed where the spec says nothing. Between a broker and a sink that shows
 /// messages at once nobody gains by waiting; files and the like are written in greater pieces.
 fn default_epoch(sources: &[Located<SourceSpec>], sinks: &[Sink]) -> EpochBounds {
-    let shown_at_once = |s: &Sink| s.connector.sink().is_ok_and(|s| !s.traits().transactional);
+    let shown_at_once = |s: &Sink| !s.connector.traits().transactional;
     let at_once = sinks.iter().filter(|s| s.output.is_none()).any(shown_at_once);
-    if at_once && sources.iter().any(|s| is_shared(&s.value)) {
+    if at_once && sources.iter().any(|s| s.value.traits().shared) {
         EPOCH_AT_ONCE
     } else {
         EpochBounds::default()

@@ -53,6 +53,11 @@ impl Environment {
         self.get(name).filter(|v| !v.is_empty())
     }
 
+    /// The variables that say something, by name.
+    pub fn all_given(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().filter(|(_, v)| !v.is_empty()).map(|(n, v)| (n.as_str(), v.as_str()))
+    }
+
     /// Writes what the variables say over the spec. An empty variable says nothing: compose files pass
     /// unset ones on as empty.
     ///

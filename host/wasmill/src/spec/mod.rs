@@ -9,6 +9,7 @@ pub mod de;
 pub mod environment;
 pub mod guarantee;
 pub mod located;
+pub mod near_miss;
 pub mod node;
 mod outside;
 mod raw;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+pub use wasmill_connect::kafka::{KnownProperty, property_of};
 pub use wasmill_connect::table::{SinkSpec, SourceSpec};
 pub use wasmill_connect::units::{HumanDuration, HumanSize, parse_duration};
 

@@ -134,6 +134,8 @@ pub struct RawState {
 pub struct RawRedis {
     /// Its URL: `redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]`; `rediss://` is encrypted.
     pub url: Located<String>,
+    /// With `rediss://`: a file of certificates in PEM that are trusted beside the system's.
+    pub ca_file: Option<Located<String>>,
 }
 
 /// What a pipeline promises about each result.

@@ -12,6 +12,8 @@ pub enum StateSpec {
     Redis {
         /// Its URL: `redis://…` or `rediss://…`.
         url: SecretUrl,
+        /// Certificates that are trusted beside the system's.
+        ca_file: Option<std::path::PathBuf>,
     },
 }
 
@@ -45,7 +47,7 @@ pub enum Kept {
 impl Pipeline {
     /// Whether the processes of a group can share out the partitions of every source.
     fn sources_are_shared(&self) -> bool {
-        self.sources.iter().all(|s| s.source().is_ok_and(|s| s.traits().shared))
+        self.sources.iter().all(|s| s.traits().shared)
     }
 
     /// Whether several processes may run it together.
@@ -66,7 +68,7 @@ impl Pipeline {
     pub fn alone_because(&self) -> Vec<String> {
         let mut reasons = Vec::new();
         for source in &self.sources {
-            if !source.source().is_ok_and(|s| s.traits().shared) {
+            if !source.traits().shared {
                 let name = source.name();
                 reasons.push(format!(
                     "the source `{name}` has no group that shares its partitions out; read from Kafka"

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::environment::Environment;
 use super::node::{Entry, Node, Scalar, Value};
-use super::outside::SourceSpec;
-use super::secrets::{hide, server_of};
+use super::outside::{KnownProperty, SourceSpec, property_of};
+use super::secrets::{hide, is_secret, server_of};
 use super::{BATCH_SIZE_MAX, Pipeline, WORKERS_MAX, check, de};
 use crate::report::{Diagnostic, Problems, Sources, Span, nearest};
 
@@ -64,7 +64,7 @@ const REDIS_SCHEMES: &[&str] = &["redis", "rediss"];
 
 /// All variables of the environment mode, as `docs/configuration.md` lists them.
 #[rustfmt::skip]
-pub const VARIABLES: [Variable; 23] = [
+pub const VARIABLES: [Variable; 24] = [
     variable("BROKER_TYPE", "kafka", Form::OneOf(&["kafka", "nats", "redis"]), "where messages come from and go to; this version has `kafka`"),
     variable("KAFKA_BROKERS", "localhost:9092", Form::Brokers, "`HOST:PORT`, several with commas between"),
     variable("KAFKA_TOPIC", "input-topic", Form::Topic, "the topic that is read"),
@@ -76,6 +76,7 @@ pub const VARIABLES: [Variable; 23] = [
     variable("NATS_CONSUMER", "processor", Form::NatsName, "the durable consumer"),
     variable("NATS_OUTPUT_SUBJECT", "processed", Form::Subject, "the subject that is written"),
     variable("REDIS_URL", "redis://localhost:6379", Form::Url(REDIS_SCHEMES), "the Redis server, of the state and of the streams"),
+    variable("REDIS_CA_FILE", "", Form::Text, "a file of certificates that are trusted for `rediss://` beside the system's"),
     variable("REDIS_STREAM", "events", Form::Text, "the stream that is read"),
     variable("REDIS_GROUP", "stream-processor", Form::Text, "the consumer group"),
     variable("REDIS_OUTPUT_STREAM", "processed", Form::Text, "the stream that is written"),
@@ -89,6 +90,11 @@ pub const VARIABLES: [Variable; 23] = [
     variable("SHUTDOWN_TIMEOUT", "30s", Form::Text, "how long an ordered end may take"),
     variable("ENVIRONMENT", "development", Form::Text, "`development` logs for people, anything else logs JSON"),
 ];
+
+/// What the variables begin with that are librdkafka's settings, for the source, the sinks, or both:
+/// `KAFKA_PROP_SECURITY_PROTOCOL` is `security.protocol`. One variable a setting, so that a secret can come
+/// from where secrets come from, and a value may hold a comma.
+pub const PROPERTY_PREFIX: &str = "KAFKA_PROP_";
 
 /// The address of the HTTP pages where WASMILL_HTTP says nothing: this machine's own.
 pub const HTTP_DEFAULT: &str = "127.0.0.1:9464";
@@ -135,6 +141,7 @@ pub struct Variables<'e> {
     environment: &'e Environment,
     sources: Sources,
     settings: Vec<(&'static str, Setting)>,
+    properties: Vec<(KnownProperty, Setting)>,
 }
 
 impl<'e> Variables<'e> {
@@ -174,7 +181,30 @@ impl<'e> Variables<'e> {
                 }
             }
         }
-        let variables = Self { environment, sources, settings };
+        let mut properties = Vec::new();
+        for (name, value) in environment.all_given().filter(|(n, _)| n.starts_with(PROPERTY_PREFIX)) {
+            let property = property_of(&name[PROPERTY_PREFIX.len()..]);
+            // A name with a typo doesn't say that its value is a secret.
+            let shown = if property.is_ok() && !is_secret(name) { value } else { "…" };
+            let source = sources.add("environment", format!("{name}={shown}"));
+            let at = Span::new(source, 0, name.len());
+            match property {
+                Ok(property) => {
+                    let span = Span::new(source, name.len() + 1, name.len() + 1 + shown.len());
+                    properties.push((property, Setting { value: value.to_owned(), name: at, span }));
+                }
+                Err(near) => {
+                    let title = format!("`{name}` names no setting of librdkafka");
+                    let label = "expected its name in capitals, with `_` for each `.`, behind `KAFKA_PROP_`";
+                    let diagnostic = Diagnostic::at(at, title, label);
+                    diagnostics.push(match near {
+                        Some(near) => diagnostic.help(format!("did you mean `{PROPERTY_PREFIX}{near}`?")),
+                        None => diagnostic.help("librdkafka's CONFIGURATION.md lists them"),
+                    });
+                }
+            }
+        }
+        let variables = Self { environment, sources, settings, properties };
         if diagnostics.is_empty() {
             diagnostics.extend(variables.missing_connector());
         }
@@ -300,17 +330,36 @@ impl<'e> Variables<'e> {
         let span = self.setting("BROKER_TYPE").map(|s| s.span).unwrap_or_default();
         // Every setting of the table with a default is there.
         let node = |name: &str| self.setting(name).map_or_else(|| text("", span), Setting::node);
-        let end = |settings: Vec<Entry>| map(vec![entry("kafka", map(settings, span))], span);
+        let end = |mut settings: Vec<Entry>, has: fn(&KnownProperty) -> bool| {
+            let properties: Vec<Entry> = self
+                .properties
+                .iter()
+                .filter(|(property, _)| has(property))
+                .map(|(property, setting)| Entry {
+                    key: property.name.to_owned(),
+                    key_span: setting.name,
+                    node: setting.node(),
+                })
+                .collect();
+            if !properties.is_empty() {
+                settings.push(entry("properties", map(properties, span)));
+            }
+            map(vec![entry("kafka", map(settings, span))], span)
+        };
+        let (source, sink): (fn(&KnownProperty) -> bool, _) = (|p| p.source, |p: &KnownProperty| p.sink);
         let name = self.setting("KAFKA_GROUP_ID").map(|s| s.span).unwrap_or(span);
         let mut root = vec![
             entry("name", text(&fit(self.value("KAFKA_GROUP_ID")), name)),
             entry(
                 "source",
-                end(vec![
-                    entry("brokers", node("KAFKA_BROKERS")),
-                    entry("topic", node("KAFKA_TOPIC")),
-                    entry("group", node("KAFKA_GROUP_ID")),
-                ]),
+                end(
+                    vec![
+                        entry("brokers", node("KAFKA_BROKERS")),
+                        entry("topic", node("KAFKA_TOPIC")),
+                        entry("group", node("KAFKA_GROUP_ID")),
+                    ],
+                    source,
+                ),
             ),
             entry("workers", plain(node("WORKER_COUNT"))),
             entry("batch_size", plain(node("BATCH_SIZE"))),
@@ -318,20 +367,24 @@ impl<'e> Variables<'e> {
             entry("stages", stages),
             entry(
                 "sink",
-                end(vec![
-                    entry("brokers", node("KAFKA_BROKERS")),
-                    entry("topic", node("KAFKA_OUTPUT_TOPIC")),
-                    entry("key", text("id", span)),
-                ]),
+                end(
+                    vec![
+                        entry("brokers", node("KAFKA_BROKERS")),
+                        entry("topic", node("KAFKA_OUTPUT_TOPIC")),
+                        entry("key", text("id", span)),
+                    ],
+                    sink,
+                ),
             ),
             entry("http", text(HTTP_DEFAULT, span)),
         ];
         if let Some(topic) = self.setting("KAFKA_DLQ_TOPIC") {
             let dead = vec![entry("brokers", node("KAFKA_BROKERS")), entry("topic", topic.node())];
-            root.push(entry("dead_letter", end(dead)));
+            root.push(entry("dead_letter", end(dead, sink)));
         }
         if self.value("USE_DISTRIBUTED_STATE") == "true" {
-            let redis = map(vec![entry("url", node("REDIS_URL"))], span);
+            let file = self.setting("REDIS_CA_FILE").map(|s| entry("ca_file", s.node()));
+            let redis = map([entry("url", node("REDIS_URL"))].into_iter().chain(file).collect(), span);
             root.push(entry("state", map(vec![entry("redis", redis)], span)));
         }
         map(root, span)

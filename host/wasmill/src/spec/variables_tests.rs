@@ -52,6 +52,7 @@ fn each_variable_has_a_default_and_takes_good_values_and_refuses_bad_ones() {
         ("NATS_CONSUMER", Some("processor"), "p-1", "p-1", "a b", "a name without"),
         ("NATS_OUTPUT_SUBJECT", Some("processed"), "out.events", "out.events", "out.*", "a subject without"),
         ("REDIS_URL", Some("redis://localhost:6379"), "rediss://u:p@h:1/2", "rediss://u:p@h:1/2", "localhost:6379", "redis://HOST:PORT"),
+        ("REDIS_CA_FILE", None, "/ca.pem", "/ca.pem", "a\nb", "without control characters"),
         ("REDIS_STREAM", Some("events"), "s", "s", "a\nb", "without control characters"),
         ("REDIS_GROUP", Some("stream-processor"), "g", "g", "a\nb", "without control characters"),
         ("REDIS_OUTPUT_STREAM", Some("processed"), "o", "o", "a\nb", "without control characters"),
@@ -188,7 +189,8 @@ fn each_variable_changes_what_it_names() {
         ("DATA_DIR", "/d"),
         ("SHUTDOWN_TIMEOUT", "5s"),
         ("USE_DISTRIBUTED_STATE", "on"),
-        ("REDIS_URL", "redis://:hunter2@h:1/0"),
+        ("REDIS_URL", "rediss://:hunter2@h:1/0"),
+        ("REDIS_CA_FILE", "/ca.pem"),
         ("WASMILL_HTTP", "off"),
         ("WASMILL_EPOCH__INTERVAL", "1s"),
         ("WASMILL_TIME__IDLE_TIMEOUT", "off"),
@@ -198,8 +200,9 @@ fn each_variable_changes_what_it_names() {
     assert_eq!((p.plugin_dir.as_path(), p.data_dir.as_deref()), (Path::new("/p"), Some(Path::new("/d"))));
     assert_eq!((p.http, p.idle_timeout), (None, None));
     assert_eq!((p.shutdown_timeout, p.epoch.interval), (Duration::from_secs(5), Duration::from_secs(1)));
-    let StateSpec::Redis { url } = &p.state else { panic!("{:?}", p.state) };
-    assert_eq!(url.reveal(), "redis://:hunter2@h:1/0");
+    let StateSpec::Redis { url, ca_file } = &p.state else { panic!("{:?}", p.state) };
+    assert_eq!(url.reveal(), "rediss://:hunter2@h:1/0");
+    assert_eq!(ca_file.as_deref(), Some(Path::new("/ca.pem")));
     assert!(!format!("{p:?}").contains("hunter2"));
     assert_eq!((p.kept(), p.sharing()), (Kept::Redis, Sharing::Store));
     let source = serde_json::to_value(&p.sources[0]).expect("settings");
@@ -212,6 +215,40 @@ fn each_variable_changes_what_it_names() {
     assert_eq!(dead["kafka"]["topic"], "dead");
     let named = build(&with(&[("WASMILL_NAME", "mine")]), &seed()).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(named.name, "mine");
+}
+
+#[test]
+fn any_setting_of_librdkafka_is_passed_to_the_ends_that_have_it() {
+    let environment = with(&[
+        ("KAFKA_DLQ_TOPIC", "dead"),
+        ("KAFKA_PROP_SECURITY_PROTOCOL", "sasl_ssl"),
+        ("KAFKA_PROP_SASL_PASSWORD", "hunter2,with=signs"),
+        ("KAFKA_PROP_SESSION_TIMEOUT_MS", "6000"),
+        ("KAFKA_PROP_LINGER_MS", "7"),
+        ("KAFKA_PROP_COMPRESSION_TYPE", ""),
+    ]);
+    let p = build(&environment, &seed()).unwrap_or_else(|e| panic!("{e}"));
+    let source = serde_json::to_value(&p.sources[0]).expect("settings");
+    let sinks = [&p.sinks[0].connector, p.dead_letter.as_ref().expect("dead letters")];
+    let both = serde_json::json!({ "security.protocol": "sasl_ssl", "sasl.password": "hunter2,with=signs" });
+    let with = |name: &str, value: &str| {
+        let mut all = both.clone();
+        all[name] = value.into();
+        all
+    };
+    assert_eq!(source["kafka"]["properties"], with("session.timeout.ms", "6000"));
+    for sink in sinks {
+        let sink = serde_json::to_value(sink).expect("settings");
+        assert_eq!(sink["kafka"]["properties"], with("linger.ms", "7"));
+    }
+    let wrong = self::with(&[("KAFKA_PROP_SASL_PASWORD", "hunter2"), ("KAFKA_PROP_Q", "1")]);
+    let shown = build(&wrong, &seed()).expect_err("two typos");
+    for part in
+        ["KAFKA_PROP_SASL_PASWORD", "did you mean `KAFKA_PROP_SASL_PASSWORD`?", "`KAFKA_PROP_Q` names no"]
+    {
+        assert!(shown.contains(part), "no {part:?} in\n{shown}");
+    }
+    assert!(!shown.contains("hunter2"), "{shown}");
 }
 
 #[test]

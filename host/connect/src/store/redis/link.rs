@@ -1,12 +1,41 @@
 //! A connection to Redis that is made anew when it broke, and what each error means.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use redis::{Client, Connection, ErrorKind, RedisError, RedisResult, ServerErrorKind};
+use redis::{Client, Connection, ErrorKind, RedisError, RedisResult, ServerErrorKind, TlsCertificates};
 use wasmill_engine::state::StoreError;
 
 /// How long Redis may take to take a connection, or to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where a Redis server is, and how it is known for the right one.
+#[derive(Clone, Default)]
+pub struct RedisAddress {
+    /// `redis://…`, or `rediss://…` for TLS.
+    pub url: String,
+    /// With TLS: a file of certificates in PEM that are trusted beside the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl<T: AsRef<str>> From<T> for RedisAddress {
+    fn from(url: T) -> Self {
+        Self { url: url.as_ref().to_owned(), ca_file: None }
+    }
+}
+
+impl RedisAddress {
+    fn client(&self) -> Result<Client, String> {
+        let Some(file) = &self.ca_file else { return open(&self.url) };
+        let shown = file.display();
+        let root_cert = std::fs::read(file)
+            .map_err(|e| format!("its `ca_file` {shown} can't be read: {}", crate::os::cause(&e)))?;
+        let trusted = TlsCertificates { client_tls: None, root_cert: Some(root_cert) };
+        Client::build_with_tls(self.url.as_str(), trusted).map_err(|e| {
+            format!("with the certificates of {shown}: {e}; the file must hold certificates in PEM, and the address must begin with rediss://")
+        })
+    }
+}
 
 /// Checks a Redis address; answers it as it may be shown, without its password.
 ///
@@ -46,8 +75,9 @@ pub(super) struct Link {
 
 impl Link {
     /// A link to an address; nothing is connected yet.
-    pub fn new(url: &str) -> Result<Self, StoreError> {
-        let client = open(url).map_err(|cause| StoreError::Io { what: "cannot open Redis".into(), cause })?;
+    pub fn new(at: &RedisAddress) -> Result<Self, StoreError> {
+        let client =
+            at.client().map_err(|cause| StoreError::Io { what: "cannot open Redis".into(), cause })?;
         Ok(Self { address: shown(&client), client, connection: None })
     }
 
@@ -97,6 +127,9 @@ impl Link {
             (_, Some("WRONGTYPE")) => {
                 fatal("something else is stored under this pipeline's keys: use another database or name")
             }
+            _ if is_mistrust(error) => fatal(
+                "the server's certificate is not trusted: name a file with its issuer's as `ca_file` (REDIS_CA_FILE), or put that into the system's store; the certificate must be for the host in the address",
+            ),
             // A server that loads, fails over or can't write its log is one to wait for.
             (
                 ErrorKind::Io
@@ -118,4 +151,9 @@ impl Link {
             _ => StoreError::Io { what, cause: error.to_string() },
         }
     }
+}
+
+/// Whether a server that answered could not prove that it is the right one: waiting won't help.
+fn is_mistrust(error: &RedisError) -> bool {
+    error.to_string().contains("certificate verify failed")
 }
