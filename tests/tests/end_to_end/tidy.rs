@@ -8,7 +8,7 @@ use wasmill_tests::{Place, home};
 /// The folders with code of ours.
 const CODE: [&str; 4] = ["host", "sdk", "plugins", "tests"];
 /// Every file with unsafe code, and why it needs it.
-const UNSAFE: [(&str, &str); 5] = [
+const UNSAFE: [(&str, &str); 6] = [
     ("host/plugin/src/artifact.rs", "loads compiled components; their origin is authenticated"),
     ("host/connect/src/kafka/admin.rs", "two admin calls of librdkafka that rdkafka lacks"),
     ("host/connect/src/kafka/queue.rs", "records from librdkafka, some at a time"),
