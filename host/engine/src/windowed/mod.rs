@@ -149,6 +149,13 @@ impl Windowed {
         // What goes out of open windows has its place between what closes; else only a message that is late
         // for some of its windows must not meet them.
         let ordered = self.spec.emit != Emit::Close;
+        // Looked up together: the processor waits for the memory of many keys at once, not of one by one.
+        let hints: Vec<Option<Place>> = batch
+            .frame
+            .view()
+            .iter()
+            .map(|message| self.table.find(message.key().unwrap_or_default(), None))
+            .collect();
         for (index, message) in batch.frame.view().iter().enumerate() {
             let time = message.timestamp();
             if time == TIMESTAMP_NONE {
@@ -163,12 +170,12 @@ impl Windowed {
             }
             let key = message.key().unwrap_or_default();
             if self.spec.emit == Emit::Update
-                && self.table.find(key).is_some_and(|p| self.table.at(p).in_segment)
+                && self.table.find(key, hints[index]).is_some_and(|p| self.table.at(p).in_segment)
             {
                 // Its value goes out after each of its messages.
                 self.close_segment(batch, origins, way);
             }
-            self.join(batch, index, origins, way);
+            self.join(batch, (index, hints[index]), origins, way);
             if let Emit::Every(_) = self.spec.emit {
                 self.expect_tick(stamp);
             }
@@ -176,10 +183,17 @@ impl Windowed {
         self.close_segment(batch, origins, way);
     }
 
-    fn join(&mut self, batch: &Batch, index: usize, origins: Origins<'_>, way: &mut Way<'_>) {
+    /// Puts a message to its part; `hint` is where its key was at the beginning of the batch.
+    fn join(
+        &mut self,
+        batch: &Batch,
+        (index, hint): (usize, Option<Place>),
+        origins: Origins<'_>,
+        way: &mut Way<'_>,
+    ) {
         match self.spec.window.0 {
-            Kind::Paned(panes) => self.join_pane(panes, batch, index, origins, way),
-            Kind::Session { gap_ms } => self.join_session(gap_ms, batch, index, origins, way),
+            Kind::Paned(panes) => self.join_pane(panes, batch, (index, hint), origins, way),
+            Kind::Session { gap_ms } => self.join_session(gap_ms, batch, (index, hint), origins, way),
         }
     }
 

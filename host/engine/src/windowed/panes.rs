@@ -9,6 +9,10 @@ use crate::lane::Way;
 use crate::stage::Origins;
 use crate::window::{Emit, Panes};
 
+/// How many keys' panes are merged side by side: so many that a call costs little, so few that they stay in
+/// the processor's cache from one merge to the next.
+const MERGE_KEYS_MAX: usize = 256;
+
 /// Windows of one key, by end, that are asked for together.
 type Asked = (Place, Vec<i64>);
 
@@ -92,7 +96,7 @@ impl Windowed {
         &mut self,
         panes: Panes,
         batch: &Batch,
-        index: usize,
+        (index, hint): (usize, Option<Place>),
         origins: Origins<'_>,
         way: &mut Way<'_>,
     ) {
@@ -102,7 +106,7 @@ impl Windowed {
         if panes.last_end(time) <= closed {
             return self.late(batch, index, origins, way);
         }
-        let place = self.table.place(message.key().unwrap_or_default());
+        let place = self.table.place(message.key().unwrap_or_default(), hint);
         let (start, end) = panes.pane_of(time);
         let at = match self.table.at(place).find(start) {
             Ok(at) => at,
@@ -118,7 +122,8 @@ impl Windowed {
 
     /// Fires the windows of one end.
     pub(super) fn close_panes(&mut self, panes: Panes, end: i64, places: &[Place], way: &mut Way<'_>) {
-        for some in places.chunks(FINISH_WINDOWS_MAX) {
+        let at_once = if self.spec.window.is_one_part() { FINISH_WINDOWS_MAX } else { MERGE_KEYS_MAX };
+        for some in places.chunks(at_once) {
             let due: Vec<Place> =
                 some.iter().copied().filter(|p| has_window(panes, self.table.at(*p), end)).collect();
             let start = end - panes.length_ms();

@@ -120,7 +120,7 @@ impl Windowed {
             self.settle(touched, Vec::new());
         }
         for (index, _) in segment.items {
-            self.join(batch, index, origins, way);
+            self.join(batch, (index, None), origins, way);
             self.close_segment(batch, origins, way);
         }
     }
@@ -129,6 +129,8 @@ impl Windowed {
     fn settle(&mut self, touched: &Touched, accumulator: Vec<u8>) {
         let place = touched.place;
         let emit = self.spec.emit;
+        // What is merged and kept reaches no further than the last window that fired.
+        let may_be_merged = touched.start < self.closed(self.time);
         let is_session = matches!(self.spec.window.0, Kind::Session { .. });
         let keyed = self.table.at_mut(place);
         keyed.in_segment = false;
@@ -138,7 +140,7 @@ impl Windowed {
         if touched.took > 0 {
             part.accumulator = accumulator;
             note_fold(part, touched.took, touched.stamps, emit);
-            if let Some(run) = &mut keyed.run {
+            if let Some(run) = keyed.run.as_mut().filter(|_| may_be_merged) {
                 run.forget(touched.start);
             }
             self.table.mark_dirty(place, at);

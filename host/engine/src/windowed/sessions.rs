@@ -31,7 +31,7 @@ impl Windowed {
         &mut self,
         gap_ms: i64,
         batch: &Batch,
-        index: usize,
+        (index, hint): (usize, Option<Place>),
         origins: Origins<'_>,
         way: &mut Way<'_>,
     ) {
@@ -40,7 +40,7 @@ impl Windowed {
         let key = message.key().unwrap_or_default();
         let closed = self.closed(stamp);
         let near = |windows: &Self| {
-            let place = windows.table.find(key)?;
+            let place = windows.table.find(key, hint)?;
             Some((place, windows.near(place, time, gap_ms)))
         };
         let is_closed = |windows: &Self, (place, near): &(Place, std::ops::Range<usize>)| {
@@ -71,7 +71,7 @@ impl Windowed {
             }
             None if end <= closed => self.late(batch, index, origins, way),
             None => {
-                let place = self.table.place(key);
+                let place = self.table.place(key, None);
                 let at = self.table.at(place).find(time).unwrap_or_else(|at| at);
                 self.table.insert(place, at, new_part(time, end));
                 register(&mut self.table, place, at);

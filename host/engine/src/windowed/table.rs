@@ -129,17 +129,21 @@ impl Table {
         }
     }
 
-    pub fn find(&self, key: &[u8]) -> Option<Place> {
+    /// The key's place, if it has one; `hint` is where it was.
+    pub fn find(&self, key: &[u8], hint: Option<Place>) -> Option<Place> {
+        // The empty key may also be that of a place that is free.
+        if let Some(place) = hint.filter(|p| !key.is_empty() && *self.at(*p).key == *key) {
+            return Some(place);
+        }
         self.index.find(xxh3_64(key), |p| *self.at(*p).key == *key).copied()
     }
 
-    /// The key's place, made where it has none.
-    pub fn place(&mut self, key: &[u8]) -> Place {
-        let hash = xxh3_64(key);
-        let keys = &self.keys;
-        if let Some(place) = self.index.find(hash, |p| *keys[*p as usize].key == *key) {
-            return *place;
+    /// The key's place, made where it has none; `hint` is where it was.
+    pub fn place(&mut self, key: &[u8], hint: Option<Place>) -> Place {
+        if let Some(place) = self.find(key, hint) {
+            return place;
         }
+        let hash = xxh3_64(key);
         let keyed = Keyed { key: key.into(), due: NEVER, ..Keyed::default() };
         let place = match self.free.pop() {
             Some(place) => {
@@ -297,7 +301,7 @@ impl Table {
                 damage = Some("a window's value can't be read");
                 return;
             };
-            let place = self.place(key);
+            let place = self.place(key, None);
             let at = self.at(place).find(part.start).unwrap_or_else(|at| at);
             self.insert(place, at, part);
             each(self, place, at);
