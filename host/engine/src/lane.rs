@@ -75,7 +75,7 @@ pub struct LaneEpoch {
 
 enum LaneStage {
     Stage(Stage),
-    Window(Windowed),
+    Window(Box<Windowed>),
     Running(Running),
 }
 
@@ -108,7 +108,9 @@ impl Lane {
                     LaneStage::Stage(Stage::with_state(spec, Arc::new(Mutex::new(state))))
                 }
                 KeyedSpec::Stage(spec) => LaneStage::Stage(Stage::new(spec)),
-                KeyedSpec::Window(spec) => LaneStage::Window(Windowed::new(spec, number, key_groups)),
+                KeyedSpec::Window(spec) => {
+                    LaneStage::Window(Box::new(Windowed::new(spec, number, key_groups)))
+                }
                 KeyedSpec::Running(spec) => LaneStage::Running(Running::new(spec, number, key_groups)),
             };
             if let LaneStage::Window(windowed) = &mut stage {
