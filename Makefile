@@ -76,7 +76,7 @@ test: setup-test guests typed-js ## Runs all tests
 .PHONY: test-long
 test-long: setup-test guests typed-js build ## Runs what takes rounds: make test-long SEEDS=100000 KILL_ROUNDS=200
 	@echo "$(SEEDS) simulator seeds, $(KILL_ROUNDS) kill rounds"
-	@WASMILL_SEEDS=$(SEEDS) cargo test --release --workspace --test law_one
+	@WASMILL_SEEDS=$(SEEDS) cargo test --release --workspace --test law_one --test windows
 	@WASMILL_KILL_ROUNDS=$(KILL_ROUNDS) cargo test --release --workspace --test end_to_end
 	@WASMILL_KILL_ROUNDS=$(KAFKA_ROUNDS) WASMILL_STOP_SECONDS=60 cargo test --release --workspace --test kafka
 

@@ -53,9 +53,15 @@ impl Aggregator {
     }
 
     /// Folds messages into accumulators, in the items' order for each accumulator.
-    pub fn fold(&mut self, batch: &Batch, items: &[Item], accumulators: &mut [Vec<u8>]) -> Vec<Unfolded> {
+    pub fn fold(
+        &mut self,
+        batch: &Batch,
+        origins: Origins<'_>,
+        items: &[Item],
+        accumulators: &mut [Vec<u8>],
+    ) -> Vec<Unfolded> {
         let mut unfolded = Vec::new();
-        self.fold_some(batch, items, accumulators, None, &mut unfolded);
+        self.fold_some((batch, origins), items, accumulators, None, &mut unfolded);
         unfolded
     }
 
@@ -63,18 +69,19 @@ impl Aggregator {
     pub fn scan(
         &mut self,
         batch: &Batch,
+        origins: Origins<'_>,
         items: &[Item],
         accumulators: &mut [Vec<u8>],
         answers: &mut Vec<Answer>,
     ) -> Vec<Unfolded> {
         let mut unfolded = Vec::new();
-        self.fold_some(batch, items, accumulators, Some(answers), &mut unfolded);
+        self.fold_some((batch, origins), items, accumulators, Some(answers), &mut unfolded);
         unfolded
     }
 
     fn fold_some(
         &mut self,
-        batch: &Batch,
+        batch: (&Batch, Origins<'_>),
         items: &[Item],
         accumulators: &mut [Vec<u8>],
         mut answers: Option<&mut Vec<Answer>>,
@@ -100,7 +107,7 @@ impl Aggregator {
 
     fn try_fold(
         &mut self,
-        batch: &Batch,
+        (batch, origins): (&Batch, Origins<'_>),
         items: &[Item],
         accumulators: &mut [Vec<u8>],
         answers: Option<&mut Vec<Answer>>,
@@ -121,7 +128,7 @@ impl Aggregator {
         for (accumulator, indices) in &groups {
             writer.push(&accumulators[*accumulator], indices.iter().copied());
         }
-        let mut cx = self.context(batch);
+        let mut cx = context(self.plugin.info(), &self.stage, batch, 0..batch.len(), origins);
         let frame = batch.frame.as_bytes();
         let (edits, blobs) = if answers.is_some() {
             let (edits, blobs) = self.guest.scan(frame, &writer.finish(), &mut cx, trial)?;
@@ -150,10 +157,6 @@ impl Aggregator {
             answers.push(Answer::Edits { range: 0..batch.len(), bytes, emits });
         }
         Ok(())
-    }
-
-    fn context(&self, batch: &Batch) -> CallContext {
-        context(self.plugin.info(), &self.stage, batch, 0..batch.len(), Origins::Source)
     }
 
     /// Merges accumulators two by two, the right one into the left one. A pair that can't be merged is

@@ -7,7 +7,7 @@ use crate::key::lane_of;
 use crate::output::{Outbox, Routes};
 use crate::plugin_state::PluginState;
 use crate::running::{Running, RunningSpec};
-use crate::stage::{Origins, Stage, StageSpec};
+use crate::stage::{Firing, Origins, Stage, StageSpec};
 use crate::state::{Delta, Epoch, StateStore, StoreError};
 use crate::windowed::{WindowSpec, Windowed};
 
@@ -75,7 +75,7 @@ pub struct LaneEpoch {
 
 enum LaneStage {
     Stage(Stage),
-    Window(Windowed),
+    Window(Box<Windowed>),
     Running(Running),
 }
 
@@ -108,9 +108,14 @@ impl Lane {
                     LaneStage::Stage(Stage::with_state(spec, Arc::new(Mutex::new(state))))
                 }
                 KeyedSpec::Stage(spec) => LaneStage::Stage(Stage::new(spec)),
-                KeyedSpec::Window(spec) => LaneStage::Window(Windowed::new(spec, number, key_groups)),
+                KeyedSpec::Window(spec) => {
+                    LaneStage::Window(Box::new(Windowed::new(spec, number, key_groups)))
+                }
                 KeyedSpec::Running(spec) => LaneStage::Running(Running::new(spec, number, key_groups)),
             };
+            if let LaneStage::Window(windowed) = &mut stage {
+                windowed.restore_clock(store.as_ref())?;
+            }
             for group in (0..key_groups).filter(|g| lane_of(*g, key_groups, lanes) == lane) {
                 match &mut stage {
                     LaneStage::Window(windowed) => windowed.restore(store.as_ref(), group)?,
@@ -125,24 +130,16 @@ impl Lane {
 
     /// Takes a run of the virtual log in, then fires what is over.
     pub fn process(&mut self, input: LaneInput) {
+        let (routes, out, counts) = (&*self.routes, &mut self.out, &mut self.counts);
         for mut batch in input.batches {
-            flow(
-                &mut self.stages,
-                &mut batch,
-                Origins::Source,
-                &self.routes,
-                &mut self.out,
-                &mut self.counts,
-            );
+            flow(&mut self.stages, &mut batch, Origins::Source, routes, out, counts);
         }
+        let mut stream_time = input.stream_time;
         for number in 0..self.stages.len() {
             let (stages, behind) = self.stages.split_at_mut(number + 1);
             let Some(LaneStage::Window(windowed)) = stages.last_mut() else { continue };
-            let (routes, counts) = (&self.routes, &mut self.counts);
-            windowed.fire(input.stream_time, routes, &mut self.out, |mut batch, firings, out| {
-                counts.fired += firings.len() as u64;
-                flow(behind, &mut batch, Origins::Windows(firings), routes, out, counts);
-            });
+            windowed.advance(stream_time, &mut Way { routes, out, counts, behind });
+            stream_time = windowed.passes_on(stream_time);
         }
     }
 
@@ -193,6 +190,22 @@ impl Lane {
     }
 }
 
+/// Where a windowed stage sends what leaves it.
+pub(crate) struct Way<'a> {
+    pub routes: &'a Routes,
+    pub out: &'a mut Outbox,
+    pub counts: &'a mut Counts,
+    behind: &'a mut [LaneStage],
+}
+
+impl Way<'_> {
+    /// Sends windows through the stages behind.
+    pub fn pass_on(&mut self, mut batch: Batch, firings: &[Firing]) {
+        let origins = Origins::Windows(firings);
+        flow(self.behind, &mut batch, origins, self.routes, self.out, self.counts);
+    }
+}
+
 /// Sends messages through stages.
 fn flow(
     stages: &mut [LaneStage],
@@ -202,7 +215,8 @@ fn flow(
     out: &mut Outbox,
     counts: &mut Counts,
 ) {
-    for stage in stages {
+    let mut rest = stages;
+    while let Some((stage, behind)) = rest.split_first_mut() {
         if batch.is_empty() {
             break;
         }
@@ -210,10 +224,11 @@ fn flow(
             LaneStage::Stage(stage) => stage.run(batch, origins, routes, out),
             LaneStage::Running(running) => running.run(batch, origins, routes, out),
             LaneStage::Window(windowed) => {
-                windowed.take(batch, routes, out, counts);
-                return count_dropped(batch, counts);
+                count_dropped(batch, counts);
+                return windowed.take(batch, origins, &mut Way { routes, out, counts, behind });
             }
         }
+        rest = behind;
     }
     count_dropped(batch, counts);
     batch.number_emits();

@@ -118,9 +118,9 @@ impl Running {
         }
         let mut answers = Vec::new();
         let mut unfolded = if self.aggregator.info().kinds.scan {
-            self.aggregator.scan(batch, &items, &mut accumulators, &mut answers)
+            self.aggregator.scan(batch, origins, &items, &mut accumulators, &mut answers)
         } else {
-            self.fold_each(batch, &items, &mut accumulators, &mut answers)
+            self.fold_each(batch, origins, &items, &mut accumulators, &mut answers)
         };
         for (key, accumulator) in touched.iter().zip(accumulators) {
             if let Some(slot) = self.slots.get_mut(key) {
@@ -129,7 +129,7 @@ impl Running {
         }
         if self.spec.shared {
             items.retain(|(index, _)| !unfolded.iter().any(|u| u.index == *index));
-            unfolded.extend(self.fold_apart(batch, &items, &touched));
+            unfolded.extend(self.fold_apart(batch, origins, &items, &touched));
         }
         answers.extend(unfolded.into_iter().map(|u| Answer::Failed {
             index: u.index,
@@ -141,7 +141,13 @@ impl Running {
     }
 
     /// Folds the messages that were taken once more, into what the open epoch alone puts to their keys.
-    fn fold_apart(&mut self, batch: &Batch, items: &[Item], touched: &[Box<[u8]>]) -> Vec<Unfolded> {
+    fn fold_apart(
+        &mut self,
+        batch: &Batch,
+        origins: Origins<'_>,
+        items: &[Item],
+        touched: &[Box<[u8]>],
+    ) -> Vec<Unfolded> {
         let mut took = vec![false; touched.len()];
         for (_, accumulator) in items {
             took[*accumulator] = true;
@@ -152,7 +158,7 @@ impl Running {
             let share = uncommitted.and_then(|uncommitted| uncommitted.open.take());
             shares.push(share.unwrap_or_else(|| self.aggregator.initial().to_vec()));
         }
-        let unfolded = self.aggregator.fold(batch, items, &mut shares);
+        let unfolded = self.aggregator.fold(batch, origins, items, &mut shares);
         for ((key, share), took) in touched.iter().zip(shares).zip(took) {
             let Some(slot) = self.slots.get_mut(key) else { continue };
             if !took && !slot.dirty {
@@ -171,6 +177,7 @@ impl Running {
     fn fold_each(
         &mut self,
         batch: &Batch,
+        origins: Origins<'_>,
         items: &[Item],
         accumulators: &mut [Vec<u8>],
         answers: &mut Vec<Answer>,
@@ -188,7 +195,7 @@ impl Running {
             rounds[round].push((index, accumulator));
         }
         for round in rounds {
-            unfolded.extend(self.aggregator.fold(batch, &round, accumulators));
+            unfolded.extend(self.aggregator.fold(batch, origins, &round, accumulators));
             let now: Vec<&[u8]> = round.iter().map(|(_, a)| accumulators[*a].as_slice()).collect();
             for ((index, _), value) in round.iter().zip(self.aggregator.finish(&now)) {
                 values[*index] = Some(value.map_err(|(reason, _)| reason));

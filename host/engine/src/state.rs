@@ -174,12 +174,14 @@ pub trait StateStore: Send + Sync {
 /// What a stored key belongs to: the first byte of the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StateKind {
-    /// A window's accumulator.
+    /// A window, or what windows are put together of.
     Window,
     /// A running accumulator.
     Running,
     /// A plugin's own entry.
     Plugin,
+    /// How far a windowed stage is.
+    Clock,
 }
 
 impl StateKind {
@@ -188,6 +190,7 @@ impl StateKind {
             Self::Window => b'w',
             Self::Running => b'r',
             Self::Plugin => b's',
+            Self::Clock => b'c',
         }
     }
 }
@@ -208,13 +211,19 @@ pub fn stage_of(key: &[u8]) -> Option<u16> {
     key.get(1..3).and_then(|bytes| bytes.first_chunk()).map(|bytes| u16::from_be_bytes(*bytes))
 }
 
-/// The stored key of a window's accumulator: the prefix, its end as big-endian i64 (never negative), the key.
+/// The stored key of a window, or of a pane or session: the prefix, its end as big-endian i64 (never negative), the key.
 #[must_use]
 pub fn window_key(stage: u16, group: u16, end: i64, key: &[u8]) -> Vec<u8> {
     let mut stored = group_prefix(StateKind::Window, stage, group);
     stored.extend_from_slice(&end.to_be_bytes());
     stored.extend_from_slice(key);
     stored
+}
+
+/// The stored key of a windowed stage's stream time, as big-endian i64: that of key group 0.
+#[must_use]
+pub fn clock_key(stage: u16) -> Vec<u8> {
+    group_prefix(StateKind::Clock, stage, 0)
 }
 
 /// The stored key of a running accumulator: the prefix, the key.

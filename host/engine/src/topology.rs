@@ -74,7 +74,11 @@ impl Topology {
                 KeyedSpec::Stage(s) => json!({"stage": s.name, "state": s.plugin.info().needs_state}),
                 KeyedSpec::Window(w) => json!({
                     "window": &*w.name,
-                    "tumbling_ms": w.window.size_ms(),
+                    "layout": 1,
+                    "of": w.window.shape(),
+                    "emit": w.emit.shape(),
+                    // What is stored of these tells what is closed only together with it.
+                    "allowed_lateness_ms": w.needs_clock().then_some(w.allowed_lateness_ms),
                     "state_version": w.plugin.info().aggregate.as_ref().map(|a| a.state_version),
                 }),
                 KeyedSpec::Running(r) => json!({

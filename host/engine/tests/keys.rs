@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used)]
 
 use wasmill_engine::key::{Found, KeySpec, OnNull, Path, key_group, lane_of};
-use wasmill_engine::window::{Tumbling, is_over};
 use wasmill_frame::{FrameBuf, MetaKind, MetaWriter, Parts};
 
 fn message(payload: &str) -> FrameBuf {
@@ -97,15 +96,4 @@ fn lanes_own_all_groups_in_ranges_of_equal_size() {
         let (least, most) = (sizes.iter().min().unwrap(), sizes.iter().max().unwrap());
         assert!(most - least <= 1, "{lanes}: {sizes:?}");
     }
-}
-
-#[test]
-fn a_tumbling_window_is_half_open_and_closes_at_its_end_and_lateness() {
-    let window = Tumbling::new(10).unwrap();
-    for (time, end) in [(0, 10), (9, 10), (10, 20), (253_402_300_799_999, 253_402_300_800_000)] {
-        assert_eq!(window.end_of(time), end, "{time}");
-    }
-    assert!(!is_over(10, 5, 14) && is_over(10, 5, 15));
-    assert!(!is_over(i64::MAX, i64::MAX, i64::MAX - 1), "no overflow closes a window early");
-    assert!(Tumbling::new(0).is_err() && Tumbling::new(-1).is_err());
 }

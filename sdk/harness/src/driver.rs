@@ -36,7 +36,7 @@ use wasmill_engine::prefix::Prepared;
 use wasmill_engine::stage::{StageKind, StageSpec};
 use wasmill_engine::state::StateStore;
 use wasmill_engine::topology::{Order, Topology};
-use wasmill_engine::window::{Late, Tumbling};
+use wasmill_engine::window::{Emit, Late, Windows};
 use wasmill_engine::{RunningSpec, WindowSpec};
 
 use crate::parts::{Parts, assemble, outputs, raw_batch, sink};
@@ -112,20 +112,29 @@ impl Steps {
     /// # Panics
     /// When the size is not above zero.
     #[must_use]
-    pub fn tumbling(
+    pub fn tumbling(self, name: &str, plugin: &PluginRef, size_ms: i64, allowed_lateness_ms: i64) -> Self {
+        let windows = Windows::tumbling(size_ms).unwrap_or_else(|e| panic!("{e}"));
+        self.windows(name, plugin, windows, allowed_lateness_ms, Emit::Close)
+    }
+
+    /// An aggregate over windows of any kind. Late messages become dead letters.
+    #[must_use]
+    pub fn windows(
         mut self,
         name: &str,
         plugin: &PluginRef,
-        size_ms: i64,
+        window: Windows,
         allowed_lateness_ms: i64,
+        emit: Emit,
     ) -> Self {
         let compound_key = self.topology.key.as_ref().is_some_and(KeySpec::is_compound);
         self.topology.keyed.push(KeyedSpec::Window(WindowSpec {
             name: name.into(),
             plugin: plugin.clone(),
-            window: Tumbling::new(size_ms).unwrap_or_else(|e| panic!("{e}")),
+            window,
             allowed_lateness_ms,
             late: Late::DeadLetter,
+            emit,
             compound_key,
         }));
         self

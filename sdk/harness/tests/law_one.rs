@@ -4,211 +4,21 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use wasmill_connect::codec::json::JsonDecoder;
-use wasmill_engine::guest::{AggregateInfo, CallError};
-use wasmill_engine::key::KeySpec;
 use wasmill_engine::lane::KeyedSpec;
-use wasmill_engine::output::Takes;
-use wasmill_engine::stage::{StageKind, StageSpec};
 use wasmill_engine::topology::{Order, Topology};
-use wasmill_engine::window::{Late, Tumbling};
+use wasmill_engine::window::{Emit, Late, Windows};
 use wasmill_engine::{RunningSpec, WindowSpec};
-use wasmill_frame::Edit;
-use wasmill_harness::native::{self, AggregateFns};
-use wasmill_harness::parts::{Output, sink};
-use wasmill_harness::simulator::{Chaos, Scenario, Seeded, run};
+use wasmill_harness::logs::{
+    every_firing_thrice, ids, list_of_ids, odd_transform, payloads, random_logs, scenario, topology,
+    virtual_log,
+};
+use wasmill_harness::parts::Output;
+use wasmill_harness::simulator::{Chaos, Seeded, run};
 
 /// How many seeds each test runs; `make test-long` asks for more.
 fn seeds() -> u64 {
     std::env::var("WASMILL_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(2_500)
-}
-
-/// A message of a random log, as the reference sees it.
-#[derive(Clone, Debug)]
-struct Sent {
-    time: i64,
-    key: String,
-    /// "a" passes; "drop" is filtered; "twice" is dropped with two others emitted in its place, the second
-    /// one 5 ms later; "aside" leaves by the output `side`; "trap" traps the plugin; "bad" is no message.
-    kind: &'static str,
-    number: usize,
-}
-
-const KINDS: [&str; 6] = ["drop", "twice", "aside", "trap", "bad", "late-edit"];
-
-fn random_logs(random: &mut Seeded, odd_per_mille: usize) -> Vec<Vec<Sent>> {
-    let partitions = 1 + random.below(6);
-    let disorder = [0, 3, 40, 400][random.below(4)];
-    let keys = 1 + random.below(5);
-    let mut number = 0;
-    (0..partitions)
-        .map(|_| {
-            let mut now = random.below(50);
-            (0..random.below(40))
-                .map(|_| {
-                    now += random.below(12);
-                    number += 1;
-                    let kind =
-                        if random.chance(odd_per_mille) { KINDS[random.below(KINDS.len())] } else { "a" };
-                    let time = now.saturating_sub(random.below(disorder + 1)) as i64;
-                    Sent { time, key: format!("k{}", random.below(keys)), kind, number }
-                })
-                .collect()
-        })
-        .collect()
-}
-
-fn line(sent: &Sent) -> String {
-    if sent.kind == "bad" {
-        return format!("{{\"id\":\"{}\",\"type\":\"a\",\"payload\":", sent.number);
-    }
-    format!(
-        "{{\"id\":\"m{n}\",\"type\":\"{}\",\"timestamp\":{},\"payload\":{{\"k\":\"{}\",\"n\":{n}}},\"metadata\":{{}}}}",
-        sent.kind,
-        sent.time,
-        sent.key,
-        n = sent.number
-    )
-}
-
-/// Does what the message's type says.
-fn odd_transform() -> Arc<StageSpec> {
-    let plugin = native::transform("odd", |index, message, edits, _| {
-        match message.kind() {
-            "twice" => {
-                edits.push(index, Edit::Drop);
-                edits.push(index, Edit::Emit { copy: true });
-                edits.push(index, Edit::Id("first"));
-                edits.push(index, Edit::Emit { copy: true });
-                edits.push(index, Edit::Id("second"));
-                edits.push(index, Edit::Timestamp(message.timestamp() + 5));
-            }
-            "aside" => edits.push(index, Edit::Output("side")),
-            "late-edit" => edits.push(index, Edit::Timestamp(message.timestamp() + 100)),
-            "trap" => return Err(CallError::Trap(format!("panic on {}", message.id()))),
-            _ => {}
-        }
-        Ok(())
-    });
-    Arc::new(StageSpec { name: "odd".into(), kind: StageKind::Transform, plugin })
-}
-
-/// Drops a firing and emits three in its place; one leaves by the output `side`.
-fn every_firing_thrice() -> Arc<StageSpec> {
-    let plugin = native::transform("thrice", |index, _, edits, _| {
-        edits.push(index, Edit::Drop);
-        for kind in ["one", "two", "three"] {
-            edits.push(index, Edit::Emit { copy: true });
-            edits.push(index, Edit::Kind(kind));
-        }
-        edits.push(index, Edit::Emit { copy: true });
-        edits.push(index, Edit::Output("side"));
-        Ok(())
-    });
-    Arc::new(StageSpec { name: "thrice".into(), kind: StageKind::Transform, plugin })
-}
-
-fn drop_filter() -> Arc<StageSpec> {
-    let plugin = native::filter("drop", |m| m.kind() != "drop");
-    Arc::new(StageSpec { name: "drop".into(), kind: StageKind::Filter, plugin })
-}
-
-/// An aggregate that tells every message in order: nothing can be swapped, lost or doubled unseen.
-fn list_of_ids(scan: bool, trap_on: Option<&'static str>) -> wasmill_engine::guest::PluginRef {
-    let fns = AggregateFns {
-        info: AggregateInfo { commutative: false, state_version: 1, initial: Vec::new() },
-        fold: |accumulator, message| {
-            accumulator.extend_from_slice(format!("{}@{},", message.id(), message.timestamp()).as_bytes());
-            Ok(())
-        },
-        merge: |left, right| left.extend_from_slice(right),
-        finish: |accumulator| serde_json::Value::from(String::from_utf8_lossy(accumulator)).to_string(),
-        scan: scan.then_some(|accumulator| String::from_utf8_lossy(accumulator).into_owned()),
-    };
-    native::aggregate("list", fns, trap_on)
-}
-
-fn topology(keyed: Vec<KeyedSpec>, order: Order) -> Topology {
-    Topology {
-        decoders: vec![Arc::new(JsonDecoder)],
-        time: None,
-        prefix: vec![drop_filter(), odd_transform()],
-        key: Some(KeySpec { paths: vec!["payload.k".parse().unwrap()], on_null: Default::default() }),
-        keyed,
-        order,
-        idle_marks: false,
-        shared: false,
-        key_groups: 16,
-    }
-}
-
-fn scenario(topology: Topology, logs: &[Vec<Sent>]) -> Scenario {
-    Scenario {
-        topology,
-        sinks: vec![sink(Takes::Main), sink(Takes::DeadLetters), sink(Takes::Named("side".into()))],
-        logs: logs.iter().map(|log| log.iter().map(line).collect()).collect(),
-    }
-}
-
-/// A result of the stateless stages, with the place that orders it.
-struct Placed {
-    order: (i64, usize, usize, usize),
-    time: i64,
-    key: String,
-    id: String,
-}
-
-/// DESIGN §3 by the letter: stamps partition by partition, then one order.
-fn virtual_log(logs: &[Vec<Sent>]) -> Vec<Placed> {
-    let mut all = Vec::new();
-    for (partition, log) in logs.iter().enumerate() {
-        let mut stream_time = i64::MIN;
-        for (offset, sent) in log.iter().enumerate() {
-            let id = format!("m{}", sent.number);
-            let mut results: Vec<(i64, String)> = Vec::new();
-            match sent.kind {
-                "bad" => continue,
-                "twice" => {
-                    stream_time = stream_time.max(sent.time);
-                    results = vec![(sent.time, "first".into()), (sent.time + 5, "second".into())];
-                }
-                "late-edit" => results.push((sent.time + 100, id)),
-                "a" => results.push((sent.time, id)),
-                _ => stream_time = stream_time.max(sent.time),
-            }
-            for (index, (time, id)) in results.into_iter().enumerate() {
-                stream_time = stream_time.max(time);
-                all.push(Placed {
-                    order: (stream_time, partition, offset, index),
-                    time,
-                    key: sent.key.clone(),
-                    id,
-                });
-            }
-        }
-    }
-    all.sort_by_key(|p| p.order);
-    all
-}
-
-fn payloads(outputs: &[Output]) -> Vec<serde_json::Value> {
-    outputs
-        .iter()
-        .map(|o| serde_json::from_str::<serde_json::Value>(&o.line).unwrap()["payload"].take())
-        .collect()
-}
-
-fn ids(outputs: &[Output]) -> Vec<String> {
-    let mut ids: Vec<String> = outputs
-        .iter()
-        .map(|o| {
-            serde_json::from_str::<serde_json::Value>(&o.line).unwrap()["id"].as_str().unwrap().to_owned()
-        })
-        .collect();
-    ids.sort();
-    ids
 }
 
 #[test]
@@ -224,9 +34,10 @@ fn windows_are_a_pure_function_of_the_logs() {
         let window = KeyedSpec::Window(WindowSpec {
             name: "w".into(),
             plugin: list_of_ids(false, None),
-            window: Tumbling::new(size).unwrap(),
+            window: Windows::tumbling(size).unwrap(),
             allowed_lateness_ms: lateness,
             late: late.clone(),
+            emit: Emit::Close,
             compound_key: false,
         });
         let outcome = run(&scenario(topology(vec![window], Order::Log), &logs), Chaos::WILD, seed);
@@ -353,9 +164,10 @@ fn stages_behind_the_key_by_give_each_result_an_id_of_its_own() {
             keyed.push(KeyedSpec::Window(WindowSpec {
                 name: "w".into(),
                 plugin: list_of_ids(false, None),
-                window: Tumbling::new(7).unwrap(),
+                window: Windows::tumbling(7).unwrap(),
                 allowed_lateness_ms: 3,
                 late: Late::Output("side".into()),
+                emit: Emit::Close,
                 compound_key: false,
             }));
             keyed.push(KeyedSpec::Stage(every_firing_thrice()));
@@ -418,9 +230,10 @@ fn idle_marks_are_committed_facts() {
         let window = KeyedSpec::Window(WindowSpec {
             name: "w".into(),
             plugin: list_of_ids(false, None),
-            window: Tumbling::new(20).unwrap(),
+            window: Windows::tumbling(20).unwrap(),
             allowed_lateness_ms: 5,
             late: Late::Output("side".into()),
+            emit: Emit::Close,
             compound_key: false,
         });
         let chaos = Chaos { idle_per_mille: 400, ..Chaos::WILD };

@@ -27,6 +27,15 @@ dead_letter: { file: { path: dead } }
 delivery: exactly_once
 ";
 
+/// The windows of the pipeline, which the others take the place of.
+const HOURS: &str = "tumbling: 1h";
+/// Windows, beside their names in the oracle.
+const OTHERS: [(&str, &str); 3] = [
+    ("sliding", "sliding: { size: 3h, every: 1h }"),
+    ("at-messages", "sliding: { size: 10m }"),
+    ("session", "session: { gap: 10m }"),
+];
+
 fn place() -> Place {
     let place = Place::with_plugins(&["enrich", "drop-ignored", "delay-stats"]);
     std::fs::copy(home::root().join(FLIGHTS), place.path("flights.jsonl.gz")).expect("the flights are there");
@@ -37,15 +46,18 @@ fn place() -> Place {
 /// What SQL makes of the flights: a window's payload a line, sorted.
 fn oracle() -> &'static [String] {
     static ORACLE: OnceLock<Vec<String>> = OnceLock::new();
-    ORACLE.get_or_init(|| {
-        let run = Command::new("python3")
-            .arg(home::root().join("tests/oracle/flights.py"))
-            .arg(home::root().join(FLIGHTS))
-            .output()
-            .expect("python3 is needed to compute the flights independently");
-        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
-        sorted(String::from_utf8_lossy(&run.stdout).lines().map(str::to_owned).collect())
-    })
+    ORACLE.get_or_init(|| oracle_of("tumbling"))
+}
+
+fn oracle_of(windows: &str) -> Vec<String> {
+    let run = Command::new("python3")
+        .arg(home::root().join("tests/oracle/flights.py"))
+        .arg(home::root().join(FLIGHTS))
+        .arg(windows)
+        .output()
+        .expect("python3 is needed to compute the flights independently");
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    sorted(String::from_utf8_lossy(&run.stdout).lines().map(str::to_owned).collect())
 }
 
 /// The payloads' texts as they were written.
@@ -80,6 +92,25 @@ fn every_window_equals_what_sql_computes_at_any_worker_count_and_batch_size() {
             let lines = finished_lines(&place.path("out"));
             assert_same(&format!("{what}, against SQL"), &payloads(&lines), oracle());
             assert_same(&format!("{what}, byte for byte"), &sorted(lines), undisturbed());
+            assert_same(&format!("{what}, dead letters"), &finished_lines(&place.path("dead")), &[]);
+        }
+    }
+}
+
+#[test]
+fn windows_of_the_other_kinds_equal_what_sql_computes() {
+    for (name, windows) in OTHERS {
+        let place = place();
+        place.file("pipeline.yaml", PIPELINE.replace(HOURS, windows));
+        let expected = oracle_of(name);
+        assert!(expected.len() > 1_000, "{name}: SQL has {} windows", expected.len());
+        for (workers, batch_size) in [(1, 4096), (5, 100)] {
+            place.forget(&["data", "out", "dead"]);
+            let run = place.pipeline().env("WORKER_COUNT", workers).env("BATCH_SIZE", batch_size);
+            run.run().exits(0);
+            let what = format!("{name}, {workers} workers, batches of {batch_size}");
+            let lines = finished_lines(&place.path("out"));
+            assert_same(&format!("{what}, against SQL"), &payloads(&lines), &expected);
             assert_same(&format!("{what}, dead letters"), &finished_lines(&place.path("dead")), &[]);
         }
     }

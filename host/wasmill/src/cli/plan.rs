@@ -314,9 +314,10 @@ fn steps(pipeline: &Pipeline, sources: usize) -> Vec<Step> {
                         Late::Output(name) => format!("sent to the output `{name}`"),
                     };
                     format!(
-                        "tumbling windows of {}, allowed lateness {}, late messages are {late}; in the order of the log",
-                        human(w.size),
-                        human(w.allowed_lateness)
+                        "{}, allowed lateness {}, late messages are {late}; values go out {}; in the order of the log",
+                        w.kind,
+                        human(w.allowed_lateness),
+                        w.emit
                     )
                 }
                 None => format!("running, an answer for each message; {}", order(a.order)),

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::sync::Mutex;
@@ -22,7 +21,7 @@ use wasmill_engine::stage::{StageKind, StageSpec};
 use wasmill_engine::state::{Checkpoint, StateStore, StoreError};
 use wasmill_engine::time::END;
 use wasmill_engine::topology::{Order, TimeSpec, Topology};
-use wasmill_engine::window::{Late, Tumbling};
+use wasmill_engine::window::{Emit, Late};
 use wasmill_engine::{RunningSpec, ShareMerger, WindowSpec};
 use wasmill_plugin::Sandbox;
 
@@ -33,7 +32,7 @@ use super::retry::{Ends, insist, off_the_network};
 use crate::cli::check::load_fitting;
 use crate::cli::sandbox as admission;
 use crate::cli::{Exit, RunFailure};
-use crate::spec::{self, Kept, Pipeline, Sharing, Stage, StateSpec};
+use crate::spec::{self, Kept, Pipeline, Sharing, Stage, StateSpec, millis};
 
 /// The name under which the dead-letter sink's token is kept.
 const DEAD_LETTER_SINK: &str = "dead_letter";
@@ -416,20 +415,21 @@ fn aggregate_stage(
         Some(window) => KeyedSpec::Window(WindowSpec {
             name,
             plugin,
-            window: Tumbling::new(millis(window.size)).map_err(outside)?,
+            window: window.kind.windows().map_err(outside)?,
             allowed_lateness_ms: millis(window.allowed_lateness),
             late: match &window.late {
                 spec::Late::Drop => Late::Drop,
                 spec::Late::DeadLetter => Late::DeadLetter,
                 spec::Late::Output(name) => Late::Output(name.clone()),
             },
+            emit: match window.emit {
+                spec::Emit::Close => Emit::Close,
+                spec::Emit::Update => Emit::Update,
+                spec::Emit::Every(every) => Emit::Every(millis(every)),
+            },
             compound_key,
         }),
     })
-}
-
-fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Event time as milliseconds or RFC 3339.

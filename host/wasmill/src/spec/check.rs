@@ -9,12 +9,12 @@ use wasmill_engine::key::{KeySpec, OnNull, Path as FieldPath};
 
 use super::located::Located;
 use super::raw::{
-    Delivery, Grant, IdleTimeout, Late, Order, RawKey, RawOnNull, RawPipeline, RawPlugin, RawRedis, RawStage,
-    RawState, RawWindow,
+    Delivery, Grant, IdleTimeout, Order, RawKey, RawOnNull, RawPipeline, RawPlugin, RawRedis, RawStage,
+    RawState,
 };
 use super::{
     AggregateStage, BATCH_SIZE_MAX, EpochBounds, HumanDuration, HumanSize, Limits, NAME_BYTES_MAX, Pipeline,
-    Places, PluginStage, SecretUrl, Sink, SourceSpec, Stage, StateSpec, WORKERS_MAX, Window, folder_of,
+    Places, PluginStage, SecretUrl, Sink, SourceSpec, Stage, StateSpec, WORKERS_MAX, folder_of,
 };
 use crate::report::{Diagnostic, Problems, Sources, Span};
 
@@ -40,6 +40,7 @@ pub(super) fn check(raw: RawPipeline, file: &Path, texts: Sources) -> Result<Pip
         diagnostics: Vec::new(),
         folder: folder_of(file).to_owned(),
         keyed: None,
+        log: None,
         late_outputs: Vec::new(),
     };
     let pipeline = checker.pipeline(raw, file);
@@ -56,17 +57,24 @@ pub(super) fn check(raw: RawPipeline, file: &Path, texts: Sources) -> Result<Pip
     }
 }
 
-struct Checker {
+pub(super) struct Checker {
     diagnostics: Vec<Diagnostic>,
     folder: PathBuf,
     /// Where the key_by is, right or wrong.
     keyed: Option<Span>,
+    /// What makes the stages behind the key_by go by the log.
+    log: Option<Span>,
     /// Outputs that late messages go to.
-    late_outputs: Vec<Located<String>>,
+    pub(super) late_outputs: Vec<Located<String>>,
 }
 
 impl Checker {
-    fn wrong(&mut self, span: Span, title: impl Into<String>, label: impl Into<String>) -> &mut Diagnostic {
+    pub(super) fn wrong(
+        &mut self,
+        span: Span,
+        title: impl Into<String>,
+        label: impl Into<String>,
+    ) -> &mut Diagnostic {
         self.diagnostics.push(Diagnostic::at(span, title, label));
         let last = self.diagnostics.len() - 1;
         &mut self.diagnostics[last]
@@ -158,7 +166,7 @@ impl Checker {
     }
 
     /// A name that can be a folder's, a label's and a column's.
-    fn name(&mut self, whose: &str, name: &Located<String>) {
+    pub(super) fn name(&mut self, whose: &str, name: &Located<String>) {
         let text = name.value.as_str();
         let right = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if text.is_empty() || text.len() > NAME_BYTES_MAX {
@@ -261,7 +269,7 @@ impl Checker {
         given.value as usize
     }
 
-    fn duration(
+    pub(super) fn duration(
         &mut self,
         key: &str,
         given: Option<Located<HumanDuration>>,
@@ -335,9 +343,14 @@ impl Checker {
     fn stages(&mut self, raw: Vec<Located<RawStage>>, plugin_dir: &Path) -> Vec<Located<Stage>> {
         let mut stages: Vec<Located<Stage>> = Vec::new();
         let mut names: BTreeMap<String, Span> = BTreeMap::new();
+        let goes_by_the_log = |s: &RawStage| {
+            let log = s.order.as_ref().filter(|o| o.value == Order::Log).map(|o| o.span);
+            s.window.as_ref().map(|w| w.span).or(log)
+        };
+        self.log = raw.iter().find_map(|s| goes_by_the_log(&s.value));
         for stage in raw {
             let span = stage.span;
-            let Some((stage, at)) = self.stage(stage.value, span, &stages, plugin_dir) else { continue };
+            let Some((stage, at)) = self.stage(stage.value, span, plugin_dir) else { continue };
             if let Some(plugin) = stage.plugin() {
                 if let Some(first) = names.get(&plugin.name).copied() {
                     let title = format!("two stages are named `{}`", plugin.name);
@@ -352,13 +365,7 @@ impl Checker {
         stages
     }
 
-    fn stage(
-        &mut self,
-        raw: RawStage,
-        span: Span,
-        before: &[Located<Stage>],
-        plugin_dir: &Path,
-    ) -> Option<(Stage, Span)> {
+    fn stage(&mut self, raw: RawStage, span: Span, plugin_dir: &Path) -> Option<(Stage, Span)> {
         let kinds = [
             ("transform", raw.transform.as_ref().map(|s| s.span)),
             ("filter", raw.filter.as_ref().map(|s| s.span)),
@@ -423,18 +430,12 @@ impl Checker {
                         .help
                         .push("put `- key_by: payload.FIELD` or `- key_by: type` before it".to_owned());
                 }
-                if let Some(first) = before.iter().find(|s| matches!(s.value, Stage::Aggregate(_))) {
-                    let first = first.span;
-                    let diagnostic =
-                        self.wrong(at, "a second aggregate is not supported yet", "the second one");
-                    diagnostic.also.push((first, "the first one".to_owned()));
-                    let help =
-                        "write the first one's results to a file or topic, and read it in another pipeline";
-                    diagnostic.help.push(help.to_owned());
-                }
-                let window = raw.window.map(|w| self.window(w.value));
-                let order = self.order(raw.order.as_ref(), window.is_some());
+                let order = self.order(raw.order.as_ref(), raw.window.is_some());
                 let stage = self.plugin(raw.aggregate?, raw.name, plugin_dir);
+                let window = match raw.window {
+                    Some(window) => Some(self.window(window)?),
+                    None => None,
+                };
                 Stage::Aggregate(AggregateStage { stage, window, order })
             }
             "transform" => Stage::Transform(self.plugin(raw.transform?, raw.name, plugin_dir)),
@@ -480,40 +481,25 @@ impl Checker {
         (!paths.is_empty()).then_some(KeySpec { paths, on_null })
     }
 
-    fn window(&mut self, raw: RawWindow) -> Window {
-        let zero = HumanDuration::default();
-        if let Some(Located { value: Late::Output(name), span }) = &raw.late {
-            let output = Located { value: name.clone(), span: *span };
-            self.name("output", &output);
-            self.late_outputs.push(output);
-        }
-        Window {
-            size: self.duration("window.tumbling", Some(raw.tumbling), 1, Duration::ZERO),
-            allowed_lateness: self.duration(
-                "window.allowed_lateness",
-                raw.allowed_lateness,
-                zero.as_millis(),
-                Duration::ZERO,
-            ),
-            late: raw.late.map_or(Late::default(), |l| l.value),
-        }
-    }
-
     fn order(&mut self, given: Option<&Located<Order>>, windowed: bool) -> Order {
-        match given {
-            Some(order) if windowed && order.value == Order::Arrival => {
-                self.wrong(
-                    order.span,
-                    "a window in the order of arrival is not supported",
-                    "windows go by the log",
-                )
-                .help
-                .push("take `order` away: results are then the same at every run".to_owned());
+        match (given, self.log) {
+            (Some(order), Some(log)) if order.value == Order::Arrival => {
+                let (title, also) = if windowed {
+                    ("a window in the order of arrival is not supported", None)
+                } else {
+                    ("the order of arrival beside the order of the log", Some(log))
+                };
+                let diagnostic = self.wrong(order.span, title, "windows go by the log");
+                if let Some(also) = also {
+                    diagnostic.label = "all stages behind the key_by see one order".to_owned();
+                    diagnostic.also.push((also, "goes by the log".to_owned()));
+                }
+                let help = "take `order` away: results are then the same at every run";
+                diagnostic.help.push(help.to_owned());
                 Order::Log
             }
-            Some(order) => order.value,
-            None if windowed => Order::Log,
-            None => Order::Arrival,
+            (_, Some(_)) => Order::Log,
+            (_, None) => Order::Arrival,
         }
     }
 

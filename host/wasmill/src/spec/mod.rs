@@ -17,6 +17,7 @@ pub mod schema;
 pub mod secrets;
 mod sharing;
 pub mod variables;
+mod window;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -27,9 +28,11 @@ use wasmill_engine::key::{KeySpec, Path as FieldPath};
 
 pub use environment::Environment;
 pub use outside::{HumanDuration, HumanSize, SinkSpec, SourceSpec};
-pub use raw::{Delivery, Grant, Late, Order};
+pub use raw::{Delivery, Grant, Order};
 pub use secrets::SecretUrl;
 pub use sharing::{Kept, Sharing, StateSpec};
+pub(crate) use window::millis;
+pub use window::{Emit, Late, Window, WindowKind};
 
 use crate::report::{Diagnostic, Problems, Sources, Span};
 
@@ -156,17 +159,6 @@ pub struct AggregateStage {
     pub window: Option<Window>,
     /// In which order it sees messages of several partitions.
     pub order: Order,
-}
-
-/// Windows of event time, one behind the other.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Window {
-    /// Their size, more than nothing.
-    pub size: Duration,
-    /// How long a window waits for messages that are behind.
-    pub allowed_lateness: Duration,
-    /// What becomes of a message that is behind even that.
-    pub late: Late,
 }
 
 /// A sink and what it takes.

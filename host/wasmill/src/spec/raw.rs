@@ -14,6 +14,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
 
 use super::located::Located;
+use super::window::RawWindow;
 
 /// A wasmill pipeline: from its sources, through its stages, to its sinks.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -168,7 +169,7 @@ pub struct RawStage {
     /// answers for each message.
     pub window: Option<Located<RawWindow>>,
     /// Beside `aggregate`: in which order it sees messages of several partitions. `log`, the same at
-    /// every run, is the default of windows; `arrival`, at once, is the default without a window.
+    /// every run, is the default where there are windows; `arrival`, at once, where there are none.
     pub order: Option<Located<Order>>,
     /// The stage's name. Default: the plugin's.
     pub name: Option<Located<String>>,
@@ -194,31 +195,6 @@ pub enum RawOnNull {
     Drop,
     /// All of them share one key.
     Shared,
-}
-
-/// A window of event time.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RawWindow {
-    /// Windows of this size, one behind the other: `1h`.
-    pub tumbling: Located<HumanDuration>,
-    /// How long a window waits, in event time, for messages that are behind. Default: 0s.
-    pub allowed_lateness: Option<Located<HumanDuration>>,
-    /// What becomes of a message that is behind even that. Default: drop, which is counted.
-    pub late: Option<Located<Late>>,
-}
-
-/// What becomes of a late message.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, serde::Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Late {
-    /// It is dropped, and counted as late.
-    #[default]
-    Drop,
-    /// It goes to the dead-letter queue.
-    DeadLetter,
-    /// It goes to the sinks that take this output.
-    Output(String),
 }
 
 /// How often results are committed: whichever comes first.

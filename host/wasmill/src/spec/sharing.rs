@@ -81,6 +81,10 @@ impl Pipeline {
                     .to_owned(),
             );
         }
+        if self.stages.iter().filter(|s| matches!(s, Stage::Aggregate(_))).count() > 1 {
+            let reason = "it has several aggregates, and what the first one tells the next depends on what other processes put to it; use one aggregate";
+            reasons.push(reason.to_owned());
+        }
         for stage in &self.stages {
             match stage {
                 Stage::Aggregate(a) if a.window.is_some() => reasons.push(format!(

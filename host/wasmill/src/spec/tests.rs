@@ -68,7 +68,7 @@ fn every_key_arrives_in_its_place() {
     assert_eq!(aggregate.stage.name, "delays");
     assert_eq!(aggregate.order, Order::Log);
     let window = aggregate.window.as_ref().expect("a window");
-    assert_eq!(window.size, Duration::from_secs(3600));
+    assert_eq!(window.kind, WindowKind::Tumbling { size: Duration::from_secs(3600) });
     assert_eq!(window.allowed_lateness, Duration::from_secs(30 * 3600));
     assert_eq!(window.late, Late::Output("late".to_owned()));
     assert!(p.is_stateful());
@@ -215,6 +215,42 @@ fn a_wrong_variable_is_named_with_its_value() {
             assert!(shown.contains(part), "{name}={value}: no {part:?} in\n{shown}");
         }
     }
+}
+
+#[test]
+fn windows_of_every_kind_stand_one_behind_the_other() {
+    let text = "\
+name: p
+source: stdin
+stages:
+  - key_by: type
+  - window: { sliding: { size: 1m, every: 7s }, emit: update }
+    aggregate: { plugin: c, name: one }
+  - window: { sliding: { size: 5s }, emit: { every: 10s } }
+    aggregate: { plugin: c, name: two }
+  - window: { session: { gap: 1ms }, emit: close }
+    aggregate: { plugin: c, name: three }
+  - aggregate: { plugin: c, name: four }
+sink: stdout
+";
+    let pipeline = parse(text, &Environment::default()).unwrap_or_else(|e| panic!("{e}"));
+    let mut told = Vec::new();
+    for stage in &pipeline.stages[1..] {
+        let Stage::Aggregate(a) = stage else { panic!("{stage:?}") };
+        assert_eq!(a.order, Order::Log, "one window makes all go by the log");
+        told.extend(a.window.as_ref().map(|w| {
+            w.kind.windows().expect("times that windows can have");
+            format!("{}; {}", w.kind, w.emit)
+        }));
+    }
+    assert_eq!(
+        told,
+        [
+            "sliding windows of 1m every 7s; after each message and when they close",
+            "sliding windows of 5s that end at each message or begin behind it; every 10s of stream time and when they close",
+            "sessions with a gap of 1ms; when they close",
+        ]
+    );
 }
 
 #[test]

@@ -2,7 +2,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
-use crate::spec::{Grant, Kept, Order, Sharing, Stage, StateSpec};
+use crate::spec::{Grant, Kept, Order, Sharing, Stage, StateSpec, WindowKind};
 
 fn found(name: &str, role: Role) -> Found {
     Found { name: name.to_owned(), roles: vec![role], wall_clock: name == "processed-at" }
@@ -257,7 +257,10 @@ fn the_window_mode_has_windows_of_the_given_seconds() {
         with(&[("AGGREGATE_MODE", "window"), ("WINDOW_SIZE_SECONDS", "90"), ("USE_DISTRIBUTED_STATE", "1")]);
     let p = build(&environment, &seed()).unwrap_or_else(|e| panic!("{e}"));
     let Stage::Aggregate(count) = &p.stages[3] else { panic!("{:?}", p.stages[3]) };
-    assert_eq!(count.window.as_ref().map(|w| w.size), Some(Duration::from_secs(90)));
+    assert_eq!(
+        count.window.as_ref().map(|w| w.kind),
+        Some(WindowKind::Tumbling { size: Duration::from_secs(90) })
+    );
     assert_eq!(count.order, Order::Log);
     assert_eq!(p.sharing(), Sharing::Alone);
     assert!(p.alone_because()[0].contains("windows of the stage `count-types`"), "{:?}", p.alone_because());
