@@ -124,7 +124,8 @@ impl Stage {
         }
         let mut answers = Vec::new();
         self.ask(batch, 0..batch.len(), origins, &mut answers);
-        apply(batch, &answers, &self.spec.name, self.spec.plugin.info(), origins, routes, out);
+        let info = self.spec.plugin.info();
+        apply(batch, &answers, &self.spec.name, Some(info), origins, routes, out);
     }
 
     /// Asks the plugin about a range of the batch; halves it until what fails stands alone.
@@ -339,7 +340,7 @@ pub(crate) fn apply(
     batch: &mut Batch,
     answers: &[Answer],
     stage: &str,
-    plugin: &GuestInfo,
+    plugin: Option<&GuestInfo>,
     origins: Origins<'_>,
     routes: &Routes,
     out: &mut Outbox,
@@ -393,7 +394,7 @@ pub(crate) fn apply(
     }
     // A bisected scan's answers may each add messages behind any of the frame's.
     emitted.sort_by_key(|(behind, _)| *behind);
-    let leaving = LeavingAt { stage, plugin: Some(plugin), origins, routes };
+    let leaving = LeavingAt { stage, plugin, origins, routes };
     leaving.take_out(batch, &fates, &emitted, out);
 }
 

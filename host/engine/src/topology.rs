@@ -75,11 +75,11 @@ impl Topology {
                 KeyedSpec::Window(w) => json!({
                     "window": &*w.name,
                     "tumbling_ms": w.window.size_ms(),
-                    "state_version": w.plugin.info().aggregate.as_ref().map(|a| a.state_version),
+                    "state_version": w.aggregate.state_version(),
                 }),
                 KeyedSpec::Running(r) => json!({
                     "running": &*r.name,
-                    "state_version": r.plugin.info().aggregate.as_ref().map(|a| a.state_version),
+                    "state_version": r.aggregate.state_version(),
                 }),
             })
             .collect();

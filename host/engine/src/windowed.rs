@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use wasmill_frame::{Parts, TIMESTAMP_NONE};
 
-use crate::aggregate::Aggregator;
+use crate::aggregate::{Aggregate, Aggregator};
 use crate::batch::Batch;
 use crate::dead_letter::{Buried, DeadLetter};
-use crate::guest::PluginRef;
 use crate::hash::KeyMap;
 use crate::key::key_group;
 use crate::lane::Counts;
@@ -28,7 +27,7 @@ pub struct WindowSpec {
     /// The stage's name.
     pub name: Arc<str>,
     /// The aggregate.
-    pub plugin: PluginRef,
+    pub aggregate: Aggregate,
     /// The windows.
     pub window: Tumbling,
     /// How much later than its window's end, in stream time, a message may come.
@@ -66,7 +65,7 @@ pub(crate) struct Windowed {
 impl Windowed {
     pub fn new(spec: &WindowSpec, stage: u16, key_groups: u16) -> Self {
         Self {
-            aggregator: Aggregator::new(&spec.name, &spec.plugin),
+            aggregator: Aggregator::new(&spec.name, &spec.aggregate),
             spec: spec.clone(),
             stage,
             key_groups,
@@ -205,7 +204,7 @@ impl Windowed {
             reason,
             kind,
             stage: &self.spec.name,
-            plugin: of_plugin.then(|| self.aggregator.info()),
+            plugin: self.aggregator.plugin().filter(|_| of_plugin),
             attempts,
         };
         let id = Origins::Source.id(&batch.rows[index]).left_at(&self.spec.name, ordinal(batch, index));
@@ -294,7 +293,7 @@ impl Windowed {
                         reason: &reason,
                         kind,
                         stage: &self.spec.name,
-                        plugin: Some(self.aggregator.info()),
+                        plugin: self.aggregator.plugin(),
                         attempts: 2,
                     };
                     let id = OutputId::Window {
