@@ -7,6 +7,7 @@
 
 #[path = "../../host/connect/tests/support/broker.rs"]
 mod broker;
+mod built_ins;
 mod calls;
 mod clock;
 mod copy;
@@ -26,12 +27,20 @@ fn main() -> std::process::ExitCode {
         copy::run(address, input, output);
     }
     let mut report = Report::default();
-    // `bench kafka` measures that part alone.
-    if arguments.first().is_none_or(|part| part != "kafka") {
+    // `bench kafka` and the like measure that part alone.
+    let asked = |part: &str| arguments.first().is_none_or(|only| only == part);
+    if asked("plugins") {
         calls::measure(&mut report);
+    }
+    if asked("built-ins") {
+        built_ins::measure(&mut report);
+    }
+    if asked("pipeline") {
         whole::measure(&mut report);
     }
-    kafka::measure(&mut report);
+    if asked("kafka") {
+        kafka::measure(&mut report);
+    }
     print!("{}", report.markdown());
     report.exit_code()
 }

@@ -14,7 +14,8 @@ pub const TYPE: &str = "wasmill.dead_letter";
 pub struct DeadLetter<'a> {
     /// The reason, for people.
     pub reason: &'a str,
-    /// Its kind, as metrics label it: decode, key, time, late, trap, fuel, memory, answer, error, encode.
+    /// Its kind, as metrics label it: decode, key, time, late, value, trap, fuel, memory, answer, error,
+    /// encode.
     pub kind: &'static str,
     /// The stage that it failed at: its name, or `source`, `key_by`, `sink`.
     pub stage: &'a str,

@@ -2,12 +2,12 @@
 
 use std::borrow::Cow;
 
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::value::RawValue;
-use wasmill_frame::{Message, MetaKind};
+use wasmill_frame::{Message, MetaKind, TIMESTAMP_NONE};
+
+use crate::json::{self, Text};
 
 /// A place in a message.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Path {
     /// The envelope's id.
     Id,
@@ -70,7 +70,7 @@ pub enum Found<'a> {
     /// A text, unescaped, or bytes.
     Text(Cow<'a, [u8]>),
     /// A number, `true` or `false`, to the letter.
-    Literal(&'a str),
+    Literal(Cow<'a, str>),
     /// An object or an array, to the letter.
     Nested(&'a str),
     /// Nothing, or null.
@@ -88,7 +88,10 @@ impl Path {
             Self::Id => text(message.id().as_bytes()),
             Self::Type => text(message.kind_bytes()),
             Self::Key => message.key().map_or(Found::Null, text),
-            Self::Timestamp => Found::Null,
+            Self::Timestamp => match message.timestamp() {
+                TIMESTAMP_NONE => Found::Null,
+                time => Found::Literal(Cow::Owned(time.to_string())),
+            },
             Self::Metadata(name) => match message.metadata().get(name) {
                 None => Found::Null,
                 Some(e) if e.kind == MetaKind::Text => text(e.value),
@@ -99,16 +102,21 @@ impl Path {
     }
 }
 
-fn find_in_json<'a>(json: &'a [u8], path: &[String]) -> Result<Found<'a>, String> {
+fn find_in_json<'a>(json: &'a [u8], path: &Vec<String>) -> Result<Found<'a>, String> {
     if path.is_empty() {
         return classify(json);
     }
-    let mut reader = serde_json::Deserializer::from_slice(json);
-    let raw = Descend(path).deserialize(&mut reader).map_err(|e| format!("the payload is not JSON: {e}"))?;
-    raw.map_or(Ok(Found::Null), |raw| classify(raw.get().as_bytes()))
+    let mut found = [None];
+    json::find(json, std::slice::from_ref(path), &mut found).map_err(not_json)?;
+    found[0].map_or(Ok(Found::Null), |raw| classify(raw.get().as_bytes()))
 }
 
-fn classify(json: &[u8]) -> Result<Found<'_>, String> {
+pub(crate) fn not_json(error: serde_json::Error) -> String {
+    format!("the payload is not JSON: {error}")
+}
+
+/// What a JSON value is, as far as its first byte tells.
+pub(crate) fn classify(json: &[u8]) -> Result<Found<'_>, String> {
     let text = std::str::from_utf8(json).map_err(|_| "the payload is not UTF-8".to_owned())?.trim();
     Ok(match text.as_bytes().first() {
         None | Some(b'n') => Found::Null,
@@ -120,81 +128,8 @@ fn classify(json: &[u8]) -> Result<Found<'_>, String> {
             })
         }
         Some(b'{' | b'[') => Found::Nested(text),
-        Some(_) => Found::Literal(text),
+        Some(_) => Found::Literal(Cow::Borrowed(text)),
     })
-}
-
-#[derive(serde::Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-
-/// Goes down the path and skips everything beside it.
-struct Descend<'p>(&'p [String]);
-
-impl<'de> DeserializeSeed<'de> for Descend<'_> {
-    type Value = Option<&'de RawValue>;
-
-    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<Self::Value, D::Error> {
-        if self.0.is_empty() {
-            return serde::Deserialize::deserialize(d).map(Some);
-        }
-        d.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Descend<'_> {
-    type Value = Option<&'de RawValue>;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut found = None;
-        while let Some(Text(name)) = map.next_key()? {
-            if name == self.0[0] {
-                found = map.next_value_seed(Descend(&self.0[1..]))?;
-            } else {
-                map.next_value::<IgnoredAny>()?;
-            }
-        }
-        Ok(found)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        let wanted = self.0[0].parse::<usize>().ok();
-        let mut found = None;
-        let mut at = 0;
-        loop {
-            if Some(at) == wanted {
-                match seq.next_element_seed(Descend(&self.0[1..]))? {
-                    Some(value) => found = value,
-                    None => return Ok(found),
-                }
-            } else if seq.next_element::<IgnoredAny>()?.is_none() {
-                return Ok(found);
-            }
-            at += 1;
-        }
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(None)
-    }
 }
 
 /// What becomes of a message whose key is null.

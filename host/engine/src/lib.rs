@@ -10,10 +10,12 @@
 
 mod aggregate;
 mod hash;
+mod json;
 mod running;
 mod windowed;
 
 pub mod batch;
+pub mod builtin;
 pub mod commit;
 pub mod coordinator;
 pub mod dead_letter;
@@ -32,6 +34,6 @@ pub mod topology;
 pub mod virtual_log;
 pub mod window;
 
-pub use aggregate::ShareMerger;
+pub use aggregate::{Aggregate, ShareMerger};
 pub use running::RunningSpec;
 pub use windowed::WindowSpec;

@@ -170,7 +170,7 @@ fn event_time(spec: &TimeSpec, message: Message<'_>) -> Result<i64, String> {
         Found::Nested(_) => {
             return Err(format!("the event time at `{}` is an object or an array", spec.path));
         }
-        Found::Literal(text) => text.to_owned(),
+        Found::Literal(text) => text.into_owned(),
         Found::Text(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
     };
     let ms = (spec.parse)(&text).map_err(|e| format!("the event time at `{}`: {e}", spec.path))?;

@@ -9,9 +9,8 @@ use std::collections::VecDeque;
 
 use wasmill_frame::{Edit, EditsWriter};
 
-use crate::aggregate::{Aggregator, Item, Unfolded};
+use crate::aggregate::{Aggregate, Aggregator, Item, Unfolded};
 use crate::batch::Batch;
-use crate::guest::PluginRef;
 use crate::hash::KeyMap;
 use crate::key::key_group;
 use crate::output::{Outbox, Routes};
@@ -28,7 +27,7 @@ pub struct RunningSpec {
     pub name: std::sync::Arc<str>,
     /// The aggregate. With a `scan` it edits each message; without, each message's payload becomes
     /// `{key, value}` with the value after it, and its type `<stage>.running`.
-    pub plugin: PluginRef,
+    pub aggregate: Aggregate,
     /// Whether keys are JSON arrays rather than plain texts.
     pub compound_key: bool,
     /// Whether other processes put to the same totals: the aggregate must be commutative, and the store
@@ -73,7 +72,7 @@ pub(crate) struct Running {
 impl Running {
     pub fn new(spec: &RunningSpec, stage: u16, key_groups: u16) -> Self {
         Self {
-            aggregator: Aggregator::new(&spec.name, &spec.plugin),
+            aggregator: Aggregator::new(&spec.name, &spec.aggregate),
             spec: spec.clone(),
             stage,
             key_groups,
@@ -117,7 +116,7 @@ impl Running {
             items.push((index, slot.touched.1));
         }
         let mut answers = Vec::new();
-        let mut unfolded = if self.aggregator.info().kinds.scan {
+        let mut unfolded = if self.aggregator.scans() {
             self.aggregator.scan(batch, origins, &items, &mut accumulators, &mut answers)
         } else {
             self.fold_each(batch, origins, &items, &mut accumulators, &mut answers)
@@ -137,7 +136,7 @@ impl Running {
             reason: u.reason,
             attempts: u.attempts,
         }));
-        apply(batch, &answers, &self.spec.name, self.aggregator.info(), origins, routes, out);
+        apply(batch, &answers, &self.spec.name, self.aggregator.plugin(), origins, routes, out);
     }
 
     /// Folds the messages that were taken once more, into what the open epoch alone puts to their keys.

@@ -64,6 +64,14 @@ pub struct Firing {
 }
 
 impl<'a> Origins<'a> {
+    /// The firing that a row is the result of, if it is one's.
+    pub(crate) fn firing(self, row: &Row) -> Option<&'a Firing> {
+        match self {
+            Self::Source => None,
+            Self::Windows(firings) => Some(firing(firings, row)),
+        }
+    }
+
     /// The output id of a row.
     #[must_use]
     pub fn id(self, row: &Row) -> OutputId<'a> {
@@ -76,7 +84,7 @@ impl<'a> Origins<'a> {
                 left_at: "",
             },
             Self::Windows(firings) => {
-                let f = &firings[usize::try_from(row.offset).unwrap_or(usize::MAX)];
+                let f = firing(firings, row);
                 OutputId::Window {
                     stage: &f.stage,
                     key: &f.key,
@@ -89,6 +97,10 @@ impl<'a> Origins<'a> {
             }
         }
     }
+}
+
+fn firing<'a>(firings: &'a [Firing], row: &Row) -> &'a Firing {
+    &firings[usize::try_from(row.offset).unwrap_or(usize::MAX)]
 }
 
 /// A stage as one worker runs it.
@@ -124,7 +136,8 @@ impl Stage {
         }
         let mut answers = Vec::new();
         self.ask(batch, 0..batch.len(), origins, &mut answers);
-        apply(batch, &answers, &self.spec.name, self.spec.plugin.info(), origins, routes, out);
+        let info = self.spec.plugin.info();
+        apply(batch, &answers, &self.spec.name, Some(info), origins, routes, out);
     }
 
     /// Asks the plugin about a range of the batch; halves it until what fails stands alone.
@@ -339,7 +352,7 @@ pub(crate) fn apply(
     batch: &mut Batch,
     answers: &[Answer],
     stage: &str,
-    plugin: &GuestInfo,
+    plugin: Option<&GuestInfo>,
     origins: Origins<'_>,
     routes: &Routes,
     out: &mut Outbox,
@@ -393,7 +406,7 @@ pub(crate) fn apply(
     }
     // A bisected scan's answers may each add messages behind any of the frame's.
     emitted.sort_by_key(|(behind, _)| *behind);
-    let leaving = LeavingAt { stage, plugin: Some(plugin), origins, routes };
+    let leaving = LeavingAt { stage, plugin, origins, routes };
     leaving.take_out(batch, &fates, &emitted, out);
 }
 

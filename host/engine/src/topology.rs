@@ -79,11 +79,11 @@ impl Topology {
                     "emit": w.emit.shape(),
                     // What is stored of these tells what is closed only together with it.
                     "allowed_lateness_ms": w.needs_clock().then_some(w.allowed_lateness_ms),
-                    "state_version": w.plugin.info().aggregate.as_ref().map(|a| a.state_version),
+                    "state_version": w.aggregate.state_version(),
                 }),
                 KeyedSpec::Running(r) => json!({
                     "running": &*r.name,
-                    "state_version": r.plugin.info().aggregate.as_ref().map(|a| a.state_version),
+                    "state_version": r.aggregate.state_version(),
                 }),
             })
             .collect();

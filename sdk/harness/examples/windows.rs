@@ -63,7 +63,7 @@ struct Load {
 fn measure(what: &str, windows: Result<Windows, String>, load: Load) -> Result<(), String> {
     let spec = WindowSpec {
         name: "w".into(),
-        plugin: count(),
+        aggregate: count().into(),
         window: windows?,
         allowed_lateness_ms: 0,
         late: Late::Drop,

@@ -130,7 +130,7 @@ impl Steps {
         let compound_key = self.topology.key.as_ref().is_some_and(KeySpec::is_compound);
         self.topology.keyed.push(KeyedSpec::Window(WindowSpec {
             name: name.into(),
-            plugin: plugin.clone(),
+            aggregate: plugin.clone().into(),
             window,
             allowed_lateness_ms,
             late: Late::DeadLetter,
@@ -144,7 +144,8 @@ impl Steps {
     #[must_use]
     pub fn running(mut self, name: &str, plugin: &PluginRef, order: Order) -> Self {
         let compound_key = self.topology.key.as_ref().is_some_and(KeySpec::is_compound);
-        let spec = RunningSpec { name: name.into(), plugin: plugin.clone(), compound_key, shared: false };
+        let spec =
+            RunningSpec { name: name.into(), aggregate: plugin.clone().into(), compound_key, shared: false };
         self.topology.keyed.push(KeyedSpec::Running(spec));
         self.topology.order = order;
         self

@@ -33,7 +33,7 @@ fn windows_are_a_pure_function_of_the_logs() {
         let late = [Late::Drop, Late::DeadLetter, Late::Output("side".into())][random.below(3)].clone();
         let window = KeyedSpec::Window(WindowSpec {
             name: "w".into(),
-            plugin: list_of_ids(false, None),
+            aggregate: list_of_ids(false, None).into(),
             window: Windows::tumbling(size).unwrap(),
             allowed_lateness_ms: lateness,
             late: late.clone(),
@@ -97,7 +97,7 @@ fn running_aggregates_in_log_order_are_a_pure_function_of_the_logs() {
         let logs = random_logs(&mut random, 150);
         let spec = RunningSpec {
             name: "r".into(),
-            plugin: list_of_ids(true, None),
+            aggregate: list_of_ids(true, None).into(),
             compound_key: false,
             shared: false,
         };
@@ -163,7 +163,7 @@ fn stages_behind_the_key_by_give_each_result_an_id_of_its_own() {
         if with_windows {
             keyed.push(KeyedSpec::Window(WindowSpec {
                 name: "w".into(),
-                plugin: list_of_ids(false, None),
+                aggregate: list_of_ids(false, None).into(),
                 window: Windows::tumbling(7).unwrap(),
                 allowed_lateness_ms: 3,
                 late: Late::Output("side".into()),
@@ -195,7 +195,7 @@ fn arrival_order_never_contradicts_an_output_that_is_out() {
         let logs = random_logs(&mut random, 100);
         let spec = RunningSpec {
             name: "r".into(),
-            plugin: list_of_ids(true, None),
+            aggregate: list_of_ids(true, None).into(),
             compound_key: false,
             shared: false,
         };
@@ -229,7 +229,7 @@ fn idle_marks_are_committed_facts() {
         let logs = random_logs(&mut random, 0);
         let window = KeyedSpec::Window(WindowSpec {
             name: "w".into(),
-            plugin: list_of_ids(false, None),
+            aggregate: list_of_ids(false, None).into(),
             window: Windows::tumbling(20).unwrap(),
             allowed_lateness_ms: 5,
             late: Late::Output("side".into()),
@@ -269,7 +269,7 @@ fn a_poison_message_is_found_in_an_aggregate_and_its_neighbours_live() {
         let poison = logs.iter().flatten().filter(|s| s.key == "boom").count();
         let spec = RunningSpec {
             name: "r".into(),
-            plugin: list_of_ids(true, Some("boom")),
+            aggregate: list_of_ids(true, Some("boom")).into(),
             compound_key: false,
             shared: false,
         };
@@ -284,8 +284,12 @@ fn a_poison_message_is_found_in_an_aggregate_and_its_neighbours_live() {
 fn the_same_seed_does_the_same_again() {
     let mut random = Seeded::new(7);
     let logs = random_logs(&mut random, 200);
-    let spec =
-        RunningSpec { name: "r".into(), plugin: list_of_ids(true, None), compound_key: false, shared: false };
+    let spec = RunningSpec {
+        name: "r".into(),
+        aggregate: list_of_ids(true, None).into(),
+        compound_key: false,
+        shared: false,
+    };
     let scenario = scenario(topology(vec![KeyedSpec::Running(spec)], Order::Arrival), &logs);
     let (one, two) = (run(&scenario, Chaos::WILD, 7), run(&scenario, Chaos::WILD, 7));
     assert_eq!(one.committed, two.committed);

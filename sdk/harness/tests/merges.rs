@@ -45,7 +45,7 @@ fn what_is_merged_with_what_depends_on_time_alone() {
         let windows = [Windows::sliding(40, 3), Windows::at_messages(15), Windows::session(9)];
         let keyed = KeyedSpec::Window(WindowSpec {
             name: "sums".into(),
-            plugin: sum(add),
+            aggregate: sum(add).into(),
             window: windows[random.below(3)].clone().unwrap(),
             allowed_lateness_ms: 10,
             late: Late::Drop,

@@ -142,7 +142,8 @@ fn count() -> PluginRef {
 }
 
 fn scenario(plugin: &PluginRef, shared: bool, logs: Vec<Vec<String>>) -> Scenario {
-    let spec = RunningSpec { name: "r".into(), plugin: plugin.clone(), compound_key: false, shared };
+    let spec =
+        RunningSpec { name: "r".into(), aggregate: plugin.clone().into(), compound_key: false, shared };
     let topology = Topology {
         decoders: vec![Arc::new(JsonDecoder)],
         time: None,
@@ -231,7 +232,7 @@ fn what_is_stored_is_exact_whatever_others_put_to_it() {
 
 #[test]
 fn what_others_put_to_it_is_seen_at_the_next_commit() {
-    let spec = RunningSpec { name: "r".into(), plugin: count(), compound_key: false, shared: true };
+    let spec = RunningSpec { name: "r".into(), aggregate: count().into(), compound_key: false, shared: true };
     let others = Some("100");
     let store = Arc::new(Sharing::new(&[KeyedSpec::Running(spec)], others));
     let steps = Steps::new().key_by(&["type"]).running("r", &count(), Order::Log).shared();

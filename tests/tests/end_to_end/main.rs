@@ -7,6 +7,7 @@
 mod backpressure;
 mod bad_input;
 mod flights;
+mod flights_built_ins;
 mod http;
 mod killing;
 mod pipelines;

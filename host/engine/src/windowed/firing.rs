@@ -128,7 +128,7 @@ impl Windowed {
 
     fn bury_window(&self, fire: &Fire, reason: &str, kind: &'static str, way: &mut Way<'_>) {
         let (name, key) = (&*self.spec.name, &self.table.at(fire.place).key);
-        let plugin = Some(self.aggregator.info());
+        let plugin = self.aggregator.plugin();
         let why = DeadLetter { reason, kind, stage: name, plugin, attempts: 2 };
         let id = OutputId::Window {
             stage: name,
@@ -204,7 +204,7 @@ impl Windowed {
         way: &mut Way<'_>,
     ) {
         let of_plugin = !matches!(kind, "late" | "time");
-        let plugin = of_plugin.then(|| self.aggregator.info());
+        let plugin = self.aggregator.plugin().filter(|_| of_plugin);
         let why = DeadLetter { reason, kind, stage: &self.spec.name, plugin, attempts };
         let id = origins.id(&batch.rows[index]).left_at(&self.spec.name, ordinal(batch, index));
         way.out.bury(way.routes, &why, Buried::Message(batch.frame.get(index)), &id);

@@ -15,9 +15,8 @@ use wasmill_frame::TIMESTAMP_NONE;
 
 use self::segment::Segment;
 use self::table::{Changes, NEVER, NOT_STORED, Part, Place, Table};
-use crate::aggregate::Aggregator;
+use crate::aggregate::{Aggregate, Aggregator};
 use crate::batch::Batch;
-use crate::guest::PluginRef;
 use crate::lane::Way;
 use crate::stage::Origins;
 use crate::state::{Change, Delta, StateStore, StoreError, clock_key};
@@ -43,7 +42,7 @@ pub struct WindowSpec {
     /// The stage's name.
     pub name: Arc<str>,
     /// The aggregate.
-    pub plugin: PluginRef,
+    pub aggregate: Aggregate,
     /// The windows.
     pub window: Windows,
     /// How much later than its window's end, in stream time, a message may come.
@@ -89,7 +88,7 @@ impl Windowed {
     pub fn new(spec: &WindowSpec, stage: u16, key_groups: u16) -> Self {
         let ends_move = matches!(spec.window.0, Kind::Session { .. });
         Self {
-            aggregator: Aggregator::new(&spec.name, &spec.plugin),
+            aggregator: Aggregator::new(&spec.name, &spec.aggregate),
             spec: spec.clone(),
             stage,
             table: Table::new(stage, key_groups, ends_move),

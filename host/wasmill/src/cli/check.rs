@@ -10,7 +10,7 @@ use super::plan::{plan, refuse_too_weak};
 use super::{load, print, print_json, sandbox};
 use crate::report::Diagnostic;
 use crate::spec::variables::NO_FILE;
-use crate::spec::{Pipeline, PluginStage, Stage};
+use crate::spec::{AggregateStage, ComputedBy, Pipeline, PluginStage, Stage};
 
 #[derive(Serialize)]
 struct Checked {
@@ -78,8 +78,23 @@ fn check(pipeline: &Pipeline) -> Vec<Stop> {
             Err(stop) => found.push(stop),
         }
     }
+    found.extend(pipeline.stages.iter().filter_map(|stage| unambiguous(pipeline, stage).err()));
     found.extend(reachable(pipeline));
     found
+}
+
+/// Refuses a built-in's name where a plugin has it too: one of the two would be taken unseen.
+pub(crate) fn unambiguous(pipeline: &Pipeline, stage: &Stage) -> Result<(), Stop> {
+    let Stage::Aggregate(AggregateStage { by: ComputedBy::BuiltIns(built_in), .. }) = stage else {
+        return Ok(());
+    };
+    let Some(file) = built_in.not.as_ref().filter(|file| file.exists()) else { return Ok(()) };
+    let name = file.file_stem().unwrap_or_default().display();
+    let title = format!("`{name}` is a built-in, and {} is there too", file.display());
+    let diagnostic = Diagnostic::at(built_in.span, title, "which of the two?")
+        .help(format!("for the plugin, write `{{ plugin: {name} }}`"))
+        .help("for the built-in, give the plugin's file another name");
+    Err(Stop::problems(Exit::Plugin, &pipeline.problem(diagnostic)))
 }
 
 /// Loads a stage's plugin and asks whether it can do what the stage wants.

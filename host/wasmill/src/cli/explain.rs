@@ -44,6 +44,9 @@ fn text(plan: &Plan) -> String {
     plan.sources.iter().for_each(|s| end(&mut t, "source", s));
     for step in &plan.stages {
         let _ = writeln!(t, "  {:<9} {:<16} {}", step.kind, step.name, step.runs);
+        for built_in in &step.built_ins {
+            let _ = writeln!(t, "  {:<9} {:<16} built-in {built_in}", "", "");
+        }
         if let Some(plugin) = &step.plugin {
             let grants: Vec<String> =
                 step.grants.iter().map(|g| super::sandbox::grant(*g).to_string()).collect();

@@ -7,7 +7,9 @@ use super::exit::{Exit, Stop};
 use crate::report::Diagnostic;
 use crate::spec::guarantee::{Route, RouteSink, RouteSource, route, too_weak};
 use crate::spec::secrets::is_secret;
-use crate::spec::{Delivery, Grant, Kept, Late, Order, Pipeline, Sharing, Stage, StateSpec};
+use crate::spec::{
+    AggregateStage, ComputedBy, Delivery, Grant, Kept, Late, Order, Pipeline, Sharing, Stage, StateSpec,
+};
 
 /// A pipeline as it will run.
 #[derive(Debug, Serialize)]
@@ -69,6 +71,9 @@ pub struct Step {
     pub kind: &'static str,
     /// Its name; of a key_by the key.
     pub name: String,
+    /// What its built-ins compute, each in words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub built_ins: Vec<String>,
     /// Its plugin's file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plugin: Option<String>,
@@ -331,11 +336,16 @@ fn steps(pipeline: &Pipeline, sources: usize) -> Vec<Step> {
         let plugin = stage.plugin();
         let name = match stage {
             Stage::KeyBy(key) => key.paths.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-            _ => plugin.map(|p| p.name.clone()).unwrap_or_default(),
+            _ => stage.name().unwrap_or_default().to_owned(),
+        };
+        let built_ins = match stage {
+            Stage::Aggregate(AggregateStage { by: ComputedBy::BuiltIns(b), .. }) => b.built_ins.told(),
+            _ => Vec::new(),
         };
         steps.push(Step {
             kind: stage.kind(),
             name,
+            built_ins,
             plugin: plugin.map(|p| p.file.display().to_string()),
             grants: plugin.map(|p| p.grants.clone()).unwrap_or_default(),
             runs,
@@ -378,12 +388,12 @@ fn not_replayable(pipeline: &Pipeline, sources: &[SourceTraits]) -> Vec<String> 
             if pipeline.sharing() == Sharing::Store {
                 reasons.push(format!(
                     "the stage `{}` takes messages in the order of arrival in each process; the totals come out the same, the numbers between may not",
-                    a.stage.name
+                    a.name
                 ));
             } else if pipeline.kept() == Kept::Memory {
                 reasons.push(format!(
                     "the stage `{}` takes messages in the order of arrival, and without a data_dir nothing remembers that order; with a single partition there is one order only",
-                    a.stage.name
+                    a.name
                 ));
             }
         }

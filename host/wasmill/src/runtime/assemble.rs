@@ -22,17 +22,17 @@ use wasmill_engine::state::{Checkpoint, StateStore, StoreError};
 use wasmill_engine::time::END;
 use wasmill_engine::topology::{Order, TimeSpec, Topology};
 use wasmill_engine::window::{Emit, Late};
-use wasmill_engine::{RunningSpec, ShareMerger, WindowSpec};
+use wasmill_engine::{Aggregate, RunningSpec, ShareMerger, WindowSpec};
 use wasmill_plugin::Sandbox;
 
 use super::claims::Claims;
 use super::dead_letter_log::DeadLetterLog;
 use super::members::SharedSource;
 use super::retry::{Ends, insist, off_the_network};
-use crate::cli::check::load_fitting;
+use crate::cli::check::{load_fitting, unambiguous};
 use crate::cli::sandbox as admission;
 use crate::cli::{Exit, RunFailure};
-use crate::spec::{self, Kept, Pipeline, Sharing, Stage, StateSpec, millis};
+use crate::spec::{self, ComputedBy, Kept, Pipeline, Sharing, Stage, StateSpec, millis};
 
 /// The name under which the dead-letter sink's token is kept.
 const DEAD_LETTER_SINK: &str = "dead_letter";
@@ -397,11 +397,19 @@ fn aggregate_stage(
     topology: &Topology,
 ) -> anyhow::Result<KeyedSpec> {
     let stage = Stage::Aggregate(aggregate.clone());
-    let plugin = load_fitting(sandbox, pipeline, &stage, &aggregate.stage).map_err(stopped)?;
-    let name: Arc<str> = aggregate.stage.name.as_str().into();
+    let by = match &aggregate.by {
+        ComputedBy::Plugin(plugin) => {
+            load_fitting(sandbox, pipeline, &stage, plugin).map(Aggregate::Plugin).map_err(stopped)?
+        }
+        ComputedBy::BuiltIns(by) => {
+            unambiguous(pipeline, &stage).map_err(stopped)?;
+            Aggregate::BuiltIns(Arc::clone(&by.built_ins))
+        }
+    };
+    let name: Arc<str> = aggregate.name.as_str().into();
     let compound_key = topology.key.as_ref().is_some_and(wasmill_engine::key::KeySpec::is_compound);
     let shared = pipeline.sharing() == Sharing::Store;
-    if shared && !plugin.info().aggregate.as_ref().is_some_and(|a| a.commutative) {
+    if shared && !by.is_commutative() {
         return Err(RunFailure {
             exit: Exit::Plugin,
             text: format!(
@@ -411,10 +419,10 @@ fn aggregate_stage(
         .into());
     }
     Ok(match &aggregate.window {
-        None => KeyedSpec::Running(RunningSpec { name, plugin, compound_key, shared }),
+        None => KeyedSpec::Running(RunningSpec { name, aggregate: by, compound_key, shared }),
         Some(window) => KeyedSpec::Window(WindowSpec {
             name,
-            plugin,
+            aggregate: by,
             window: window.kind.windows().map_err(outside)?,
             allowed_lateness_ms: millis(window.allowed_lateness),
             late: match &window.late {

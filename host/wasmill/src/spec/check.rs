@@ -1,5 +1,7 @@
 //! From what is written to what it means: every rule that a key's type can't express.
 
+mod aggregate;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -351,14 +353,14 @@ impl Checker {
         for stage in raw {
             let span = stage.span;
             let Some((stage, at)) = self.stage(stage.value, span, plugin_dir) else { continue };
-            if let Some(plugin) = stage.plugin() {
-                if let Some(first) = names.get(&plugin.name).copied() {
-                    let title = format!("two stages are named `{}`", plugin.name);
+            if let Some(name) = stage.name().map(str::to_owned) {
+                if let Some(first) = names.get(&name).copied() {
+                    let title = format!("two stages are named `{name}`");
                     let diagnostic = self.wrong(at, title, "the second one");
                     diagnostic.also.push((first, "the first one".to_owned()));
-                    diagnostic.help.push(format!("give one of them another name: `name: {}-2`", plugin.name));
+                    diagnostic.help.push(format!("give one of them another name: `name: {name}-2`"));
                 }
-                names.entry(plugin.name.clone()).or_insert(at);
+                names.entry(name).or_insert(at);
             }
             stages.push(Located { value: stage, span: at });
         }
@@ -382,7 +384,7 @@ impl Checker {
                     };
                     let diagnostic = self.wrong(at, what, "nothing is done with its messages");
                     diagnostic.help.push(match raw.window {
-                        Some(_) => "put `aggregate: PLUGIN` beside `window`".to_owned(),
+                        Some(_) => "put `aggregate: PLUGIN`, or a built-in such as `aggregate: count`, beside `window`".to_owned(),
                         None => {
                             "a stage has one of `transform`, `filter`, `key_by` and `aggregate`".to_owned()
                         }
@@ -431,12 +433,12 @@ impl Checker {
                         .push("put `- key_by: payload.FIELD` or `- key_by: type` before it".to_owned());
                 }
                 let order = self.order(raw.order.as_ref(), raw.window.is_some());
-                let stage = self.plugin(raw.aggregate?, raw.name, plugin_dir);
+                let (name, by) = self.computed_by(raw.aggregate?, raw.name, plugin_dir)?;
                 let window = match raw.window {
                     Some(window) => Some(self.window(window)?),
                     None => None,
                 };
-                Stage::Aggregate(AggregateStage { stage, window, order })
+                Stage::Aggregate(AggregateStage { name, by, window, order })
             }
             "transform" => Stage::Transform(self.plugin(raw.transform?, raw.name, plugin_dir)),
             _ => Stage::Filter(self.plugin(raw.filter?, raw.name, plugin_dir)),

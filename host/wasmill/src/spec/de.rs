@@ -131,13 +131,13 @@ impl de::Error for DeError {
     fn custom<T: std::fmt::Display>(text: T) -> Self {
         // "what is wrong: what was expected" goes on two lines: title and label.
         let text = text.to_string();
-        for hint in [": expected ", ": did you mean "] {
-            if let Some(at) = text.find(hint) {
-                return Self(Mistake::new(&text[..at], &text[at + 2..]));
-            }
-        }
-        let subject = text.strip_prefix('`').and_then(|t| t.split_once('`')).map(|(key, _)| key.to_owned());
-        let mut mistake = Mistake::new(text, "this");
+        let hint = [": expected ", ": did you mean "].into_iter().find_map(|hint| text.find(hint));
+        let subject =
+            text.split_once('`').and_then(|(_, t)| t.split_once('`')).map(|(key, _)| key.to_owned());
+        let mut mistake = match hint {
+            Some(at) => Mistake::new(&text[..at], &text[at + 2..]),
+            None => Mistake::new(text, "this"),
+        };
         mistake.subject = subject;
         Self(mistake)
     }

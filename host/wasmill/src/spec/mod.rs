@@ -4,6 +4,7 @@
 //! meaning ([`check`]). Without a file the tree is made from variables ([`variables`]). Each step reports mistakes with their place; what comes out needs no further
 //! check but those that look at the world: files, plugins, addresses.
 
+mod built_ins;
 mod check;
 pub mod de;
 pub mod environment;
@@ -22,8 +23,10 @@ mod window;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use wasmill_engine::builtin::BuiltIns;
 use wasmill_engine::key::{KeySpec, Path as FieldPath};
 
 pub use environment::Environment;
@@ -116,7 +119,17 @@ impl Stage {
     pub fn plugin(&self) -> Option<&PluginStage> {
         match self {
             Self::Transform(p) | Self::Filter(p) => Some(p),
-            Self::Aggregate(a) => Some(&a.stage),
+            Self::Aggregate(a) => a.plugin(),
+            Self::KeyBy(_) => None,
+        }
+    }
+
+    /// Its name in the pipeline; a key_by has none.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Transform(p) | Self::Filter(p) => Some(&p.name),
+            Self::Aggregate(a) => Some(&a.name),
             Self::KeyBy(_) => None,
         }
     }
@@ -153,12 +166,45 @@ pub struct PluginStage {
 /// An aggregate.
 #[derive(Debug, Clone)]
 pub struct AggregateStage {
-    /// Its plugin.
-    pub stage: PluginStage,
+    /// The stage's name, unique in the pipeline.
+    pub name: String,
+    /// What computes it.
+    pub by: ComputedBy,
     /// Over which windows; none: it runs on for ever and answers for each message.
     pub window: Option<Window>,
     /// In which order it sees messages of several partitions.
     pub order: Order,
+}
+
+impl AggregateStage {
+    /// Its plugin, where one computes it.
+    #[must_use]
+    pub fn plugin(&self) -> Option<&PluginStage> {
+        match &self.by {
+            ComputedBy::Plugin(plugin) => Some(plugin),
+            ComputedBy::BuiltIns(_) => None,
+        }
+    }
+}
+
+/// What computes an aggregate.
+#[derive(Debug, Clone)]
+pub enum ComputedBy {
+    /// A plugin.
+    Plugin(PluginStage),
+    /// Built-ins.
+    BuiltIns(BuiltInStage),
+}
+
+/// Built-ins of a stage.
+#[derive(Debug, Clone)]
+pub struct BuiltInStage {
+    /// What they compute.
+    pub built_ins: Arc<BuiltIns>,
+    /// The file of a plugin that could be meant too: it must not be there.
+    pub not: Option<PathBuf>,
+    /// Where they are named.
+    pub span: Span,
 }
 
 /// A sink and what it takes.

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
 
+use super::built_ins::RawAggregate;
 use super::located::Located;
 use super::window::RawWindow;
 
@@ -163,15 +164,15 @@ pub struct RawStage {
     pub key_by: Option<Located<RawKey>>,
     /// Beside `key_by`: what becomes of a message whose key is null. Default: dead_letter.
     pub on_null: Option<Located<RawOnNull>>,
-    /// Gathers messages of a key into a value by a plugin.
-    pub aggregate: Option<Located<RawPlugin>>,
+    /// Gathers messages of a key into a value, by a plugin or by built-ins.
+    pub aggregate: Option<Located<RawAggregate>>,
     /// Beside `aggregate`: over which stretch of event time. Without it the aggregate runs on for ever and
     /// answers for each message.
     pub window: Option<Located<RawWindow>>,
     /// Beside `aggregate`: in which order it sees messages of several partitions. `log`, the same at
     /// every run, is the default where there are windows; `arrival`, at once, where there are none.
     pub order: Option<Located<Order>>,
-    /// The stage's name. Default: the plugin's.
+    /// The stage's name. Default: the plugin's or the built-in's; of several built-ins `aggregate`.
     pub name: Option<Located<String>>,
 }
 
@@ -252,10 +253,13 @@ pub enum Grant {
     WallClock,
 }
 
+/// The keys of a plugin in its long form.
+pub(super) const PLUGIN_KEYS: [&str; 4] = ["plugin", "name", "grants", "config"];
+
 /// A plugin in its long form.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct LongPlugin {
+pub(super) struct LongPlugin {
     /// The plugin's name: its file in the plugin folder, without `.wasm`.
     plugin: Located<String>,
     /// The stage's name. Default: the plugin's.
@@ -290,9 +294,13 @@ impl<'de> Visitor<'de> for PluginVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawPlugin, A::Error> {
-        let LongPlugin { plugin, name, grants, config } =
-            LongPlugin::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(RawPlugin { plugin, name, grants, config })
+        LongPlugin::deserialize(MapAccessDeserializer::new(map)).map(RawPlugin::from)
+    }
+}
+
+impl From<LongPlugin> for RawPlugin {
+    fn from(LongPlugin { plugin, name, grants, config }: LongPlugin) -> Self {
+        Self { plugin, name, grants, config }
     }
 }
 

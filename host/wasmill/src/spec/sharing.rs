@@ -89,11 +89,11 @@ impl Pipeline {
             match stage {
                 Stage::Aggregate(a) if a.window.is_some() => reasons.push(format!(
                     "the windows of the stage `{}` need the stream time of all partitions in one place; use a running aggregate",
-                    a.stage.name
+                    a.name
                 )),
                 Stage::Aggregate(a) if a.order == Order::Log => reasons.push(format!(
                     "the stage `{}` takes messages in the log's order, which needs all partitions in one place; use `order: arrival`",
-                    a.stage.name
+                    a.name
                 )),
                 Stage::Transform(p) | Stage::Filter(p) if p.grants.contains(&Grant::State) => reasons.push(format!(
                     "the stage `{}` has state of its own, which two processes can't both change; make it an aggregate, or take the grant `state` away",

@@ -65,7 +65,7 @@ fn every_key_arrives_in_its_place() {
     assert_eq!(second.config["threshold"], 3);
     assert_eq!(second.config["tags"], serde_json::json!(["a", "b"]));
     let Stage::Aggregate(aggregate) = &p.stages[4] else { panic!("{:?}", p.stages[4]) };
-    assert_eq!(aggregate.stage.name, "delays");
+    assert_eq!(aggregate.name, "delays");
     assert_eq!(aggregate.order, Order::Log);
     let window = aggregate.window.as_ref().expect("a window");
     assert_eq!(window.kind, WindowKind::Tumbling { size: Duration::from_secs(3600) });

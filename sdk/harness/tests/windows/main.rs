@@ -33,7 +33,7 @@ impl Stage {
     fn keyed(&self, number: usize) -> KeyedSpec {
         KeyedSpec::Window(WindowSpec {
             name: format!("w{number}").into(),
-            plugin: list_of_ids(false, None),
+            aggregate: list_of_ids(false, None).into(),
             window: match self.of {
                 Of::Every { size, every } if size == every => Windows::tumbling(size),
                 Of::Every { size, every } => Windows::sliding(size, every),

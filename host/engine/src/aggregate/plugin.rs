@@ -1,38 +1,22 @@
 //! Calls of an aggregate's plugin: every answer checked, the messages that it can't take found.
 
-use std::collections::HashMap;
-
 use wasmill_frame::{Blobs, BlobsWriter, Edits, GroupsWriter};
 
 use crate::batch::Batch;
 use crate::guest::{AggregateInfo, CallContext, CallError, Guest, GuestInfo, PluginRef, Trial};
-use crate::lane::KeyedSpec;
 use crate::stage::{Answer, Origins, StageKind, check, context, verdict};
-use crate::state::stage_of;
 
-/// A finished value, or a reason and its kind.
-pub(crate) type Finished = Result<Vec<u8>, (String, &'static str)>;
-
-/// A message to fold: its place in the frame, and which accumulator it goes to.
-pub(crate) type Item = (usize, usize);
-
-/// A message that could not be folded.
-pub(crate) struct Unfolded {
-    pub index: usize,
-    pub kind: &'static str,
-    pub reason: String,
-    pub attempts: u32,
-}
+use super::{Finished, Item, Unfolded};
 
 /// An aggregate's plugin as one lane calls it.
-pub(crate) struct Aggregator {
+pub(crate) struct PluginAggregator {
     plugin: PluginRef,
     guest: Box<dyn Guest>,
     stage: String,
     initial: Vec<u8>,
 }
 
-impl Aggregator {
+impl PluginAggregator {
     pub fn new(stage: &str, plugin: &PluginRef) -> Self {
         let initial = plugin.info().aggregate.as_ref().map(|a: &AggregateInfo| a.initial.clone());
         Self {
@@ -115,10 +99,10 @@ impl Aggregator {
         trial: Trial,
     ) -> Result<(), CallError> {
         // Messages by accumulator, in the order in which each accumulator first appears.
-        let mut slots: HashMap<usize, usize> = HashMap::new();
+        let mut slots: Vec<Option<usize>> = vec![None; accumulators.len()];
         let mut groups: Vec<(usize, Vec<usize>)> = Vec::new();
         for &(index, accumulator) in items {
-            let slot = *slots.entry(accumulator).or_insert_with(|| {
+            let slot = *slots[accumulator].get_or_insert_with(|| {
                 groups.push((accumulator, Vec::new()));
                 groups.len() - 1
             });
@@ -263,36 +247,4 @@ fn read_folded(bytes: &[u8], groups: usize, messages: usize) -> Result<Folded<'_
         }
     }
     Ok((accumulators, failed))
-}
-
-/// How the accumulators of a running aggregate that several processes share are merged, for a store that
-/// must do it at a commit: the stored one first, what one epoch put to it second.
-pub struct ShareMerger {
-    by_stage: std::collections::BTreeMap<u16, std::sync::Mutex<Aggregator>>,
-}
-
-impl ShareMerger {
-    /// The merger of a pipeline's shared stages.
-    #[must_use]
-    pub fn new(keyed: &[KeyedSpec]) -> Self {
-        let shared = (0u16..).zip(keyed).filter_map(|(number, spec)| match spec {
-            KeyedSpec::Running(spec) if spec.shared => {
-                Some((number, std::sync::Mutex::new(Aggregator::new(&spec.name, &spec.plugin))))
-            }
-            _ => None,
-        });
-        Self { by_stage: shared.collect() }
-    }
-
-    /// Merges what one epoch put to a stored key into what is stored.
-    ///
-    /// # Errors
-    /// When the key is of no shared stage, or the plugin can't merge the two.
-    pub fn merge(&self, key: &[u8], stored: &[u8], share: &[u8]) -> Result<Vec<u8>, String> {
-        let stage = stage_of(key).and_then(|stage| self.by_stage.get(&stage));
-        let stage = stage.ok_or("the stored key is of no running aggregate that is shared")?;
-        let mut aggregator = stage.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let merged = aggregator.merge(&[(stored, share)]).pop();
-        merged.unwrap_or_else(|| Err("merge answered nothing".to_owned()))
-    }
 }

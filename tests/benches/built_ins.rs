@@ -1,0 +1,99 @@
+//! What built-in aggregates cost in a lane of the engine, all that the lane does included.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use wasmill_connect::store::MemoryStore;
+use wasmill_engine::WindowSpec;
+use wasmill_engine::batch::Batch;
+use wasmill_engine::builtin::{BuiltIn, BuiltIns, Kind};
+use wasmill_engine::lane::{KeyedSpec, Lane, LaneInput};
+use wasmill_engine::output::Routes;
+use wasmill_engine::position::PartitionId;
+use wasmill_engine::state::StateStore;
+use wasmill_engine::time::START;
+use wasmill_engine::topology::Topology;
+use wasmill_engine::window::{Emit, Late, Windows};
+use wasmill_frame::Parts;
+
+use crate::clock::{Times, timed};
+use crate::report::{Report, Row, Target};
+
+/// Messages a batch, as the engine's default.
+const BATCH: usize = 256;
+/// Messages that are made at once, so that they need not all be in memory.
+const SLICE: usize = BATCH * 1_024;
+const MESSAGES: usize = 8 * SLICE;
+const ROUNDS: usize = 3;
+/// An odd number: multiplied by it, the numbers below a count all come, in no order that a cache likes.
+const SCATTER: usize = 7_368_787;
+
+/// Measures folding into few and into many keys.
+pub fn measure(report: &mut Report) {
+    for (keys, number, target) in [
+        (1_000_000, "integers", Some(Target::Aim(1_000_000.0))),
+        (1_000_000, "decimals", None),
+        (1_000, "integers", None),
+    ] {
+        let mut times = Times::default();
+        for _ in 0..ROUNDS {
+            times.push(MESSAGES as f64 / run(keys, number == "decimals").as_secs_f64());
+        }
+        report.push(Row::figure(
+            &format!("a lane, tumbling `count` and `sum` of {number}, 100 B payload"),
+            &format!("{keys} keys, one thread, CPU time"),
+            &times,
+            "messages/s",
+            target,
+        ));
+    }
+}
+
+fn run(keys: usize, decimals: bool) -> Duration {
+    let sum = BuiltIn::new(Kind::Sum, "payload.n".parse().ok());
+    let results = vec![("count".to_owned(), BuiltIn::new(Kind::Count, None)), ("sum".to_owned(), sum)];
+    let spec = WindowSpec {
+        name: "bench".into(),
+        aggregate: BuiltIns::named(results).unwrap_or_else(|e| panic!("{e}")).into(),
+        window: Windows::tumbling(3_600_000).unwrap_or_else(|e| panic!("{e}")),
+        allowed_lateness_ms: 0,
+        late: Late::Drop,
+        emit: Emit::Close,
+        compound_key: false,
+    };
+    let routes = Arc::new(Routes::new(Vec::new(), Default::default()));
+    let store: Arc<dyn StateStore> = Arc::new(MemoryStore::new());
+    let lane = Lane::new(&[KeyedSpec::Window(spec)], &routes, &store, Topology::KEY_GROUPS, (0, 1));
+    let mut lane = lane.unwrap_or_else(|e| panic!("{e}"));
+    let mut took = Duration::ZERO;
+    for slice in 0..MESSAGES / SLICE {
+        let batches = (0..SLICE / BATCH).map(|n| batch(slice * SLICE + n * BATCH, keys, decimals)).collect();
+        took += timed(|| lane.process(LaneInput { batches, stream_time: START }));
+    }
+    let open = lane.barrier(1).open_windows;
+    assert_eq!(open, keys.min(MESSAGES), "every key has its window");
+    took
+}
+
+fn batch(first: usize, keys: usize, decimals: bool) -> Batch {
+    let mut batch = Batch::with_capacity(PartitionId { source: 0, partition: 0 }, 0, BATCH, BATCH * 160);
+    for i in first..first + BATCH {
+        let user = i * SCATTER % keys;
+        let n = if decimals { format!("{}.{:02}", i % 500, i % 100) } else { (i % 1_000).to_string() };
+        let payload = format!(
+            "{{\"user\":\"u{user:07}\",\"ok\":true,\"tags\":[\"a\",\"b\"],\"n\":{n:<6},\"pad\":\"{}\"}}",
+            "x".repeat(36)
+        );
+        let parts = Parts {
+            id: "message",
+            kind: "click",
+            key: Some(&payload.as_bytes()[9..17]),
+            payload: payload.as_bytes(),
+            timestamp: 1_700_000_000_000 + (i as i64 % 1_000),
+            metadata: b"",
+            payload_is_json: true,
+        };
+        batch.push(&parts, i as u64);
+    }
+    batch
+}
