@@ -30,11 +30,7 @@ const SCATTER: usize = 7_368_787;
 
 /// Measures folding into few and into many keys.
 pub fn measure(report: &mut Report) {
-    for (keys, number, target) in [
-        (1_000_000, "integers", Some(Target::Aim(1_000_000.0))),
-        (1_000_000, "decimals", None),
-        (1_000, "integers", None),
-    ] {
+    for (keys, number) in [(1_000_000, "integers"), (1_000_000, "decimals"), (1_000, "integers")] {
         let mut times = Times::default();
         for _ in 0..ROUNDS {
             times.push(MESSAGES as f64 / run(keys, number == "decimals").as_secs_f64());
@@ -44,7 +40,7 @@ pub fn measure(report: &mut Report) {
             &format!("{keys} keys, one thread, CPU time"),
             &times,
             "messages/s",
-            target,
+            Some(Target::Aim(1_000_000.0)),
         ));
     }
 }

@@ -86,8 +86,11 @@ fn built_ins() -> BuiltIns {
     BuiltIns::named(results.map(|(name, built_in)| (name.to_owned(), built_in)).into()).unwrap()
 }
 
-/// What a list of messages comes to; each with its place.
-fn reference(messages: &[((i64, usize, usize), Sent)]) -> Value {
+/// A message with its place: (time, partition, position).
+type Placed = ((i64, usize, usize), Sent);
+
+/// What a list of messages comes to.
+fn reference(messages: &[Placed]) -> Value {
     let mut by_place = messages.to_vec();
     by_place.sort_by_key(|(place, _)| *place);
     let numbers: Vec<f64> = messages.iter().filter_map(|(_, m)| m.number).map(|n| n as f64 / 4.0).collect();
@@ -174,7 +177,7 @@ fn windows_of_built_ins_are_a_pure_function_of_the_logs() {
         };
         let outcome = run(&scenario(KeyedSpec::Window(spec), &logs), Chaos::WILD, seed);
         crashes += outcome.crashes;
-        let mut windows: BTreeMap<(i64, usize), Vec<((i64, usize, usize), Sent)>> = BTreeMap::new();
+        let mut windows: BTreeMap<(i64, usize), Vec<Placed>> = BTreeMap::new();
         let mut odd = 0;
         for (stamp, place, sent) in virtual_log(&logs) {
             let start = sent.time / size * size;
@@ -211,7 +214,7 @@ fn running_built_ins_answer_each_message_as_the_log_tells() {
             shared,
         };
         let outcome = run(&scenario(KeyedSpec::Running(spec(false)), &logs), Chaos::WILD, seed);
-        let mut so_far: BTreeMap<usize, Vec<((i64, usize, usize), Sent)>> = BTreeMap::new();
+        let mut so_far: BTreeMap<usize, Vec<Placed>> = BTreeMap::new();
         let mut expected: BTreeMap<String, Vec<Value>> = BTreeMap::new();
         for (_, place, sent) in virtual_log(&logs).into_iter().filter(|(_, _, s)| !s.is_odd) {
             let key = sent.key;

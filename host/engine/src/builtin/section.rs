@@ -147,7 +147,7 @@ pub(crate) fn remove_last(bytes: &mut Vec<u8>, at: usize) {
 }
 
 /// Appends a section with a table of these texts; of none, an empty body.
-pub(crate) fn push_table<'a>(bytes: &mut Vec<u8>, texts: &[&'a [u8]]) {
+pub(crate) fn push_table(bytes: &mut Vec<u8>, texts: &[&[u8]]) {
     let at = bytes.len();
     push_body(bytes, &[]);
     if texts.is_empty() {

@@ -194,8 +194,9 @@ proptest! {
 fn joined_buckets_do_not_depend_on_the_order() {
     let quantiles = Kind::Quantiles { at: vec![0.1, 0.5, 0.9] };
     let built_ins = BuiltIns::bare(of(quantiles, "payload")).unwrap();
-    let value_of =
-        |i: u64| 1.7f64.powf(((i * 7_919) % 6_007) as f64 / 10.0) * if i % 5 == 0 { -1.0 } else { 1.0 };
+    let value_of = |i: u64| {
+        1.7f64.powf(((i * 7_919) % 6_007) as f64 / 10.0) * if i.is_multiple_of(5) { -1.0 } else { 1.0 }
+    };
     let messages: Vec<Sent> = (0..6_000)
         .map(|i| Sent { time: 0, partition: 0, offset: i, payload: format!("{:e}", value_of(i)) })
         .collect();
