@@ -69,7 +69,7 @@ pub struct LaneEpoch {
     pub delta: Delta,
     /// What it counted.
     pub counts: Counts,
-    /// How many windows are open.
+    /// How many windows are open; of overlapping ones, how many panes.
     pub open_windows: usize,
 }
 

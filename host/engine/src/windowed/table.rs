@@ -138,6 +138,12 @@ impl Table {
         self.index.find(xxh3_64(key), |p| *self.at(*p).key == *key).copied()
     }
 
+    /// Some number of the key's newest part, so that all of it is at hand.
+    pub fn newest(&self, place: Place) -> u64 {
+        let newest = self.at(place).parts.last();
+        newest.map_or(0, |p| u64::from(p.held) + u64::from(p.accumulator.first().copied().unwrap_or(0)))
+    }
+
     /// The key's place, made where it has none; `hint` is where it was.
     pub fn place(&mut self, key: &[u8], hint: Option<Place>) -> Place {
         if let Some(place) = self.find(key, hint) {
