@@ -1,6 +1,6 @@
 //! The service between two Kafka topics, beside a bare copy: CPU time, rate, memory, latency.
 
-use std::process::{Child, Command};
+use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rdkafka::ClientConfig;
@@ -8,10 +8,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use wasmill_tests::{Place, Running};
 
 use crate::broker::Broker;
 use crate::clock::Times;
+use crate::contender::{Contender, Job};
 use crate::report::{Report, Row, Target};
 
 const MESSAGES: u64 = 2_000_000;
@@ -20,71 +20,12 @@ const PARTITIONS: i32 = 4;
 const LATENCY_RATE: u64 = 5_000;
 const LATENCY_SECONDS: u64 = 20;
 const PATIENCE: Duration = Duration::from_secs(120);
-/// A clock tick of /proc, in seconds.
-const TICK_S: f64 = 0.01;
 const WHAT: &str = "Kafka → seed's job → Kafka";
-
-/// A process under measure; gone when dropped.
-enum Contender {
-    Copy(Child),
-    Wasmill { running: Running, _place: Place },
-}
-
-impl Contender {
-    fn start(is_copy: bool, broker: &Broker, input: &str, output: &str) -> Self {
-        if is_copy {
-            let this = std::env::current_exe().unwrap_or_else(|e| panic!("this program: {e}"));
-            let child = Command::new(this).args(["copy", &broker.address(), input, output]).spawn();
-            return Self::Copy(child.unwrap_or_else(|e| panic!("the copy: {e}")));
-        }
-        let place = Place::with_plugins(&["processed-at", "drop-ignored", "count-types"]);
-        let service = place
-            .wasmill(["run"])
-            .env("KAFKA_BROKERS", broker.address())
-            .env("KAFKA_TOPIC", input)
-            .env("KAFKA_OUTPUT_TOPIC", output)
-            .env("KAFKA_GROUP_ID", format!("service-{input}"))
-            .env("DATA_DIR", "data")
-            .env("WASMILL_HTTP", "off");
-        let service = match std::env::var("BENCH_WORKERS") {
-            Ok(workers) => service.env("WORKER_COUNT", workers),
-            Err(_) => service,
-        };
-        Self::Wasmill { running: service.start(), _place: place }
-    }
-
-    fn pid(&self) -> u32 {
-        match self {
-            Self::Copy(child) => child.id(),
-            Self::Wasmill { running, .. } => running.pid(),
-        }
-    }
-
-    fn cpu_s(&self) -> f64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
-        // Behind the name: the 14th and 15th field of all.
-        let behind = stat.rsplit(')').next().unwrap_or_default();
-        let ticks = behind.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<f64>().ok());
-        ticks.sum::<f64>() * TICK_S
-    }
-
-    fn peak_mb(&self) -> f64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
-        let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap_or_default();
-        let kib: f64 = line.trim().trim_end_matches(" kB").parse().unwrap_or(f64::NAN);
-        kib * 1024.0 / 1e6
-    }
-}
-
-impl Drop for Contender {
-    fn drop(&mut self) {
-        if let Self::Copy(child) = self {
-            // It has no end of its own.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
+const WINDOWS: &str = "Kafka → windows of 10 s for each user → Kafka";
+const USERS: u64 = 1_000;
+/// How far the event time of one message is behind that of the next, in microseconds: 20 windows a user.
+const STEP_US: u64 = 100;
+const WINDOW_US: u64 = 10_000_000;
 
 /// Measures; without Java it says so and measures nothing.
 pub fn measure(report: &mut Report) {
@@ -94,32 +35,59 @@ pub fn measure(report: &mut Report) {
     }
     let broker = Broker::start();
     broker.create_topic("in", PARTITIONS, &[("retention.ms", "-1")]);
-    fill(&broker, "in");
-    let names = ["bare librdkafka copy", "wasmill, counts on disk"];
+    fill(&broker, "in", |nth| message(nth, 0));
+    let contenders = [("bare librdkafka copy", Job::Copy), ("wasmill, counts on disk", Job::Service)];
     let mut rates = Vec::new();
-    for (name, is_copy) in names.into_iter().zip([true, false]) {
-        let (rate, cpu, peak) = throughput(&broker, is_copy);
-        let target = |most: f64| (!is_copy).then_some(Target::AtMost(most));
+    for (name, job) in contenders {
+        let measured = throughput(&broker, job, ("in", MESSAGES));
+        let target = |most: f64| (job != Job::Copy).then_some(Target::AtMost(most));
         report.push(Row::figure(
             WHAT,
             &format!("{name}: CPU-seconds a million"),
-            &one(cpu),
+            &one(measured.cpu_s * 1e6 / MESSAGES as f64),
             "s",
             target(3.0),
         ));
-        report.push(Row::figure(WHAT, &format!("{name}: peak memory"), &one(peak), "MB", target(120.0)));
+        let peak = one(measured.peak_mb);
+        report.push(Row::figure(WHAT, &format!("{name}: peak memory"), &peak, "MB", target(120.0)));
         let aim = rates.first().map(|copy: &f64| Target::Aim((copy / 4.0).round()));
-        report.push(Row::figure(WHAT, name, &one(rate), "messages/s", aim));
-        rates.push(rate);
+        report.push(Row::figure(WHAT, name, &one(measured.rate), "messages/s", aim));
+        rates.push(measured.rate);
     }
     let mut copys = None;
-    for (name, is_copy) in names.into_iter().zip([true, false]) {
-        let p99 = latency(&broker, is_copy);
+    for (name, job) in contenders {
+        let p99 = latency(&broker, job);
         let how = format!("{name}: p99 end to end at {LATENCY_RATE} messages/s");
         let target = copys.map(|copy: f64| Target::AtMost(((copy + 10.0) * 100.0).round() / 100.0));
         report.push(Row::figure(WHAT, &how, &one(p99), "ms", target));
         copys = Some(p99);
     }
+    windows(&broker, report);
+}
+
+fn windows(broker: &Broker, report: &mut Report) {
+    broker.create_topic("users", PARTITIONS, &[("retention.ms", "-1")]);
+    fill(broker, "users", of_user);
+    // One far behind on each partition closes all windows before it.
+    let behind = MESSAGES + 10 * WINDOW_US / STEP_US;
+    let producer = producer(broker);
+    for nth in behind..behind + PARTITIONS as u64 {
+        put(&producer, "users", nth, &of_user(nth));
+    }
+    producer.flush(PATIENCE).unwrap_or_else(|e| panic!("the input: {e}"));
+    let results = MESSAGES * STEP_US / WINDOW_US * USERS;
+    let measured = throughput(broker, Job::Windows, ("users", results));
+    let cpu = one(measured.cpu_s * 2e6 / MESSAGES as f64);
+    report.push(Row::figure(WINDOWS, "CPU-seconds for 2,000,000", &cpu, "s", Some(Target::AtMost(4.0))));
+    report.push(Row::figure(WINDOWS, "peak memory", &one(measured.peak_mb), "MB", None));
+}
+
+/// A message of one of the users, at its event time.
+fn of_user(nth: u64) -> String {
+    let (user, ms) = (nth % USERS, nth * STEP_US / 1_000);
+    padded(format!(
+        r#"{{"id":"m{nth}","type":"click","timestamp":{ms},"payload":{{"user":"u{user}","n":{nth},"text":""#
+    ))
 }
 
 fn one(figure: f64) -> Times {
@@ -155,9 +123,12 @@ fn put(producer: &BaseProducer, topic: &str, nth: u64, value: &str) {
 /// An envelope of `MESSAGE_BYTES`.
 fn message(nth: u64, sent_us: u64) -> String {
     let kind = ["click", "view", "buy"][(nth % 3) as usize];
-    let mut text = format!(
+    padded(format!(
         r#"{{"id":"m{nth}","type":"{kind}","timestamp":"2026-01-01T00:00:00Z","payload":{{"sent":{sent_us},"text":""#
-    );
+    ))
+}
+
+fn padded(mut text: String) -> String {
     let end = r#""},"metadata":{}}"#;
     while text.len() + end.len() < MESSAGE_BYTES {
         text.push('x');
@@ -166,24 +137,36 @@ fn message(nth: u64, sent_us: u64) -> String {
     text
 }
 
-fn fill(broker: &Broker, topic: &str) {
+fn fill(broker: &Broker, topic: &str, message: impl Fn(u64) -> String) {
     let producer = producer(broker);
     for nth in 0..MESSAGES {
-        put(&producer, topic, nth, &message(nth, 0));
+        put(&producer, topic, nth, &message(nth));
     }
     producer.flush(PATIENCE).unwrap_or_else(|e| panic!("the input: {e}"));
 }
 
-/// Messages a second, CPU-seconds a million, peak memory in MB.
-fn throughput(broker: &Broker, is_copy: bool) -> (f64, f64, f64) {
-    let output = if is_copy { "copied" } else { "served" };
+/// What a run through a topic has cost.
+struct Measured {
+    /// Results a second.
+    rate: f64,
+    cpu_s: f64,
+    peak_mb: f64,
+}
+
+/// Runs a job over a topic until so many results are there.
+fn throughput(broker: &Broker, job: Job, (input, results): (&str, u64)) -> Measured {
+    let output = match job {
+        Job::Copy => "copied",
+        Job::Service => "served",
+        Job::Windows => "windows",
+    };
     broker.create_topic(output, PARTITIONS, &[("retention.ms", "-1")]);
     let watch: BaseConsumer = client(broker).create().unwrap_or_else(|e| panic!("a consumer: {e}"));
     let written = || -> u64 {
         let ends = (0..PARTITIONS).filter_map(|p| watch.fetch_watermarks(output, p, PATIENCE).ok());
         ends.map(|(_, end)| u64::try_from(end).unwrap_or(0)).sum()
     };
-    let contender = Contender::start(is_copy, broker, "in", output);
+    let contender = Contender::start(job, broker, input, output);
     let begun = Instant::now();
     // Without the time that it takes to join its group.
     let mut first = None;
@@ -192,15 +175,15 @@ fn throughput(broker: &Broker, is_copy: bool) -> (f64, f64, f64) {
         if so_far > 0 && first.is_none() {
             first = Some((Instant::now(), so_far));
         }
-        if so_far >= MESSAGES {
+        if so_far >= results {
             break;
         }
-        assert!(begun.elapsed() < PATIENCE, "{output}: {so_far} of {MESSAGES} after {PATIENCE:?}");
+        assert!(begun.elapsed() < PATIENCE, "{output}: {so_far} of {results} after {PATIENCE:?}");
         std::thread::sleep(Duration::from_millis(20));
     }
     let (since, before) = first.unwrap_or((begun, 0));
-    let rate = (MESSAGES - before) as f64 / since.elapsed().as_secs_f64();
-    (rate, contender.cpu_s() * 1e6 / MESSAGES as f64, contender.peak_mb())
+    let rate = (results - before) as f64 / since.elapsed().as_secs_f64();
+    Measured { rate, cpu_s: contender.cpu_s(), peak_mb: contender.peak_mb() }
 }
 
 fn now_us() -> u64 {
@@ -209,12 +192,12 @@ fn now_us() -> u64 {
 }
 
 /// The 99th percentile from putting to reading, in milliseconds.
-fn latency(broker: &Broker, is_copy: bool) -> f64 {
-    let (input, output) = if is_copy { ("paced-1", "seen-1") } else { ("paced-2", "seen-2") };
+fn latency(broker: &Broker, job: Job) -> f64 {
+    let (input, output) = if job == Job::Copy { ("paced-1", "seen-1") } else { ("paced-2", "seen-2") };
     for topic in [input, output] {
         broker.create_topic(topic, PARTITIONS, &[("retention.ms", "-1")]);
     }
-    let _contender = Contender::start(is_copy, broker, input, output);
+    let _contender = Contender::start(job, broker, input, output);
     let reader: BaseConsumer =
         client(broker).set("group.id", "reader").create().unwrap_or_else(|e| panic!("a consumer: {e}"));
     let mut list = TopicPartitionList::new();

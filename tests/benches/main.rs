@@ -10,6 +10,7 @@ mod broker;
 mod built_ins;
 mod calls;
 mod clock;
+mod contender;
 mod copy;
 mod kafka;
 mod native;
