@@ -203,6 +203,12 @@ pub(super) async fn assemble(pipeline: &Pipeline, health: &Health) -> anyhow::Re
     })
 }
 
+/// The shape of a pipeline's state.
+pub(super) fn shape(pipeline: &Pipeline) -> anyhow::Result<String> {
+    let sandbox = admission::open(Some(&pipeline.limits), 0).map_err(stopped)?;
+    Ok(topology(pipeline, &sandbox)?.shape())
+}
+
 /// Forgets positions and state, and what the sinks hold of earlier runs.
 pub(super) fn reset(pipeline: &Pipeline) -> anyhow::Result<()> {
     if pipeline.kept() == Kept::Source {
@@ -369,7 +375,7 @@ fn topology(pipeline: &Pipeline, sandbox: &Sandbox) -> anyhow::Result<Topology> 
         order: Order::Log,
         idle_marks: pipeline.idle_timeout.is_some(),
         shared: pipeline.sharing() != Sharing::Alone,
-        key_groups: Topology::KEY_GROUPS,
+        key_groups: pipeline.key_groups,
     };
     for (place, stage) in pipeline.stages.iter().enumerate() {
         let behind_exchange = exchange.is_some_and(|e| place > e);
