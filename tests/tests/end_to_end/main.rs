@@ -12,4 +12,5 @@ mod killing;
 mod pipelines;
 mod sandbox;
 mod signals;
+mod state;
 mod tidy;

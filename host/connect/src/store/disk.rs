@@ -509,9 +509,11 @@ fn store_error(directory: &Path, error: &fjall::Error) -> StoreError {
     let path = directory.display().to_string();
     let io = |e: &io::Error| match e.kind() {
         // What is there is too short or is not what it should be; the system refused nothing.
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::NotFound => {
-            corrupt(directory, e.to_string())
-        }
+        // A place of a file that can't be is asked for where the place itself is damaged.
+        io::ErrorKind::UnexpectedEof
+        | io::ErrorKind::InvalidData
+        | io::ErrorKind::InvalidInput
+        | io::ErrorKind::NotFound => corrupt(directory, e.to_string()),
         _ => StoreError::Io { what: format!("the state in {path}"), cause: os::cause(e) },
     };
     match error {

@@ -96,10 +96,11 @@ pub struct List {
 
 /// `wasmill state get`.
 #[derive(Debug, Args)]
+#[command(override_usage = "wasmill state get [OPTIONS] [PIPELINE.yaml] STAGE KEY")]
 #[command(after_help = "Example: wasmill state get flights.yaml delays AA --window 1357002000000")]
 pub struct Get {
     /// The pipeline, unless the environment names it; the stage; the key
-    #[arg(value_names = ["PIPELINE.yaml] [STAGE", "KEY"], num_args = 2..=3, required = true)]
+    #[arg(value_name = "STAGE KEY", num_args = 2..=3, required = true)]
     pub what: Vec<String>,
     /// The window that starts then, in milliseconds
     #[arg(long, value_name = "START", allow_negative_numbers = true, conflicts_with = "name")]
@@ -142,10 +143,11 @@ pub struct Export {
 
 /// `wasmill state import`.
 #[derive(Debug, Args)]
+#[command(override_usage = "wasmill state import [OPTIONS] [PIPELINE.yaml] FILE")]
 #[command(after_help = "Example: wasmill state import flights.yaml flights.state.jsonl")]
 pub struct Import {
     /// The pipeline, unless the environment names it; the file to read
-    #[arg(value_names = ["PIPELINE.yaml] [FILE"], num_args = 1..=2, required = true)]
+    #[arg(value_name = "FILE", num_args = 1..=2, required = true)]
     pub what: Vec<PathBuf>,
     /// What all of them take.
     #[command(flatten)]
