@@ -12,6 +12,7 @@ use crate::lane::{Counts, LaneInput};
 use crate::output::{Outbox, Routes};
 use crate::position::{PartitionId, Position, Progress};
 use crate::prefix::Prepared;
+use crate::shape;
 use crate::state::{Checkpoint, Epoch};
 use crate::time::{END, START};
 use crate::topology::{Order, Topology};
@@ -48,9 +49,7 @@ struct Facts {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ResumeError {
     /// The state is of another shape.
-    #[error(
-        "the stored state belongs to another shape of this pipeline.\n  stored: {stored}\n  now:    {now}\nStages, keys, windows or key groups were changed: go back to the old ones, or run `wasmill reset` to forget state and positions"
-    )]
+    #[error("{}", shape::refusal(stored, now))]
     Shape {
         /// The shape stored.
         stored: String,

@@ -8,6 +8,7 @@ use crate::batch::Batch;
 use crate::guest::KeyedState;
 use crate::key::key_group;
 use crate::state::{Change, Delta, Epoch, StateStore, plugin_state_key};
+use crate::stored_key::{split_expiry, with_expiry};
 use crate::time::END;
 
 /// How many entries a lane keeps in memory beyond those that are not committed yet.
@@ -96,8 +97,9 @@ impl PluginState {
             value
         };
         Ok(stored.and_then(|mut bytes| {
-            let expiry = bytes.first_chunk::<8>().map_or(END, |b| i64::from_le_bytes(*b));
-            (expiry == END || expiry > stamp).then(|| bytes.split_off(8.min(bytes.len())))
+            let (expiry, value) = split_expiry(&bytes);
+            let value_at = bytes.len() - value.len();
+            (expiry == END || expiry > stamp).then(|| bytes.split_off(value_at))
         }))
     }
 
@@ -110,7 +112,7 @@ impl PluginState {
     ) -> Result<(), String> {
         let (key, stamp) = self.entry_key(index, name)?;
         let expiry = ttl_ms.map_or(END, |ttl| stamp.saturating_add(i64::try_from(ttl).unwrap_or(END)));
-        let value = value.map(|v| [&expiry.to_le_bytes(), v].concat());
+        let value = value.map(|v| with_expiry(expiry, v));
         self.staged.insert(key, value);
         Ok(())
     }

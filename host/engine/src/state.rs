@@ -1,5 +1,7 @@
 //! State that outlives the process, and what is committed with it.
 
+use std::ops::ControlFlow;
+
 use serde::{Deserialize, Serialize};
 
 use crate::position::{PartitionId, Position};
@@ -164,11 +166,54 @@ pub trait StateStore: Send + Sync {
     /// # Errors
     /// When they can't be read.
     fn foretold(&self) -> Result<Option<(Epoch, Vec<u8>)>, StoreError>;
+    /// What is committed now, as it stays while it is read; commits go on meanwhile. None from a store that
+    /// can't give it.
+    ///
+    /// # Errors
+    /// When it can't be read, or is damaged.
+    fn view(&self) -> Result<Option<Box<dyn StateView>>, StoreError> {
+        Ok(None)
+    }
     /// Forgets everything but the generation, which it raises by one.
     ///
     /// # Errors
     /// When it failed.
     fn reset(&self) -> Result<(), StoreError>;
+}
+
+/// A store as one commit left it.
+pub trait StateView: Send {
+    /// That commit; none before the first.
+    ///
+    /// # Errors
+    /// When it can't be read, or is damaged.
+    fn checkpoint(&self) -> Result<Option<Checkpoint>, StoreError>;
+    /// The reset generation.
+    fn generation(&self) -> u64;
+    /// Facts that were foretold for an epoch behind it.
+    ///
+    /// # Errors
+    /// When they can't be read.
+    fn foretold(&self) -> Result<Option<(Epoch, Vec<u8>)>, StoreError>;
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// When it can't be read, or is damaged.
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+    /// Visits the keys under a prefix that come behind `after`, in the keys' order, until `visit` breaks.
+    ///
+    /// # Errors
+    /// When they can't be read, or are damaged.
+    fn entries(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError>;
+    /// What the state takes on disk; none where it isn't on one.
+    fn disk_bytes(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// What a stored key belongs to: the first byte of the key.
@@ -185,12 +230,32 @@ pub enum StateKind {
 }
 
 impl StateKind {
+    /// All kinds that this wasmill knows.
+    pub const ALL: [Self; 4] = [Self::Window, Self::Running, Self::Plugin, Self::Clock];
+
     fn byte(self) -> u8 {
         match self {
             Self::Window => b'w',
             Self::Running => b'r',
             Self::Plugin => b's',
             Self::Clock => b'c',
+        }
+    }
+
+    /// The kind that the first byte of a stored key names; none for one that this wasmill doesn't know.
+    #[must_use]
+    pub fn of_byte(byte: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.byte() == byte)
+    }
+
+    /// What people call it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Window => "window",
+            Self::Running => "running",
+            Self::Plugin => "plugin",
+            Self::Clock => "clock",
         }
     }
 }

@@ -6,3 +6,4 @@ pub mod cli;
 pub mod report;
 pub mod runtime;
 pub mod spec;
+pub mod state;

@@ -329,7 +329,20 @@ const REFUSED: &[Refused] = &[
             spec(place, "tumbling: 10s", "tumbling: 20s");
         },
         exit: 4,
-        says: &["belongs to another shape of this pipeline", "stored:", "now:", "run `wasmill reset`"],
+        says: &[
+            "belongs to another shape of this pipeline:",
+            "the tumbling window in ms is 20000, and was 10000",
+            "run `wasmill state reset`",
+        ],
+    },
+    Refused {
+        what: "another number of key groups",
+        spoil: |place| {
+            place.pipeline().run().exits(0);
+            spec(place, "data_dir: data\n", "data_dir: data\nkey_groups: 64\n");
+        },
+        exit: 4,
+        says: &["`key_groups` is 64, and was 128", "Run `wasmill state rehash`"],
     },
     Refused {
         what: "a promise that can't be kept",

@@ -13,4 +13,5 @@ mod killing;
 mod pipelines;
 mod sandbox;
 mod signals;
+mod state;
 mod tidy;

@@ -3,7 +3,8 @@
 //! ```text
 //! <directory>/FORMAT   the version of all this, as a decimal number
 //! <directory>/HEAD     how far the database must be (head.rs)
-//! <directory>/db/      the database: one keyspace, `g<generation>`, so that a reset is one step
+//! <directory>/db/      the database: one keyspace, `g<generation>`, so that a reset is one step; db.1 and
+//!                      HEAD.1 where another has taken its place (place.rs)
 //!     c                the checkpoint, as JSON
 //!     f                what was foretold: epoch u64, facts
 //!     n                how many batches were written
@@ -13,6 +14,10 @@
 //! Each value ends with a hash of its key and itself. fjall checks its blocks and its log's batches when
 //! it reads them; the hash also finds what happens between, and a value under another's key.
 
+mod place;
+mod replace;
+mod view;
+
 use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,12 +25,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
-use wasmill_engine::state::{Change, Checkpoint, Delta, Epoch, StateStore, StoreError};
+use wasmill_engine::state::{Change, Checkpoint, Delta, Epoch, StateStore, StateView, StoreError};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::head::{self, Found, Head, HeadFile};
-use super::{preflight, refuse_stale, witness};
+use super::{Replacement, preflight, refuse_stale, witness};
 use crate::os;
+use place::Place;
+use replace::DiskReplacement;
+use view::DiskView;
 
 /// The version of what is on disk.
 pub const FORMAT: u32 = 1;
@@ -41,6 +49,7 @@ const ENTRY: u8 = b's';
 /// State on disk.
 pub struct DiskStore {
     directory: PathBuf,
+    place: Place,
     db: Database,
     keyspace: RwLock<Keyspace>,
     writer: Mutex<Writer>,
@@ -71,16 +80,48 @@ impl DiskStore {
             cause: os::cause(e),
         };
         fs::create_dir_all(directory).map_err(|e| io("cannot create", directory, &e))?;
-        let db_path = directory.join("db");
-        check_format(directory, &db_path)?;
+        loop {
+            let current = || Place::current(directory).map_err(|e| io("cannot read", directory, &e));
+            let place = current()?;
+            let opened = check_format(directory, &place.database(directory))
+                .and_then(|()| Self::open_at(directory, place));
+            // Who replaces a database has it open till the end: once this one is open, none takes its place.
+            if current()? != place {
+                continue;
+            }
+            let store = opened?;
+            place.remove_older(directory).map_err(|e| io("cannot clear", directory, &e))?;
+            return Ok(store);
+        }
+    }
 
+    /// Whether there is a store in a directory.
+    #[must_use]
+    pub fn is_in(directory: &Path) -> bool {
+        directory.join("FORMAT").exists()
+    }
+
+    /// New contents for this store, of a reset generation. It is closed with them.
+    ///
+    /// # Errors
+    /// When they can't be written.
+    pub fn replace(self, generation: u64) -> Result<Box<dyn Replacement>, StoreError> {
+        Ok(Box::new(DiskReplacement::begin(self, generation)?))
+    }
+
+    fn open_at(directory: &Path, place: Place) -> Result<Self, StoreError> {
+        let io = |what: &str, path: &Path, e: &io::Error| StoreError::Io {
+            what: format!("{what} {}", path.display()),
+            cause: os::cause(e),
+        };
+        let db_path = place.database(directory);
         let damage = preflight::damage(&db_path).map_err(|e| io("cannot read", &db_path, &e))?;
         if let Some(damage) = damage {
             return Err(corrupt(directory, damage));
         }
         let db = guarded(directory, || Database::builder(&db_path).open())?;
         let (generation, keyspace) = newest(directory, &db)?;
-        let head_path = directory.join("HEAD");
+        let head_path = place.head(directory);
         let found = head::read(&head_path).map_err(|e| io("cannot read", &head_path, &e))?;
         let head = Head { generation, batches: read_batches(directory, &keyspace)? };
         match found {
@@ -103,6 +144,7 @@ impl DiskStore {
         let foretold = read_foretold(directory, &keyspace)?.map(|(epoch, _)| epoch);
         Ok(Self {
             directory: directory.to_owned(),
+            place,
             db,
             keyspace: RwLock::new(keyspace),
             writer: Mutex::new(Writer { head, head_file, epoch, foretold }),
@@ -118,7 +160,8 @@ impl DiskStore {
         let generation = match Self::open(directory) {
             Ok(store) => store.generation()? + 1,
             Err(StoreError::Corrupt { .. } | StoreError::Format { .. }) => {
-                match head::read(&directory.join("HEAD")) {
+                let place = Place::current(directory);
+                match place.and_then(|place| head::read(&place.head(directory))) {
                     Ok(Found::Head(head)) => head.generation + 1,
                     // Unknown: one that no earlier run can have counted up to.
                     _ => (1 << 32) | u64::from(std::process::id()),
@@ -130,13 +173,7 @@ impl DiskStore {
             what: format!("cannot reset {}", directory.display()),
             cause: os::cause(e),
         };
-        for path in ["db", "HEAD", "FORMAT"].map(|name| directory.join(name)) {
-            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            match removed {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(io(&e)),
-                _ => {}
-            }
-        }
+        place::remove_all(directory).map_err(|e| io(&e))?;
         let store = Self::open(directory)?;
         store.move_to(generation)?;
         Ok(generation)
@@ -170,7 +207,7 @@ impl DiskStore {
     fn write_head(&self, writer: &mut Writer, head: Head) -> Result<(), StoreError> {
         writer.head = head;
         writer.head_file.write(head).map_err(|e| StoreError::Io {
-            what: format!("cannot write {}", self.directory.join("HEAD").display()),
+            what: format!("cannot write {}", self.place.head(&self.directory).display()),
             cause: os::cause(&e),
         })
     }
@@ -246,10 +283,8 @@ impl StateStore for DiskStore {
     fn commit(&self, delta: &Delta, checkpoint: &Checkpoint) -> Result<(), StoreError> {
         let mut writer = self.writer();
         refuse_stale(&self.name(), checkpoint, writer.head.generation, writer.epoch)?;
-        let long = delta.changes.iter().find(|c| c.key.len() > KEY_BYTES_MAX);
-        if let Some(Change { key, .. }) = long {
+        if let Some(cause) = delta.changes.iter().find_map(|c| too_long(&c.key)) {
             let what = format!("commit of epoch {} to {}", checkpoint.epoch, self.name());
-            let cause = format!("a key of {} bytes is above the limit of {KEY_BYTES_MAX}", key.len());
             return Err(StoreError::Io { what, cause });
         }
         let json = serde_json::to_vec(checkpoint).map_err(|e| corrupt(&self.directory, e.to_string()))?;
@@ -290,6 +325,15 @@ impl StateStore for DiskStore {
         read_foretold(&self.directory, &self.keyspace())
     }
 
+    fn view(&self) -> Result<Option<Box<dyn StateView>>, StoreError> {
+        // No reset comes between the keyspace and the snapshot of it.
+        let keyspace = self.keyspace.read().unwrap_or_else(PoisonError::into_inner);
+        let snapshot = self.db.snapshot();
+        let generation = generation_of(keyspace.name()).unwrap_or_default();
+        let (directory, keyspace) = (self.directory.clone(), keyspace.clone());
+        Ok(Some(Box::new(DiskView { directory, keyspace, snapshot, generation })))
+    }
+
     fn reset(&self) -> Result<(), StoreError> {
         let generation = self.generation()? + 1;
         self.move_to(generation)
@@ -328,7 +372,16 @@ fn name(generation: u64) -> String {
     format!("g{generation}")
 }
 
-/// The keyspace of the greatest generation; what a reset left behind is removed.
+fn generation_of(name: &str) -> Option<u64> {
+    name.strip_prefix('g')?.parse().ok()
+}
+
+/// Why a key can't be stored.
+fn too_long(key: &[u8]) -> Option<String> {
+    (key.len() > KEY_BYTES_MAX)
+        .then(|| format!("a key of {} bytes is above the limit of {KEY_BYTES_MAX}", key.len()))
+}
+
 /// How much is written before it moves from the journal to a table. A start replays the journal: at
 /// 8 MiB that takes a few tens of milliseconds, at the default of 64 MiB more than half a second.
 const MEMTABLE_BYTES_MAX: u64 = 8 << 20;
@@ -337,10 +390,11 @@ fn options() -> KeyspaceCreateOptions {
     KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES_MAX)
 }
 
+/// The keyspace of the greatest generation; what a reset left behind is removed.
 fn newest(directory: &Path, db: &Database) -> Result<(u64, Keyspace), StoreError> {
     let mut generations = Vec::new();
     for name in db.list_keyspace_names() {
-        match name.strip_prefix('g').and_then(|n| n.parse::<u64>().ok()) {
+        match generation_of(&name) {
             Some(generation) => generations.push(generation),
             None => return Err(corrupt(directory, format!("keyspace `{}` is unknown", name.escape_debug()))),
         }
@@ -409,13 +463,24 @@ fn read_batches(directory: &Path, keyspace: &Keyspace) -> Result<u64, StoreError
 }
 
 fn read_checkpoint(directory: &Path, keyspace: &Keyspace) -> Result<Option<Checkpoint>, StoreError> {
-    read(directory, keyspace, CHECKPOINT)?
+    decode_checkpoint(directory, read(directory, keyspace, CHECKPOINT)?)
+}
+
+fn decode_checkpoint(directory: &Path, stored: Option<Vec<u8>>) -> Result<Option<Checkpoint>, StoreError> {
+    stored
         .map(|json| serde_json::from_slice(&json).map_err(|e| corrupt(directory, format!("checkpoint: {e}"))))
         .transpose()
 }
 
 fn read_foretold(directory: &Path, keyspace: &Keyspace) -> Result<Option<(Epoch, Vec<u8>)>, StoreError> {
-    read(directory, keyspace, FORETOLD)?
+    decode_foretold(directory, read(directory, keyspace, FORETOLD)?)
+}
+
+fn decode_foretold(
+    directory: &Path,
+    stored: Option<Vec<u8>>,
+) -> Result<Option<(Epoch, Vec<u8>)>, StoreError> {
+    stored
         .map(|value| match value.split_first_chunk::<8>() {
             Some((epoch, facts)) => Ok((Epoch::from_le_bytes(*epoch), facts.to_vec())),
             None => Err(corrupt(directory, "what was foretold lacks its epoch".into())),
@@ -444,9 +509,11 @@ fn store_error(directory: &Path, error: &fjall::Error) -> StoreError {
     let path = directory.display().to_string();
     let io = |e: &io::Error| match e.kind() {
         // What is there is too short or is not what it should be; the system refused nothing.
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::NotFound => {
-            corrupt(directory, e.to_string())
-        }
+        // A place of a file that can't be is asked for where the place itself is damaged.
+        io::ErrorKind::UnexpectedEof
+        | io::ErrorKind::InvalidData
+        | io::ErrorKind::InvalidInput
+        | io::ErrorKind::NotFound => corrupt(directory, e.to_string()),
         _ => StoreError::Io { what: format!("the state in {path}"), cause: os::cause(e) },
     };
     match error {

@@ -5,11 +5,13 @@ mod head;
 mod memory;
 mod preflight;
 mod redis;
+mod replacement;
 mod witness;
 
 pub use disk::{DiskStore, FORMAT};
 pub use memory::MemoryStore;
-pub use redis::{Merge, REDIS_FORMAT, RedisAddress, RedisStore, check_url};
+pub use redis::{Merge, REDIS_FORMAT, RedisAddress, RedisStore, RedisView, check_url};
+pub use replacement::Replacement;
 
 use wasmill_engine::state::{Checkpoint, Epoch, StoreError};
 

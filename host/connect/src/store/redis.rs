@@ -6,6 +6,7 @@
 //! wasmill:{NAME}:state      stored key → value
 //! wasmill:{NAME}:positions  shared: partition → owner LF attempt LF position (JSON)
 //! wasmill:{NAME}:foretold   epoch, facts
+//! wasmill:{NAME}:incoming:<mark>  new contents that don't count yet (tools.rs); meta has the mark
 //! wasmill:{NAME}:turn       shared: who commits next, for half a second, because it was too slow often
 //! ```
 //! A commit is one script (`redis/commit.lua`), so it happens whole or not at all. It names what it was
@@ -17,6 +18,7 @@
 //! only if that is still the value, and else answers the one it has, to be merged anew.
 
 mod link;
+mod tools;
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
@@ -33,6 +35,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::refuse_stale;
 use link::Link;
 pub use link::{RedisAddress, check_url};
+pub use tools::RedisView;
 
 /// The version of what is in Redis.
 pub const REDIS_FORMAT: u32 = 1;
@@ -375,6 +378,15 @@ impl RedisStore {
 
     /// Reads every entry under a prefix.
     fn entries(&self, prefix: &[u8]) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, StoreError> {
+        let mut entries = BTreeMap::new();
+        self.each_entry(prefix, |key, value| {
+            entries.insert(key, value);
+        })?;
+        Ok(entries)
+    }
+
+    /// Visits every entry under a prefix, in no order; some may come twice.
+    fn each_entry(&self, prefix: &[u8], mut visit: impl FnMut(Vec<u8>, Vec<u8>)) -> Result<(), StoreError> {
         let mut pattern = Vec::with_capacity(prefix.len() + 1);
         for byte in prefix {
             if b"*?[]\\".contains(byte) {
@@ -383,7 +395,6 @@ impl RedisStore {
             pattern.push(*byte);
         }
         pattern.push(b'*');
-        let mut entries = BTreeMap::new();
         let mut cursor = "0".to_owned();
         loop {
             let step = |c: &mut Connection| {
@@ -394,10 +405,10 @@ impl RedisStore {
             let (next, found) = self.read("cannot read the state", step)?;
             let mut found = found.into_iter();
             while let (Some(key), Some(value)) = (found.next(), found.next()) {
-                entries.insert(key, value);
+                visit(key, value);
             }
             if next == "0" {
-                return Ok(entries);
+                return Ok(());
             }
             cursor = next;
         }

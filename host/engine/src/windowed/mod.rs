@@ -32,6 +32,7 @@ mod stored;
 mod table;
 
 pub(crate) use firing::key_as_json;
+pub(crate) use stored::split as split_part;
 
 /// How many windows are finished by one call of the plugin.
 const FINISH_WINDOWS_MAX: usize = 4_096;

@@ -24,28 +24,15 @@ pub(super) fn write(part: &Part) -> Vec<u8> {
     bytes
 }
 
+/// Where a stored part begins, and its accumulator; none where the bytes are not one.
+pub(crate) fn split(end: i64, mut bytes: &[u8]) -> Option<(i64, &[u8])> {
+    let (start, ..) = read_head(end, &mut bytes)?;
+    Some((start, bytes))
+}
+
 /// Reads a part back; none where the bytes are not one.
 pub(super) fn read(end: i64, mut bytes: &[u8]) -> Option<Part> {
-    let start = end.checked_sub(i64::try_from(take(&mut bytes)?).ok()?)?;
-    let count = u32::try_from(take(&mut bytes)?).ok()?;
-    let changes = match take(&mut bytes)? {
-        0 => None,
-        shown => {
-            let mut changes = Changes {
-                born: take_signed(&mut bytes)?,
-                touched: take_signed(&mut bytes)?,
-                shown: Vec::new(),
-            };
-            for _ in 1..shown {
-                changes.shown.push(Shown {
-                    start: take_signed(&mut bytes)?,
-                    end: take_signed(&mut bytes)?,
-                    revision: u32::try_from(take(&mut bytes)?).ok()?,
-                });
-            }
-            Some(Box::new(changes))
-        }
-    };
+    let (start, count, changes) = read_head(end, &mut bytes)?;
     Some(Part {
         start,
         end,
@@ -57,6 +44,28 @@ pub(super) fn read(end: i64, mut bytes: &[u8]) -> Option<Part> {
         stored_end: end,
         changes,
     })
+}
+
+/// What stands before the accumulator, which is left.
+fn read_head(end: i64, bytes: &mut &[u8]) -> Option<(i64, u32, Option<Box<Changes>>)> {
+    let start = end.checked_sub(i64::try_from(take(bytes)?).ok()?)?;
+    let count = u32::try_from(take(bytes)?).ok()?;
+    let changes = match take(bytes)? {
+        0 => None,
+        shown => {
+            let mut changes =
+                Changes { born: take_signed(bytes)?, touched: take_signed(bytes)?, shown: Vec::new() };
+            for _ in 1..shown {
+                changes.shown.push(Shown {
+                    start: take_signed(bytes)?,
+                    end: take_signed(bytes)?,
+                    revision: u32::try_from(take(bytes)?).ok()?,
+                });
+            }
+            Some(Box::new(changes))
+        }
+    };
+    Some((start, count, changes))
 }
 
 fn put(bytes: &mut Vec<u8>, mut number: u64) {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::exit;
+use super::state::StateCommand;
 
 /// Runs streams of messages through plugins.
 #[derive(Debug, Parser)]
@@ -40,6 +41,7 @@ Examples:
   wasmill run flights.yaml            run it until its sources end or a signal comes
   wasmill run                         run what the environment names
   wasmill plugin inspect enrich.wasm  what is in this plugin?
+  wasmill state stats flights.yaml    how large is its state, how far is it?
   wasmill test enrich.wasm cases.yaml run the plugin's test cases in the sandbox
 
 Environment:
@@ -99,6 +101,16 @@ pub enum Command {
     Test(Test),
     /// Forgets a pipeline's positions and state: its next run starts anew
     Reset(Reset),
+    /// Looks after a pipeline's state: list, get, stats, export, import, rehash, reset
+    #[command(long_about = "Looks after a pipeline's state.\n\n\
+        list, get, stats and export also work while the pipeline runs: they read Redis, or for state on \
+        disk ask the running process over its HTTP pages (`http`, WASMILL_HTTP). import, rehash and reset \
+        need it stopped.")]
+    State {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: StateCommand,
+    },
     /// Lists the sources and sinks of this build, with their settings
     Connectors(Connectors),
     /// Prints the JSON Schema of pipeline specs
@@ -114,6 +126,7 @@ impl Command {
             Self::Explain(Explain { pipeline, .. }) | Self::Reset(Reset { pipeline, .. }) => {
                 pipeline.is_none()
             }
+            Self::State { command } => command.is_by_environment(),
             _ => false,
         }
     }

@@ -14,6 +14,7 @@ mod plugin_folder;
 mod run;
 mod runtime;
 pub(crate) mod sandbox;
+mod state;
 
 use std::io::Write;
 
@@ -59,6 +60,7 @@ fn dispatch(command: &Command, runtime: &dyn Runtime) -> Result<(), Stop> {
         Command::Plugin { command: PluginCommand::Inspect { file, json } } => inspect::run(file, *json),
         Command::Test(args) => cases::run(args),
         Command::Reset(args) => run::reset(args, runtime),
+        Command::State { command } => state::run(command, runtime),
         Command::Connectors(args) => connectors::run(args),
         Command::Schema => print(&crate::spec::schema::text()),
     }

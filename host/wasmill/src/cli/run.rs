@@ -60,7 +60,7 @@ fn confirmed(name: &str) -> Result<bool, Stop> {
 }
 
 /// A failure with its causes, one line each. One that is a [`Stop`] or has an exit code keeps it.
-fn failed(error: &anyhow::Error) -> Stop {
+pub(super) fn failed(error: &anyhow::Error) -> Stop {
     if let Some(problems) = error.downcast_ref::<crate::report::Problems>() {
         return Stop::problems(Exit::Usage, problems);
     }

@@ -24,4 +24,10 @@ pub trait Runtime {
     /// # Errors
     /// Why it could not.
     fn reset(&self, pipeline: &Pipeline) -> anyhow::Result<()>;
+
+    /// The shape of a pipeline's state, as its plugins and its spec make it.
+    ///
+    /// # Errors
+    /// Why a plugin can't be loaded.
+    fn shape(&self, pipeline: &Pipeline) -> anyhow::Result<String>;
 }

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use tokio::sync::Mutex;
 use wasmill_connect::codec::json::JsonDecoder;
 use wasmill_connect::codec::rfc3339;
-use wasmill_connect::store::{DiskStore, MemoryStore, RedisAddress, RedisStore};
+use wasmill_connect::store::{DiskStore, MemoryStore, RedisStore};
 use wasmill_connect::{Membership, Partition, Positions, Sink, Source};
 use wasmill_engine::commit::Collector;
 use wasmill_engine::coordinator::{Coordinator, FoundPartition};
@@ -32,7 +32,7 @@ use super::retry::{Ends, insist, off_the_network};
 use crate::cli::check::{load_fitting, unambiguous};
 use crate::cli::sandbox as admission;
 use crate::cli::{Exit, RunFailure};
-use crate::spec::{self, ComputedBy, Kept, Pipeline, Sharing, Stage, StateSpec, millis};
+use crate::spec::{self, ComputedBy, Kept, Pipeline, Sharing, Stage, millis};
 
 /// The name under which the dead-letter sink's token is kept.
 const DEAD_LETTER_SINK: &str = "dead_letter";
@@ -187,6 +187,12 @@ pub(super) async fn assemble(
     })
 }
 
+/// The shape of a pipeline's state.
+pub(super) fn shape(pipeline: &Pipeline) -> anyhow::Result<String> {
+    let sandbox = admission::open(Some(&pipeline.limits), 0).map_err(stopped)?;
+    Ok(topology(pipeline, &sandbox)?.shape())
+}
+
 /// Forgets positions and state, and what the sinks hold of earlier runs.
 pub(super) fn reset(pipeline: &Pipeline) -> anyhow::Result<()> {
     if pipeline.kept() == Kept::Source {
@@ -198,7 +204,7 @@ pub(super) fn reset(pipeline: &Pipeline) -> anyhow::Result<()> {
     if let Some(directory) = state_directory(pipeline) {
         DiskStore::reset_at(&directory).map_err(outside)?;
     }
-    if let Some(redis) = redis_address(pipeline) {
+    if let Some(redis) = pipeline.state.redis() {
         RedisStore::reset_at(redis, &pipeline.name).map_err(outside)?;
     }
     for sink in pipeline.sinks.iter().map(|s| &s.connector).chain(&pipeline.dead_letter) {
@@ -221,16 +227,6 @@ fn state_directory(pipeline: &Pipeline) -> Option<PathBuf> {
     pipeline.data_dir.as_ref().map(|dir| DiskStore::directory(dir, &pipeline.name))
 }
 
-/// Where the pipeline's Redis is, if it has one.
-fn redis_address(pipeline: &Pipeline) -> Option<RedisAddress> {
-    match &pipeline.state {
-        StateSpec::Redis { url, ca_file } => {
-            Some(RedisAddress { url: url.reveal().to_owned(), ca_file: ca_file.clone() })
-        }
-        StateSpec::Local => None,
-    }
-}
-
 /// The pipeline's store, and where the positions of shared sources are, if they are in it.
 async fn open_store(
     pipeline: &Pipeline,
@@ -251,7 +247,7 @@ async fn open_store(
             Ok((Arc::clone(kept.insert(Arc::new(store))), None))
         }
         Kept::Redis => {
-            let Some(address) = redis_address(pipeline) else {
+            let Some(address) = pipeline.state.redis() else {
                 unreachable!("state is kept in Redis only where the spec names one")
             };
             let shared = pipeline.sharing() == Sharing::Store;
@@ -356,7 +352,7 @@ fn topology(pipeline: &Pipeline, sandbox: &Sandbox) -> anyhow::Result<Topology> 
         order: Order::Log,
         idle_marks: pipeline.idle_timeout.is_some(),
         shared: pipeline.sharing() != Sharing::Alone,
-        key_groups: Topology::KEY_GROUPS,
+        key_groups: pipeline.key_groups,
     };
     for (place, stage) in pipeline.stages.iter().enumerate() {
         let behind_exchange = exchange.is_some_and(|e| place > e);

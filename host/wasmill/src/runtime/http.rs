@@ -1,4 +1,4 @@
-//! The pages for operators: `/metrics`, `/live`, `/ready`.
+//! The pages for operators: `/metrics`, `/live`, `/ready`, `/state`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,12 +13,14 @@ use prometheus::{Encoder as _, IntCounterVec, Opts, Registry, TextEncoder};
 use wasmill_plugin::Sandbox;
 
 use super::health::Health;
+use super::state_pages::{self, StatePages};
 
 /// What the pages show.
 pub(super) struct Pages {
     pub registry: Registry,
     pub health: Arc<Health>,
     pub sandboxes: std::sync::Mutex<Vec<(String, Arc<Sandbox>)>>,
+    pub states: StatePages,
 }
 
 impl Pages {
@@ -39,14 +41,17 @@ pub(super) async fn serve(address: SocketAddr, pages: Arc<Pages>) -> Result<(), 
         format!("can't listen on {address} for the HTTP pages: {e}; set `http` to another address")
     })?;
     let bound = listener.local_addr().unwrap_or(address);
-    tracing::info!(address = %bound, "HTTP pages: /metrics /live /ready");
+    tracing::info!(address = %bound, "HTTP pages: /metrics /live /ready /state");
     let app = Router::new()
         .route("/metrics", get(metrics))
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(ready))
+        .route("/state/{pipeline}/{page}", get(state_pages::answer))
         .with_state(pages);
     tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, app).await {
+        if let Err(error) =
+            axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()).await
+        {
             tracing::error!(%error, "the HTTP pages have ended");
         }
     });

@@ -20,6 +20,7 @@ mod observe;
 mod progress;
 mod readers;
 mod retry;
+mod state_pages;
 mod workers;
 
 use std::collections::BTreeMap;
@@ -49,6 +50,7 @@ use observe::{Observed, Snapshot};
 use progress::grouped;
 use readers::{Credit, ReaderTask, Reading};
 use retry::Ends;
+use state_pages::StatePages;
 use workers::Worker;
 
 /// The most raw bytes that one poll of a reader asks for.
@@ -72,6 +74,10 @@ impl Runtime for Threads {
     fn reset(&self, pipeline: &Pipeline) -> anyhow::Result<()> {
         assemble::reset(pipeline)
     }
+
+    fn shape(&self, pipeline: &Pipeline) -> anyhow::Result<String> {
+        assemble::shape(pipeline)
+    }
 }
 
 fn tokio_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
@@ -91,6 +97,7 @@ async fn run_all(pipelines: Vec<Pipeline>) -> anyhow::Result<Vec<Value>> {
         registry: Registry::new(),
         health: Arc::clone(&health),
         sandboxes: std::sync::Mutex::default(),
+        states: StatePages::default(),
     });
     for pipeline in &pipelines {
         health.ill(&pipeline.name, "starting");
@@ -183,6 +190,7 @@ async fn run_once(
     };
     let sandbox = Arc::new(assembled.sandbox);
     pages.show(&name, &sandbox);
+    pages.states.show(&name, &assembled.store);
     tracing::info!(
         pipeline = %name,
         partitions = assembled.partition_count,

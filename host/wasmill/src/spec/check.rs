@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use wasmill_engine::key::{KeySpec, OnNull, Path as FieldPath};
+use wasmill_engine::topology::Topology;
 
 use super::located::Located;
 use super::raw::{
@@ -15,8 +16,9 @@ use super::raw::{
     RawState,
 };
 use super::{
-    AggregateStage, BATCH_SIZE_MAX, EpochBounds, HumanDuration, HumanSize, Limits, NAME_BYTES_MAX, Pipeline,
-    Places, PluginStage, SecretUrl, Sink, SourceSpec, Stage, StateSpec, WORKERS_MAX, folder_of,
+    AggregateStage, BATCH_SIZE_MAX, EpochBounds, HumanDuration, HumanSize, KEY_GROUPS_MAX, Limits,
+    NAME_BYTES_MAX, Pipeline, Places, PluginStage, SecretUrl, Sink, SourceSpec, Stage, StateSpec,
+    WORKERS_MAX, folder_of,
 };
 use crate::report::{Diagnostic, Problems, Sources, Span};
 
@@ -136,6 +138,10 @@ impl Checker {
                 queue_bytes_max: self.size("limits.queue", l.queue, 1, d.queue_bytes_max),
             }
         });
+        let key_groups =
+            self.count("key_groups", raw.key_groups, KEY_GROUPS_MAX, usize::from(Topology::KEY_GROUPS));
+        // One that is out of range was found wrong, so nobody sees what stands for it.
+        let key_groups = u16::try_from(key_groups).unwrap_or(Topology::KEY_GROUPS);
         Some(Pipeline {
             name: raw.name.value,
             file: file.to_owned(),
@@ -144,6 +150,7 @@ impl Checker {
             idle_timeout,
             workers: self.count("workers", raw.workers, WORKERS_MAX, default_workers()),
             batch_size: self.count("batch_size", raw.batch_size, BATCH_SIZE_MAX, BATCH_SIZE_DEFAULT),
+            key_groups,
             plugin_dir,
             data_dir: raw.data_dir.map(|d| self.relative(&d)),
             state: raw.state.map_or(StateSpec::Local, |s| self.state(s)),

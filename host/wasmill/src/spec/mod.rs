@@ -43,6 +43,8 @@ use crate::report::{Diagnostic, Problems, Sources, Span};
 pub const SPEC_BYTES_MAX: u64 = 1 << 20;
 /// The most workers of one pipeline.
 pub const WORKERS_MAX: u32 = 1024;
+/// The most key groups of one pipeline.
+pub const KEY_GROUPS_MAX: u32 = 32_768;
 /// The most messages that a plugin is given at once.
 pub const BATCH_SIZE_MAX: u32 = 65_536;
 /// The longest name of a pipeline, stage or output.
@@ -66,6 +68,8 @@ pub struct Pipeline {
     pub workers: usize,
     /// How many messages a plugin is given at once, at most, from 1.
     pub batch_size: usize,
+    /// Into how many groups keys are hashed; state depends on it.
+    pub key_groups: u16,
     /// The folder of the plugins.
     pub plugin_dir: PathBuf,
     /// The folder in which state outlives the process; none: it does not.

@@ -35,6 +35,9 @@ pub struct RawPipeline {
     /// How many messages a plugin is given at once, at most. Default: 256. Changes no result.
     /// Environment: BATCH_SIZE.
     pub batch_size: Option<Located<u32>>,
+    /// Into how many groups keys are hashed: no more workers than these can share stateful work. Default: 128.
+    /// Changes no result, but state depends on it: `wasmill state rehash` changes that of a stopped pipeline.
+    pub key_groups: Option<Located<u32>>,
     /// The folder of the plugins. Default: `plugins` beside this file, else `./plugins`. Environment:
     /// PLUGIN_DIR, which is relative to the current folder.
     pub plugin_dir: Option<Located<String>>,

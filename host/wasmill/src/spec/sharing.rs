@@ -1,5 +1,7 @@
 //! Where a pipeline's positions are kept, and whether several processes can run it together.
 
+use wasmill_connect::store::RedisAddress;
+
 use super::{Grant, Order, Pipeline, SecretUrl, Stage};
 
 /// Where state is kept.
@@ -15,6 +17,19 @@ pub enum StateSpec {
         /// Certificates that are trusted beside the system's.
         ca_file: Option<std::path::PathBuf>,
     },
+}
+
+impl StateSpec {
+    /// Where its Redis is, if it has one.
+    #[must_use]
+    pub fn redis(&self) -> Option<RedisAddress> {
+        match self {
+            Self::Local => None,
+            Self::Redis { url, ca_file } => {
+                Some(RedisAddress { url: url.reveal().to_owned(), ca_file: ca_file.clone() })
+            }
+        }
+    }
 }
 
 /// Whether several processes may run a pipeline together, and by what they share its partitions out.

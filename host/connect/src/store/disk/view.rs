@@ -1,0 +1,95 @@
+//! The store on disk as one commit left it.
+
+use std::fs;
+use std::io;
+use std::ops::{Bound, ControlFlow};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use fjall::{Keyspace, Readable as _, Snapshot};
+use wasmill_engine::state::{Checkpoint, Epoch, StateView, StoreError};
+
+use super::{CHECKPOINT, FORETOLD, checked, decode_checkpoint, decode_foretold, entry, guarded};
+
+/// A block of a file, as the system counts them.
+const BLOCK_BYTES: u64 = 512;
+
+/// A snapshot: it keeps what it sees from being thrown away, and nobody from committing.
+pub(super) struct DiskView {
+    pub directory: PathBuf,
+    pub keyspace: Keyspace,
+    pub snapshot: Snapshot,
+    pub generation: u64,
+}
+
+impl DiskView {
+    fn read(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        match guarded(&self.directory, || self.snapshot.get(&self.keyspace, key))? {
+            Some(stored) => checked(&self.directory, key, &stored).map(|value| Some(value.to_vec())),
+            None => Ok(None),
+        }
+    }
+}
+
+impl StateView for DiskView {
+    fn checkpoint(&self) -> Result<Option<Checkpoint>, StoreError> {
+        decode_checkpoint(&self.directory, self.read(CHECKPOINT)?)
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    fn foretold(&self) -> Result<Option<(Epoch, Vec<u8>)>, StoreError> {
+        decode_foretold(&self.directory, self.read(FORETOLD)?)
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.read(&entry(key))
+    }
+
+    fn entries(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let prefix = entry(prefix);
+        let from = match after.map(entry) {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix.clone()),
+        };
+        for item in self.snapshot.range::<Vec<u8>, _>(&self.keyspace, (from, Bound::Unbounded)) {
+            let (key, value) = guarded(&self.directory, || item.into_inner())?;
+            if !key.starts_with(&prefix) {
+                break;
+            }
+            let value = checked(&self.directory, &key, &value)?;
+            if visit(&key[1..], value).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn disk_bytes(&self) -> Option<u64> {
+        bytes_below(&self.directory).ok()
+    }
+}
+
+/// What the files take; logs are made longer than they are full.
+fn bytes_below(directory: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let metadata = match entry.metadata() {
+            Ok(metadata) => metadata,
+            // Files come and go while a pipeline runs.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(e),
+        };
+        bytes +=
+            if metadata.is_dir() { bytes_below(&entry.path())? } else { metadata.blocks() * BLOCK_BYTES };
+    }
+    Ok(bytes)
+}

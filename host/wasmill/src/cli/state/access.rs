@@ -1,0 +1,211 @@
+//! How the tools come at a pipeline's state: its store, or where a running pipeline has that for itself,
+//! the HTTP pages of that one.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use serde::de::DeserializeOwned;
+use wasmill_connect::store::{DiskStore, RedisAddress, RedisView, Replacement};
+use wasmill_engine::state::{StateStore as _, StateView, StoreError};
+
+use super::pages::RunningPages;
+use crate::cli::exit::{Exit, Stop};
+use crate::spec::{Kept, Pipeline, Sharing};
+use crate::state::{self, Filter, Found, Page, StateError, Stats, Wanted};
+
+/// A pipeline's state, to be read.
+pub(super) enum Access {
+    /// Its store.
+    Store { view: Box<dyn StateView>, held: Held },
+    /// The pages of the process that runs it.
+    Running(RunningPages),
+}
+
+/// A pipeline's store, to be changed: nobody else may have it.
+pub(super) enum Held {
+    Disk(DiskStore),
+    Redis { at: RedisAddress, pipeline: String, shared: bool },
+}
+
+impl Access {
+    /// Comes at the state of a pipeline.
+    pub fn open(pipeline: &Pipeline) -> Result<Self, Stop> {
+        match open_store(pipeline) {
+            Ok(held) => {
+                let view = held.view().map_err(|e| failed(&e))?;
+                Ok(Self::Store { view, held })
+            }
+            Err(Failure::Locked(path)) => match pipeline.http {
+                Some(address) => Ok(Self::Running(RunningPages { address, pipeline: pipeline.name.clone() })),
+                None => Err(Stop::error(
+                    Exit::Outside,
+                    format!(
+                        "{path} is in use by a running wasmill, and `{}` has no HTTP pages that could be asked: set `http` (WASMILL_HTTP) and start it again, or stop it",
+                        pipeline.name
+                    ),
+                )),
+            },
+            Err(Failure::Stop(stop)) => Err(stop),
+        }
+    }
+
+    /// Where the state comes from, in words.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Store { held, .. } => held.name(),
+            Self::Running(pages) => format!("the running pipeline at {}", pages.address),
+        }
+    }
+
+    pub fn page(&self, filter: &Filter) -> Result<Page, Stop> {
+        match self {
+            Self::Store { view, .. } => state::page(&**view, filter).map_err(|e| failed(&e)),
+            Self::Running(pages) => {
+                let mut query = vec![("limit", filter.limit.to_string())];
+                let given =
+                    [("stage", &filter.stage), ("key_prefix", &filter.key_prefix), ("after", &filter.after)];
+                query.extend(given.into_iter().filter_map(|(name, v)| Some((name, v.clone()?))));
+                json(pages, "entries", &query)
+            }
+        }
+    }
+
+    pub fn find(&self, wanted: &Wanted) -> Result<Found, Stop> {
+        match self {
+            Self::Store { view, .. } => state::find(&**view, wanted).map_err(|e| failed(&e)),
+            Self::Running(pages) => {
+                let mut query = vec![("stage", wanted.stage.clone()), ("key", wanted.key.clone())];
+                query.extend(wanted.window.map(|window| ("window", window.to_string())));
+                query.extend(wanted.name.clone().map(|name| ("name", name)));
+                json(pages, "entry", &query)
+            }
+        }
+    }
+
+    pub fn stats(&self) -> Result<Stats, Stop> {
+        match self {
+            Self::Store { view, .. } => state::stats(&**view).map_err(|e| failed(&e)),
+            Self::Running(pages) => json(pages, "stats", &[]),
+        }
+    }
+
+    pub fn export(&self, pipeline: &str, to: &mut dyn Write) -> Result<(), Stop> {
+        match self {
+            Self::Store { view, .. } => {
+                state::export(&**view, pipeline, to).map(drop).map_err(|e| failed(&e))
+            }
+            Self::Running(pages) => pages.copy("export", to),
+        }
+    }
+}
+
+impl Held {
+    /// Takes the state of a stopped pipeline; `command` is who wants it.
+    pub fn open(pipeline: &Pipeline, command: &str) -> Result<Self, Stop> {
+        open_store(pipeline).map_err(|failure| match failure {
+            Failure::Locked(path) => Stop::error(
+                Exit::Outside,
+                format!(
+                    "{path} is in use by a running wasmill: stop the pipeline, then run `wasmill state {command}` again"
+                ),
+            ),
+            Failure::Stop(stop) => stop,
+        })
+    }
+
+    /// As [`Held::open`], but makes a store where there is none yet.
+    pub fn make(pipeline: &Pipeline, command: &str) -> Result<Self, Stop> {
+        if let Some(directory) = directory(pipeline)
+            && !DiskStore::is_in(&directory)
+        {
+            return DiskStore::open(&directory).map(Self::Disk).map_err(|e| failed(&e));
+        }
+        Self::open(pipeline, command)
+    }
+
+    /// What it has; the store stays open as long as this is.
+    pub fn view(&self) -> Result<Box<dyn StateView>, StoreError> {
+        match self {
+            Self::Disk(store) => match store.view()? {
+                Some(view) => Ok(view),
+                None => unreachable!("a store on disk can be looked at"),
+            },
+            Self::Redis { at, pipeline, .. } => Ok(Box::new(RedisView::open(at.clone(), pipeline)?)),
+        }
+    }
+
+    /// New contents for it.
+    pub fn replace(self, generation: u64) -> Result<Box<dyn Replacement>, StoreError> {
+        match self {
+            Self::Disk(store) => store.replace(generation),
+            Self::Redis { at, pipeline, shared } => {
+                RedisView::open(at, &pipeline)?.replace(generation, shared)
+            }
+        }
+    }
+
+    /// Where it is, in words.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Disk(store) => store.name(),
+            Self::Redis { pipeline, .. } => format!("Redis, under `wasmill:{{{pipeline}}}`"),
+        }
+    }
+}
+
+enum Failure {
+    /// A running wasmill has it.
+    Locked(String),
+    Stop(Stop),
+}
+
+/// The folder of a pipeline whose state is on disk.
+fn directory(pipeline: &Pipeline) -> Option<PathBuf> {
+    let folder = pipeline.data_dir.as_ref().filter(|_| pipeline.kept() == Kept::Disk)?;
+    Some(DiskStore::directory(folder, &pipeline.name))
+}
+
+fn open_store(pipeline: &Pipeline) -> Result<Held, Failure> {
+    let none = |why: &str| {
+        Failure::Stop(Stop::error(
+            Exit::Usage,
+            format!("`{}` keeps no state that outlives it: {why}", pipeline.name),
+        ))
+    };
+    match pipeline.kept() {
+        Kept::Source => Err(none("no stage has state, and the positions are with its source's group")),
+        Kept::Memory => Err(none("give it a `data_dir` (DATA_DIR), or `state: { redis: { url: … } }`")),
+        Kept::Redis => {
+            let Some(at) = pipeline.state.redis() else {
+                unreachable!("state is kept in Redis only where the spec names one")
+            };
+            let shared = pipeline.sharing() == Sharing::Store;
+            Ok(Held::Redis { at, pipeline: pipeline.name.clone(), shared })
+        }
+        Kept::Disk => {
+            let directory = directory(pipeline).unwrap_or_default();
+            if !DiskStore::is_in(&directory) {
+                let text = format!("there is no state in {}: {}", directory.display(), StateError::Nothing);
+                return Err(Failure::Stop(Stop::error(Exit::Outside, text)));
+            }
+            match DiskStore::open(&directory) {
+                Ok(store) => Ok(Held::Disk(store)),
+                Err(StoreError::Locked { path }) => Err(Failure::Locked(path)),
+                Err(e) => Err(Failure::Stop(failed(&e))),
+            }
+        }
+    }
+}
+
+/// A failure of the store, or of what was asked of it.
+pub(super) fn failed(error: &impl std::fmt::Display) -> Stop {
+    Stop::error(Exit::Outside, error)
+}
+
+fn json<T: DeserializeOwned>(pages: &RunningPages, page: &str, query: &[(&str, String)]) -> Result<T, Stop> {
+    let text = pages.get(page, query)?;
+    serde_json::from_slice(&text).map_err(|e| {
+        let address = pages.address;
+        Stop::error(Exit::Outside, format!("what answers at {address} is not this version's wasmill: {e}"))
+    })
+}
