@@ -181,6 +181,9 @@ pub trait StateStore: Send + Sync {
     fn reset(&self) -> Result<(), StoreError>;
 }
 
+/// What is done with a stored key and its value, and whether to go on.
+pub type VisitEntry<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
 /// A store as one commit left it.
 pub trait StateView: Send {
     /// That commit; none before the first.
@@ -208,7 +211,7 @@ pub trait StateView: Send {
         &self,
         prefix: &[u8],
         after: Option<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: &mut VisitEntry<'_>,
     ) -> Result<(), StoreError>;
     /// What the state takes on disk; none where it isn't on one.
     fn disk_bytes(&self) -> Option<u64> {

@@ -1,9 +1,8 @@
 //! Stories that the driver tells.
 #![allow(clippy::unwrap_used)]
 
-use wasmill_engine::guest::{AggregateInfo, CallContext, PluginRef};
+use wasmill_engine::guest::{AggregateInfo, PluginRef};
 use wasmill_engine::topology::Order;
-use wasmill_frame::{Edit, EditsWriter, Message};
 use wasmill_harness::driver::{Driver, Steps};
 use wasmill_harness::native::{self, AggregateFns};
 
@@ -114,54 +113,4 @@ fn a_running_aggregate_without_a_scan_answers_each_message_with_the_value_after_
             r#"{"key":["t","b"],"value":1}"#
         ]
     );
-}
-
-/// Counts messages of a key in the key's state, and remembers the last id for 50 ms of event time.
-fn stateful() -> PluginRef {
-    fn each(index: usize, message: Message<'_>, edits: &mut EditsWriter, cx: &mut CallContext) {
-        let state = cx.state.as_mut().unwrap();
-        let at = u32::try_from(index).unwrap();
-        let seen = state.get(at, "n").unwrap().map_or(0, |v| v[0]) + 1;
-        state.set(at, "n", Some(&[seen]), None).unwrap();
-        let last = state.get(at, "last").unwrap().unwrap_or_else(|| b"nobody".to_vec());
-        state.set(at, "last", Some(message.id().as_bytes()), Some(50)).unwrap();
-        let text = format!("{seen} after {}", String::from_utf8_lossy(&last));
-        edits.push(index, Edit::SetMetadata { name: "seen", value: text.as_bytes(), json: false });
-    }
-    native::transform("stateful", |index, message, edits, cx| {
-        each(index, message, edits, cx);
-        if message.id() == "boom" {
-            return Err(wasmill_engine::guest::CallError::Trap("boom".into()));
-        }
-        Ok(())
-    })
-}
-
-#[test]
-fn a_plugins_state_follows_the_key_survives_a_crash_and_forgets_failed_calls() {
-    let mut d = Driver::new(Steps::new().key_by(&["payload.k"]).transform("s", &stateful()), 1, 2);
-    d.push(0, &message("1", "a", 0));
-    d.push(0, &message("boom", "a", 1));
-    d.push(0, &message("2", "b", 2));
-    d.checkpoint();
-    d.crash_and_restore(4);
-    d.push(0, &message("3", "a", 30));
-    d.push(0, &message("4", "a", 80));
-    d.checkpoint();
-    let mut seen: Vec<String> = d
-        .read()
-        .iter()
-        .map(|o| format!("{}: {}", o["id"].as_str().unwrap(), o["metadata"]["seen"]))
-        .collect();
-    seen.sort();
-    assert_eq!(
-        seen,
-        [
-            r#"1: "1 after nobody""#,
-            r#"2: "1 after nobody""#,
-            r#"3: "2 after 1""#,      // what `boom` set is gone with it
-            r#"4: "3 after nobody""#, // 3's word has expired at 80
-        ]
-    );
-    assert_eq!(d.read_dead_letters().len(), 1);
 }

@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::io;
-use std::ops::{Bound, ControlFlow};
+use std::ops::Bound;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use fjall::{Keyspace, Readable as _, Snapshot};
-use wasmill_engine::state::{Checkpoint, Epoch, StateView, StoreError};
+use wasmill_engine::state::{Checkpoint, Epoch, StateView, StoreError, VisitEntry};
 
 use super::{CHECKPOINT, FORETOLD, checked, decode_checkpoint, decode_foretold, entry, guarded};
 
@@ -52,7 +52,7 @@ impl StateView for DiskView {
         &self,
         prefix: &[u8],
         after: Option<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: &mut VisitEntry<'_>,
     ) -> Result<(), StoreError> {
         let prefix = entry(prefix);
         let from = match after.map(entry) {

@@ -1,11 +1,10 @@
 //! The state in Redis for the tools of operators: read without taking it over, and replaced as a whole.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 
 use redis::{Script, Value};
 use wasmill_engine::position::{PartitionId, Position};
-use wasmill_engine::state::{Checkpoint, Epoch, StateView, StoreError};
+use wasmill_engine::state::{Checkpoint, Epoch, StateView, StoreError, VisitEntry};
 use wasmill_engine::time::START;
 
 use super::{Connection, REDIS_FORMAT, RedisAddress, RedisStore, Usage, json, pack_texts, text, token};
@@ -157,7 +156,7 @@ impl StateView for RedisView {
         &self,
         prefix: &[u8],
         after: Option<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: &mut VisitEntry<'_>,
     ) -> Result<(), StoreError> {
         let mut after = after.map(<[u8]>::to_vec);
         let mut entries_max = PASS_ENTRIES;

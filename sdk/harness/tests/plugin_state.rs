@@ -1,0 +1,98 @@
+//! The contract of plugins' state, over every store: in memory, on disk, in Redis.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../../../host/connect/tests/servers/mod.rs"]
+mod servers;
+
+use std::sync::Arc;
+
+use servers::RedisServer;
+use wasmill_connect::store::{DiskStore, MemoryStore, RedisStore};
+use wasmill_engine::guest::CallContext;
+use wasmill_engine::guest::PluginRef;
+use wasmill_engine::state::StateStore;
+use wasmill_frame::{Edit, EditsWriter, Message};
+use wasmill_harness::driver::{Driver, Steps};
+use wasmill_harness::native;
+
+fn message(id: &str, key: &str, time: i64) -> String {
+    format!(r#"{{"id":"{id}","type":"t","timestamp":{time},"payload":{{"k":"{key}"}}}}"#)
+}
+
+/// Runs a story over each store, empty.
+fn for_each_store(story: impl Fn(Arc<dyn StateStore>)) {
+    story(Arc::new(MemoryStore::new()));
+    let directory = tempfile::tempdir().unwrap();
+    story(Arc::new(DiskStore::open(directory.path()).unwrap()));
+    if let Some(server) = RedisServer::start("the contract of plugins' state") {
+        story(Arc::new(RedisStore::open_alone(&server.url(), "plugins").unwrap()));
+    }
+}
+
+/// Counts messages of a key in the key's state, and remembers the last id for 50 ms of event time.
+fn stateful() -> PluginRef {
+    fn each(index: usize, message: Message<'_>, edits: &mut EditsWriter, cx: &mut CallContext) {
+        let state = cx.state.as_mut().unwrap();
+        let at = u32::try_from(index).unwrap();
+        let seen = state.get(at, "n").unwrap().map_or(0, |v| v[0]) + 1;
+        state.set(at, "n", Some(&[seen]), None).unwrap();
+        let last = state.get(at, "last").unwrap().unwrap_or_else(|| b"nobody".to_vec());
+        state.set(at, "last", Some(message.id().as_bytes()), Some(50)).unwrap();
+        if message.id() == "forget" {
+            state.set(at, "n", None, None).unwrap();
+        }
+        let text = format!("{seen} after {}", String::from_utf8_lossy(&last));
+        edits.push(index, Edit::SetMetadata { name: "seen", value: text.as_bytes(), json: false });
+    }
+    native::transform("stateful", |index, message, edits, cx| {
+        each(index, message, edits, cx);
+        if message.id() == "boom" {
+            return Err(wasmill_engine::guest::CallError::Trap("boom".into()));
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn it_follows_the_key_survives_a_crash_forgets_failed_calls_and_expires() {
+    for_each_store(|store| {
+        let steps = Steps::new().key_by(&["payload.k"]).transform("s", &stateful());
+        let mut d = Driver::with_store(steps, 1, 2, store);
+        d.push(0, &message("1", "a", 0));
+        d.push(0, &message("boom", "a", 1));
+        d.push(0, &message("2", "b", 2));
+        d.checkpoint();
+        d.crash_and_restore(4);
+        d.push(0, &message("3", "a", 30));
+        d.push(0, &message("4", "a", 80));
+        d.checkpoint();
+        d.push(0, &message("forget", "a", 90));
+        d.checkpoint();
+        d.push(0, &message("in the epoch that is lost", "a", 91));
+        d.tick();
+        d.crash_and_restore(1);
+        d.push(0, &message("5", "b", 92));
+        d.checkpoint();
+        let mut seen: Vec<String> = d
+            .read()
+            .iter()
+            .map(|o| format!("{}: {}", o["id"].as_str().unwrap(), o["metadata"]["seen"]))
+            .collect();
+        seen.sort();
+        assert_eq!(
+            seen,
+            [
+                r#"1: "1 after nobody""#,
+                r#"2: "1 after nobody""#,
+                r#"3: "2 after 1""#,      // what `boom` set is gone with it
+                r#"4: "3 after nobody""#, // 3's word has expired at 80, to the millisecond
+                r#"5: "2 after nobody""#,
+                r#"forget: "4 after 4""#,
+                r#"in the epoch that is lost: "1 after forget""#, // read again, and counted once
+            ]
+        );
+        assert_eq!(d.read_dead_letters().len(), 1);
+        // b's entries and a's, and nothing twice.
+        assert_eq!(d.state().len(), 4);
+    });
+}
