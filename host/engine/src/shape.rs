@@ -16,10 +16,10 @@ pub struct StageShape {
 }
 
 impl StageShape {
-    /// The version of its plugin's accumulators.
+    /// The version of its accumulators: a plugin's number, or what built-ins keep.
     #[must_use]
-    pub fn state_version(&self) -> Option<u64> {
-        self.setting("state_version").and_then(Value::as_u64)
+    pub fn state_version(&self) -> Option<&Value> {
+        self.setting("state_version").filter(|version| !version.is_null())
     }
 
     fn setting(&self, name: &str) -> Option<&Value> {
@@ -170,7 +170,7 @@ fn kind(word: &str) -> &str {
 fn label(setting: &str) -> String {
     match setting {
         "of" => "`window`".to_owned(),
-        "state_version" => "the plugin's state version".to_owned(),
+        "state_version" => "the state version".to_owned(),
         "state" => "whether the plugin keeps state".to_owned(),
         other => format!("`{other}`"),
     }
@@ -270,7 +270,7 @@ mod tests {
         check(
             &old,
             &of(json!([stage("seen"), {"window": "delays", "of": {"size_ms": 60_000}, "state_version": 2}])),
-            &["of the stage `delays` the plugin's state version is 2, and was 1"],
+            &["of the stage `delays` the state version is 2, and was 1"],
             reset,
         );
         check(
@@ -309,6 +309,6 @@ mod tests {
         assert_eq!(key_groups(&old), Some(128));
         assert_eq!(key_groups(&shape(json!(null), 0, json!([]))), None);
         let stages = stages(&old);
-        assert_eq!((stages[0].name.as_str(), stages[0].state_version()), ("w", Some(1)));
+        assert_eq!((stages[0].name.as_str(), stages[0].state_version()), ("w", Some(&json!(1))));
     }
 }

@@ -87,8 +87,8 @@ pub struct Found {
     pub epoch: u64,
     /// The entry.
     pub entry: Entry,
-    /// The version of the plugin's accumulators.
-    pub state_version: Option<u64>,
+    /// The version of the stage's accumulators.
+    pub state_version: Option<serde_json::Value>,
     /// The accumulator, or the plugin's value, in base64.
     pub value: String,
 }

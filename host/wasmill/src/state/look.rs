@@ -145,7 +145,8 @@ pub fn find(view: &dyn StateView, wanted: &Wanted) -> Result<Found, StateError> 
                 && wanted.name.as_deref().is_none_or(|name| parsed.name == Some(name))
                 && wanted.window.is_none_or(|window| entry().start.or(parsed.window_end) == Some(window));
             if meant {
-                let state_version = stages.get(usize::from(number)).and_then(StageShape::state_version);
+                let state_version =
+                    stages.get(usize::from(number)).and_then(StageShape::state_version).cloned();
                 let value = encode(value_of(&parsed, stored));
                 found.push(Found { epoch: checkpoint.epoch, entry: entry(), state_version, value });
             }

@@ -3,13 +3,15 @@
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
+use wasmill_engine::builtin::BuiltIns;
 use wasmill_engine::guest::{CallContext, Trial};
+use wasmill_engine::state::StateKind;
 use wasmill_engine::time::{END, START};
 use wasmill_frame::{Blobs, BlobsWriter};
 
 use crate::cli::check::load_fitting;
 use crate::cli::sandbox;
-use crate::spec::{Pipeline, Stage};
+use crate::spec::{ComputedBy, Pipeline, PluginStage, Stage};
 use crate::state::{Entry, Found, Page, Stats};
 
 /// How many bytes of a value are shown to people.
@@ -55,22 +57,44 @@ fn entry(entry: &Entry) -> String {
     text
 }
 
-/// What the plugin makes of an accumulator; why it can't be asked; nothing where the entry is none.
+/// What the aggregate makes of an accumulator; why it can't be asked; nothing where the entry is none.
 pub(super) fn finished(pipeline: &Pipeline, found: &Found, bytes: &[u8]) -> Option<Result<Value, String>> {
-    let stage = pipeline.stages.iter().find(|s| {
-        matches!(s, Stage::Aggregate(_)) && s.plugin().is_some_and(|p| p.name == found.entry.stage)
-    })?;
-    Some(finish(pipeline, stage, found, bytes))
+    let by_name = |s: &&Stage| s.name() == Some(found.entry.stage.as_str());
+    let stage = pipeline.stages.iter().find(by_name)?;
+    match stage {
+        Stage::Aggregate(aggregate) if found.entry.kind != StateKind::Clock.name() => {
+            Some(match &aggregate.by {
+                ComputedBy::Plugin(plugin) => finish(pipeline, (stage, plugin), found, bytes),
+                ComputedBy::BuiltIns(built_ins) => finish_built_ins(&built_ins.built_ins, found, bytes),
+            })
+        }
+        _ => None,
+    }
 }
 
-fn finish(pipeline: &Pipeline, stage: &Stage, found: &Found, bytes: &[u8]) -> Result<Value, String> {
-    let plugin = stage.plugin().ok_or("the stage has no plugin")?;
+fn same_version(found: &Found, now: &Value) -> Result<(), String> {
+    match &found.state_version {
+        Some(stored) if stored == now => Ok(()),
+        _ => Err("the stage is of another state version now than the accumulator".to_owned()),
+    }
+}
+
+fn finish_built_ins(built_ins: &BuiltIns, found: &Found, bytes: &[u8]) -> Result<Value, String> {
+    same_version(found, &built_ins.shape().into())?;
+    let value = built_ins.finish(bytes)??;
+    serde_json::from_slice(&value).map_err(|e| format!("the result is no JSON: {e}"))
+}
+
+fn finish(
+    pipeline: &Pipeline,
+    (stage, plugin): (&Stage, &PluginStage),
+    found: &Found,
+    bytes: &[u8],
+) -> Result<Value, String> {
     let sandbox = sandbox::open(Some(&pipeline.limits), 0).map_err(|stop| stop.shown)?;
     let plugin = load_fitting(&sandbox, pipeline, stage, plugin).map_err(|stop| stop.shown)?;
-    let version = plugin.info().aggregate.as_ref().map(|a| u64::from(a.state_version));
-    if version != found.state_version {
-        return Err("the plugin is of another state version than the accumulator".to_owned());
-    }
+    let version = plugin.info().aggregate.as_ref().map(|a| a.state_version);
+    same_version(found, &version.into())?;
     let mut blobs = BlobsWriter::new();
     blobs.push(0, bytes);
     let answer = plugin
