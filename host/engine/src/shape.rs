@@ -169,7 +169,7 @@ fn kind(word: &str) -> &str {
 
 fn label(setting: &str) -> String {
     match setting {
-        "of" => "`window`".to_owned(),
+        "of" => "the window".to_owned(),
         "state_version" => "the state version".to_owned(),
         "state" => "whether the plugin keeps state".to_owned(),
         other => format!("`{other}`"),
@@ -179,6 +179,16 @@ fn label(setting: &str) -> String {
 fn shown(value: Option<&Value>) -> String {
     match value {
         None | Some(Value::Null) => "none".to_owned(),
+        Some(Value::Object(measures)) => {
+            let ms = |name: &str| measures.get(name).and_then(Value::as_i64);
+            match (ms("size_ms"), ms("every_ms"), ms("at_messages_ms"), ms("gap_ms")) {
+                (Some(size), Some(every), ..) if size == every => format!("tumbling, {size} ms"),
+                (Some(size), Some(every), ..) => format!("sliding, {size} ms every {every} ms"),
+                (_, _, Some(size), _) => format!("sliding with the messages, {size} ms"),
+                (.., Some(gap)) => format!("a session with a gap of {gap} ms"),
+                _ => Value::Object(measures.clone()).to_string(),
+            }
+        }
         Some(Value::String(text)) => text.clone(),
         Some(Value::Array(parts)) => parts.iter().map(|p| shown(Some(p))).collect::<Vec<_>>().join(" with "),
         Some(other) => other.to_string(),
@@ -212,7 +222,7 @@ mod tests {
     }
 
     fn window(name: &str, size: i64) -> Value {
-        json!({"window": name, "of": {"size_ms": size}, "state_version": 1})
+        json!({"window": name, "of": {"size_ms": size, "every_ms": size}, "state_version": 1})
     }
 
     fn stage(name: &str) -> Value {
@@ -258,7 +268,7 @@ mod tests {
         check(
             &old,
             &of(json!([stage("seen"), window("delays", 3_600_000)])),
-            &["of the stage `delays` `window` is {\"size_ms\":3600000}, and was {\"size_ms\":60000}"],
+            &["of the stage `delays` the window is tumbling, 3600000 ms, and was tumbling, 60000 ms"],
             reset,
         );
         check(
@@ -269,7 +279,9 @@ mod tests {
         );
         check(
             &old,
-            &of(json!([stage("seen"), {"window": "delays", "of": {"size_ms": 60_000}, "state_version": 2}])),
+            &of(
+                json!([stage("seen"), {"window": "delays", "of": {"size_ms": 60_000, "every_ms": 60_000}, "state_version": 2}]),
+            ),
             &["of the stage `delays` the state version is 2, and was 1"],
             reset,
         );
@@ -280,7 +292,7 @@ mod tests {
             ),
             &[
                 "of the stage `delays` `emit` is update, and was none",
-                "of the stage `delays` `window` is {\"gap_ms\":5}, and was {\"size_ms\":60000}",
+                "of the stage `delays` the window is a session with a gap of 5 ms, and was tumbling, 60000 ms",
             ],
             reset,
         );

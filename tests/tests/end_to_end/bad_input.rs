@@ -331,7 +331,7 @@ const REFUSED: &[Refused] = &[
         exit: 4,
         says: &[
             "belongs to another shape of this pipeline:",
-            "the tumbling window in ms is 20000, and was 10000",
+            "the window is tumbling, 20000 ms, and was tumbling, 10000 ms",
             "run `wasmill state reset`",
         ],
     },
