@@ -14,13 +14,13 @@
 //! Each value ends with a hash of its key and itself. fjall checks its blocks and its log's batches when
 //! it reads them; the hash also finds what happens between, and a value under another's key.
 
+mod failure;
 mod place;
 mod replace;
 mod view;
 
 use std::fs;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -31,6 +31,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 use super::head::{self, Found, Head, HeadFile};
 use super::{Replacement, preflight, refuse_stale, witness};
 use crate::os;
+use failure::{corrupt, guarded, store_error};
 use place::Place;
 use replace::DiskReplacement;
 use view::DiskView;
@@ -486,43 +487,4 @@ fn decode_foretold(
             None => Err(corrupt(directory, "what was foretold lacks its epoch".into())),
         })
         .transpose()
-}
-
-/// Calls the database. It panics on some damage, which is then told as the damage that it is.
-fn guarded<T>(directory: &Path, call: impl FnOnce() -> fjall::Result<T>) -> Result<T, StoreError> {
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(done) => done.map_err(|e| store_error(directory, &e)),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked");
-            Err(corrupt(directory, format!("the database gave up: {text}")))
-        }
-    }
-}
-
-fn corrupt(directory: &Path, cause: String) -> StoreError {
-    StoreError::Corrupt { what: format!("the state in {}", directory.display()), cause }
-}
-
-fn store_error(directory: &Path, error: &fjall::Error) -> StoreError {
-    use fjall::Error;
-    let path = directory.display().to_string();
-    let io = |e: &io::Error| match e.kind() {
-        // What is there is too short or is not what it should be; the system refused nothing.
-        // A place of a file that can't be is asked for where the place itself is damaged.
-        io::ErrorKind::UnexpectedEof
-        | io::ErrorKind::InvalidData
-        | io::ErrorKind::InvalidInput
-        | io::ErrorKind::NotFound => corrupt(directory, e.to_string()),
-        _ => StoreError::Io { what: format!("the state in {path}"), cause: os::cause(e) },
-    };
-    match error {
-        Error::Locked => StoreError::Locked { path },
-        Error::Io(e) | Error::Storage(fjall::LsmError::Io(e)) => io(e),
-        Error::Poisoned => StoreError::Io {
-            what: format!("the state in {path}"),
-            cause: "an earlier write failed, so nothing more is written; start the pipeline again".into(),
-        },
-        other => corrupt(directory, format!("{other:?}")),
-    }
 }

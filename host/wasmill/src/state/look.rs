@@ -219,7 +219,7 @@ pub fn stats(view: &dyn StateView) -> Result<Stats, StateError> {
         bytes,
     };
     let mut largest: Vec<Share> = parts.clone().into_iter().map(|(of, sum)| share(of, sum)).collect();
-    largest.sort_by(|a, b| b.bytes.cmp(&a.bytes));
+    largest.sort_by_key(|share| std::cmp::Reverse(share.bytes));
     largest.truncate(LARGEST_GROUPS);
     let mut by_stage: BTreeMap<(String, String, Option<u16>), (u64, u64)> = BTreeMap::new();
     for ((stage, kind, _), sum) in parts {

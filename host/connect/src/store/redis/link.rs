@@ -122,7 +122,7 @@ impl Link {
                 fatal("give the right user and password in the address: redis://user:password@host")
             }
             (ErrorKind::Server(ServerErrorKind::NoPerm), _) => fatal(
-                "the user must be allowed EVALSHA, SCRIPT LOAD, HSET, HGET, HMGET, HGETALL, HDEL, HSCAN, HINCRBY, DEL and UNLINK on `wasmill:*`",
+                "the user must be allowed EVALSHA, SCRIPT LOAD, HSET, HGET, HMGET, HGETALL, HDEL, HSCAN, HINCRBY, EXISTS, RENAME, DEL and UNLINK on `wasmill:*`",
             ),
             (_, Some("WRONGTYPE")) => {
                 fatal("something else is stored under this pipeline's keys: use another database or name")
