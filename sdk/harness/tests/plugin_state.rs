@@ -25,7 +25,7 @@ fn for_each_store(story: impl Fn(Arc<dyn StateStore>)) {
     let directory = tempfile::tempdir().unwrap();
     story(Arc::new(DiskStore::open(directory.path()).unwrap()));
     if let Some(server) = RedisServer::start("the contract of plugins' state") {
-        story(Arc::new(RedisStore::open_alone(&server.url(), "plugins").unwrap()));
+        story(Arc::new(RedisStore::open_alone(server.url(), "plugins").unwrap()));
     }
 }
 
