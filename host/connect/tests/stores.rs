@@ -123,7 +123,17 @@ fn what_was_foretold_stays_until_its_epoch_commits() {
             store = open();
         }
         assert_eq!(store.foretold().expect("three"), Some((3, b"three".to_vec())));
-        store.commit(&Delta::default(), &checkpoint(3, 0)).expect("a commit");
+        // The facts of the next epoch take the place of this one's, in the commit itself.
+        store.commit_and_foretell(&Delta::default(), &checkpoint(3, 0), b"four").expect("a commit");
+        if store.is_durable() {
+            drop(store);
+            store = open();
+        }
+        assert_eq!(store.checkpoint().expect("read").expect("one").epoch, 3);
+        assert_eq!(store.foretold().expect("four"), Some((4, b"four".to_vec())));
+        store.commit_and_foretell(&Delta::default(), &checkpoint(4, 0), b"five").expect("a commit");
+        assert_eq!(store.foretold().expect("five"), Some((5, b"five".to_vec())));
+        store.commit(&Delta::default(), &checkpoint(5, 0)).expect("a commit");
         assert_eq!(store.foretold().expect("none"), None);
     });
 }

@@ -70,13 +70,13 @@ impl Place for &Path {
 
 impl Place for RedisServer {
     fn open(&self) -> Box<dyn StateStore> {
-        Box::new(RedisStore::open_alone(&self.url(), "tools").expect("a store"))
+        Box::new(RedisStore::open_alone(self.url(), "tools").expect("a store"))
     }
     fn view(&self) -> Box<dyn StateView> {
-        Box::new(RedisView::open(&self.url(), "tools").expect("a view"))
+        Box::new(RedisView::open(self.url(), "tools").expect("a view"))
     }
     fn replace(&self, generation: u64) -> Box<dyn Replacement> {
-        RedisView::open(&self.url(), "tools")
+        RedisView::open(self.url(), "tools")
             .expect("a view")
             .replace(generation, false)
             .expect("a replacement")

@@ -151,6 +151,24 @@ pub trait StateStore: Send + Sync {
     /// # Errors
     /// When it failed; whether it took effect is then unknown, and the pipeline restarts from what is stored.
     fn commit(&self, delta: &Delta, checkpoint: &Checkpoint) -> Result<(), StoreError>;
+    /// Commits, and in the same step makes facts durable of the epoch behind, as [`StateStore::foretell`]: one
+    /// wait for the disk in place of two. Only for a store that says that it [can](StateStore::foretells_in_commits).
+    ///
+    /// # Errors
+    /// As of [`StateStore::commit`].
+    fn commit_and_foretell(
+        &self,
+        delta: &Delta,
+        checkpoint: &Checkpoint,
+        facts: &[u8],
+    ) -> Result<(), StoreError> {
+        self.commit(delta, checkpoint)?;
+        self.foretell(checkpoint.epoch + 1, facts)
+    }
+    /// Whether [`StateStore::commit_and_foretell`] is one step.
+    fn foretells_in_commits(&self) -> bool {
+        false
+    }
     /// What the last commit made of the keys that it shares with other processes, as (stored key, value
     /// now); each is told once. None from a store that one process has for itself.
     fn merged(&self) -> Merged {

@@ -249,6 +249,47 @@ impl DiskStore {
         (writer.epoch, writer.foretold) = (0, None);
         self.write_head(&mut writer, Head { generation, batches: 0 })
     }
+
+    /// Commits; with `next`, the facts of the epoch behind are foretold by the same batch.
+    fn commit_with(
+        &self,
+        delta: &Delta,
+        checkpoint: &Checkpoint,
+        next: Option<&[u8]>,
+    ) -> Result<(), StoreError> {
+        let mut writer = self.writer();
+        refuse_stale(&self.name(), checkpoint, writer.head.generation, writer.epoch)?;
+        if let Some(cause) = delta.changes.iter().find_map(|c| too_long(&c.key)) {
+            let what = format!("commit of epoch {} to {}", checkpoint.epoch, self.name());
+            return Err(StoreError::Io { what, cause });
+        }
+        let json = serde_json::to_vec(checkpoint).map_err(|e| corrupt(&self.directory, e.to_string()))?;
+        let keyspace = self.keyspace();
+        self.write(&mut writer, &keyspace, |batch, writer| {
+            for Change { key, value, .. } in &delta.changes {
+                let key = entry(key);
+                match value {
+                    Some(value) => {
+                        let value = hashed(&key, value);
+                        batch.insert(&keyspace, key, value);
+                    }
+                    None => batch.remove(&keyspace, key),
+                }
+            }
+            batch.insert(&keyspace, CHECKPOINT, hashed(CHECKPOINT, &json));
+            let over = writer.foretold.take_if(|epoch| *epoch <= checkpoint.epoch).is_some();
+            match next {
+                Some(facts) => put_foretold(batch, &keyspace, checkpoint.epoch + 1, facts),
+                None if over => batch.remove(&keyspace, FORETOLD),
+                None => {}
+            }
+        })?;
+        writer.epoch = checkpoint.epoch;
+        if next.is_some() {
+            writer.foretold = Some(checkpoint.epoch + 1);
+        }
+        Ok(())
+    }
 }
 
 impl StateStore for DiskStore {
@@ -282,42 +323,26 @@ impl StateStore for DiskStore {
     }
 
     fn commit(&self, delta: &Delta, checkpoint: &Checkpoint) -> Result<(), StoreError> {
-        let mut writer = self.writer();
-        refuse_stale(&self.name(), checkpoint, writer.head.generation, writer.epoch)?;
-        if let Some(cause) = delta.changes.iter().find_map(|c| too_long(&c.key)) {
-            let what = format!("commit of epoch {} to {}", checkpoint.epoch, self.name());
-            return Err(StoreError::Io { what, cause });
-        }
-        let json = serde_json::to_vec(checkpoint).map_err(|e| corrupt(&self.directory, e.to_string()))?;
-        let keyspace = self.keyspace();
-        self.write(&mut writer, &keyspace, |batch, writer| {
-            for Change { key, value, .. } in &delta.changes {
-                let key = entry(key);
-                match value {
-                    Some(value) => {
-                        let value = hashed(&key, value);
-                        batch.insert(&keyspace, key, value);
-                    }
-                    None => batch.remove(&keyspace, key),
-                }
-            }
-            batch.insert(&keyspace, CHECKPOINT, hashed(CHECKPOINT, &json));
-            if writer.foretold.take_if(|epoch| *epoch <= checkpoint.epoch).is_some() {
-                batch.remove(&keyspace, FORETOLD);
-            }
-        })?;
-        writer.epoch = checkpoint.epoch;
-        Ok(())
+        self.commit_with(delta, checkpoint, None)
+    }
+
+    fn commit_and_foretell(
+        &self,
+        delta: &Delta,
+        checkpoint: &Checkpoint,
+        facts: &[u8],
+    ) -> Result<(), StoreError> {
+        self.commit_with(delta, checkpoint, Some(facts))
+    }
+
+    fn foretells_in_commits(&self) -> bool {
+        true
     }
 
     fn foretell(&self, epoch: Epoch, facts: &[u8]) -> Result<(), StoreError> {
         let mut writer = self.writer();
-        let mut value = epoch.to_le_bytes().to_vec();
-        value.extend_from_slice(facts);
         let keyspace = self.keyspace();
-        self.write(&mut writer, &keyspace, |batch, _| {
-            batch.insert(&keyspace, FORETOLD, hashed(FORETOLD, &value));
-        })?;
+        self.write(&mut writer, &keyspace, |batch, _| put_foretold(batch, &keyspace, epoch, facts))?;
         writer.foretold = Some(epoch);
         Ok(())
     }
@@ -419,6 +444,12 @@ fn entry(key: &[u8]) -> Vec<u8> {
 
 fn hash(key: &[u8], value: &[u8]) -> [u8; HASH_BYTES] {
     xxh3_64_with_seed(value, xxh3_64(key)).to_le_bytes()
+}
+
+fn put_foretold(batch: &mut OwnedWriteBatch, keyspace: &Keyspace, epoch: Epoch, facts: &[u8]) {
+    let mut value = epoch.to_le_bytes().to_vec();
+    value.extend_from_slice(facts);
+    batch.insert(keyspace, FORETOLD, hashed(FORETOLD, &value));
 }
 
 fn hashed(key: &[u8], value: &[u8]) -> Vec<u8> {

@@ -43,10 +43,17 @@ impl Committer {
     /// Commits what comes until nobody sends any more; answers itself, for the end.
     pub async fn run(mut self, mut commits: UnboundedReceiver<Commit>) -> Self {
         let _alarm = Alarm::new("the committer", &self.events);
-        while let Some(commit) = commits.recv().await {
+        // The epoch behind, where it is there already and its facts were foretold.
+        let mut next: Option<Commit> = None;
+        loop {
+            let taken = match next.take() {
+                Some(commit) => Some(commit),
+                None => commits.recv().await,
+            };
+            let Some(commit) = taken else { break };
             let epoch = commit.checkpoint.epoch;
             let since = Instant::now();
-            let event = match self.commit(commit).await {
+            let event = match self.commit(commit, || take_next(&mut next, &mut commits)).await {
                 Ok(()) => {
                     self.ends.observed.committed(since.elapsed());
                     Event::Committed(epoch, self.store.merged())
@@ -61,7 +68,8 @@ impl Committer {
         self
     }
 
-    async fn commit(&mut self, commit: Commit) -> Result<(), Halt> {
+    /// Commits an epoch; `next` answers the facts of the one behind, if it is there already.
+    async fn commit(&mut self, commit: Commit, next: impl FnOnce() -> Option<Vec<u8>>) -> Result<(), Halt> {
         let Commit { foretell, mut out, delta, mut checkpoint, mut counts, open_windows } = commit;
         let epoch = checkpoint.epoch;
         // Nothing that a transactional sink has flushed is seen before the commit: only others need facts first.
@@ -94,7 +102,12 @@ impl Committer {
             offsets.entry(id.source).or_default().push((id.partition, position.offset));
         }
         self.ends.observed.positions(&checkpoint.positions);
-        self.blocking(move |store| store.commit(&delta, &checkpoint)).await?;
+        let facts = if seen_before_commit && self.store.foretells_in_commits() { next() } else { None };
+        self.blocking(move |store| match &facts {
+            Some(facts) => store.commit_and_foretell(&delta, &checkpoint, facts),
+            None => store.commit(&delta, &checkpoint),
+        })
+        .await?;
         for NamedSink { name, sink } in &mut self.sinks {
             insist!(self.ends, name, sink.publish())?;
         }
@@ -187,6 +200,12 @@ impl Committer {
             let _ = source.lock().await.close().await;
         }
     }
+}
+
+/// Takes the epoch behind out of the queue, if it is there, and its facts out of it.
+fn take_next(next: &mut Option<Commit>, commits: &mut UnboundedReceiver<Commit>) -> Option<Vec<u8>> {
+    *next = commits.try_recv().ok();
+    next.as_mut().and_then(|commit| commit.foretell.take())
 }
 
 /// What a sink's other end refused of what was written, as dead letters.
