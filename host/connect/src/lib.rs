@@ -42,14 +42,6 @@ pub enum ConnectorError {
     Outdated(String),
 }
 
-impl ConnectorError {
-    /// Whether nobody reads stdout any more, as behind `| head`: the end of the run, but no failure.
-    #[must_use]
-    pub fn is_pipe_closed(&self) -> bool {
-        matches!(self, Self::Fatal(text) if text == stdio::PIPE_CLOSED)
-    }
-}
-
 /// What a source is like, for `explain` and for the guarantee.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SourceTraits {

@@ -3,10 +3,10 @@
 use std::io;
 
 use serde_json::{Value, json};
-use wasmill_connect::Sink;
 use wasmill_connect::file::FileSourceSpec;
-use wasmill_connect::stdio::{StdoutSink, StdoutSinkSpec};
+use wasmill_connect::stdio::{PIPE_CLOSED, StdoutSink, StdoutSinkSpec};
 use wasmill_connect::table::{SinkSpec, SourceSpec, connectors};
+use wasmill_connect::{ConnectorError, Sink};
 use wasmill_engine::output::{EncodedBatch, EncodedRecord};
 
 fn source(spec: Value) -> Result<SourceSpec, String> {
@@ -116,5 +116,5 @@ fn a_closed_pipe_is_known_as_one() {
         sink.write(&EncodedBatch { data: b"{}".to_vec(), records: vec![record] }).await.expect("kept");
         sink.flush().await.expect_err("closed")
     });
-    assert!(error.is_pipe_closed(), "{error}");
+    assert!(matches!(&error, ConnectorError::Fatal(text) if text == PIPE_CLOSED), "{error}");
 }

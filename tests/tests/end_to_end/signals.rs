@@ -92,3 +92,13 @@ fn a_stalled_sink_holds_an_ordered_end_up_for_shutdown_timeout_at_most() {
     let ended = running.wait_at_most(ORDERED_END_MAX).exits(1);
     ended.says(&["could not drain within 1 s", "read again at the next start", "shutdown_timeout"]);
 }
+
+#[test]
+fn a_reader_of_stdout_that_has_seen_enough_ends_the_run_without_a_failure() {
+    let place = Place::new();
+    place.file("pipeline.yaml", "name: endless\nsource: generator\nsink: stdout\n");
+    let mut running = place.pipeline().stdout_unread().start();
+    // As `| head` does.
+    drop(running.unread_stdout());
+    running.wait_at_most(ORDERED_END_MAX).exits(0).says(&["stdout was closed by its reader: stopped"]);
+}

@@ -13,8 +13,8 @@ use crate::codec::json::JsonEncoder;
 use crate::table::SinkConnector;
 use crate::{ConnectorError, Sink, SinkTraits, os};
 
-/// The text of the error that says that nobody reads stdout any more, as behind `| head`. See
-/// [`ConnectorError::is_pipe_closed`].
+/// The text of the error that says that nobody reads stdout any more, as behind `| head`: the end of the
+/// run, but no failure.
 pub const PIPE_CLOSED: &str = "stdout was closed by its reader";
 
 /// How much waits before it is written without a flush.

@@ -34,6 +34,7 @@ use prometheus::Registry;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
+use wasmill_connect::stdio::PIPE_CLOSED;
 use wasmill_engine::position::PartitionId;
 use wasmill_engine::prefix::Prefix;
 use wasmill_engine::state::StateStore;
@@ -279,6 +280,11 @@ async fn run_once(
     let ended = match ended {
         Ok(ended) => Ok(ended),
         Err(Halt::Fenced(why)) => Err(why),
+        Err(Halt::Failed(text)) if text == PIPE_CLOSED => {
+            // As behind `| head`: whoever reads has seen enough. What is not committed is read again.
+            tracing::info!(pipeline = %name, "{PIPE_CLOSED}: stopped");
+            return Ok(Ok(Ended::Stopped));
+        }
         Err(Halt::Failed(text)) => {
             return Err(RunFailure { exit: Exit::Failed, text: format!("{name}: {text}") }.into());
         }
