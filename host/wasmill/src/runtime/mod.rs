@@ -352,10 +352,14 @@ fn start_workers(
             senders.push(sender);
             (number, lane, receiver)
         });
+        let prepares = number < preparing;
+        if lane.is_none() && !prepares {
+            break;
+        }
         let worker = Worker {
             prefix: Prefix::new(topology, routes),
             lane,
-            jobs: if number < preparing { jobs.clone() } else { never() },
+            jobs: if prepares { jobs.clone() } else { never() },
             events: events.clone(),
         };
         std::thread::Builder::new()
