@@ -8,6 +8,8 @@ use crate::time::END;
 
 /// The bytes before what a kind has of its own: kind, stage, key group.
 pub const PREFIX_BYTES: usize = 5;
+/// The first of them: kind, stage.
+pub const STAGE_PREFIX_BYTES: usize = 3;
 const EXPIRY_BYTES: usize = 8;
 
 /// What a stored key says.
@@ -79,7 +81,7 @@ pub fn rehashed(stored: &[u8], groups: u16) -> Result<Vec<u8>, UnknownKey> {
     let mut moved = stored.to_vec();
     // A stage's clock is of no key: it stays where it is.
     if parsed.kind != StateKind::Clock {
-        moved[3..PREFIX_BYTES].copy_from_slice(&key_group(parsed.key, groups).to_be_bytes());
+        moved[STAGE_PREFIX_BYTES..PREFIX_BYTES].copy_from_slice(&key_group(parsed.key, groups).to_be_bytes());
     }
     Ok(moved)
 }

@@ -30,14 +30,14 @@ pub(super) struct Slot {
 struct Fetch {
     queue: Option<Queue>,
     next: u64,
-    /// How many bytes the last batch had: the next one will have about as many.
-    batch_bytes: usize,
+    /// How many records and bytes the last batch had: the next one will have about as many.
+    last: (usize, usize),
 }
 
 impl Slot {
     /// A slot to be read from `next` on, once it is given a queue.
     pub(super) fn new(number: u32, next: u64) -> Self {
-        let fetch = Fetch { queue: None, next, batch_bytes: 0 };
+        let fetch = Fetch { queue: None, next, last: (0, 0) };
         Self { number, filled: Arc::new(Notify::new()), fetch: Mutex::new(fetch) }
     }
 
@@ -61,12 +61,12 @@ impl Slot {
     /// for the next call.
     fn take(&self, messages_max: usize, bytes_max: usize) -> Result<Option<RawBatch>, RDKafkaErrorCode> {
         let mut fetch = lock(&self.fetch);
-        let Fetch { queue: Some(queue), next, batch_bytes } = &mut *fetch else { return Ok(None) };
+        let Fetch { queue: Some(queue), next, last } = &mut *fetch else { return Ok(None) };
         let Some(mut message) = queue.next() else { return Ok(None) };
         let mut batch = RawBatch {
             partition: PartitionId { source: 0, partition: self.number },
-            data: Vec::with_capacity(*batch_bytes),
-            records: Vec::with_capacity(messages_max),
+            data: Vec::with_capacity(last.1),
+            records: Vec::with_capacity(last.0.min(messages_max)),
             next: *next,
         };
         loop {
@@ -90,7 +90,7 @@ impl Slot {
             let Some(another) = queue.next() else { break };
             message = another;
         }
-        *batch_bytes = batch.data.len();
+        *last = (batch.records.len(), batch.data.len());
         Ok((!batch.records.is_empty()).then_some(batch))
     }
 }

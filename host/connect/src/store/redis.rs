@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 use redis::{Connection, FromRedisValue, RedisResult, Script, Value};
 use wasmill_engine::position::{PartitionId, Position};
 use wasmill_engine::state::{Checkpoint, Delta, Epoch, Merged, Share, StateStore, StoreError};
+use wasmill_engine::stored_key::{PREFIX_BYTES, STAGE_PREFIX_BYTES};
 use wasmill_engine::time::START;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -59,9 +60,6 @@ const READ_AGAIN: Duration = Duration::from_millis(200);
 const ARGUMENT_BYTES_MAX: usize = 512 << 20;
 /// How many fields one step of a scan asks for.
 const SCAN_FIELDS: usize = 1_000;
-/// The bytes of a stored key that name its kind, its stage and its key group; the first three, the first two.
-const GROUP_PREFIX_BYTES: usize = 5;
-const STAGE_PREFIX_BYTES: usize = 3;
 
 /// State in Redis.
 pub struct RedisStore {
@@ -421,7 +419,7 @@ impl RedisStore {
         if restored.stage != stage || restored.asked.contains(prefix) {
             *restored = Restored { stage: stage.to_owned(), ..Restored::default() };
             for (key, value) in self.entries(stage)? {
-                let group = key.get(..GROUP_PREFIX_BYTES).unwrap_or(&key).to_owned();
+                let group = key.get(..PREFIX_BYTES).unwrap_or(&key).to_owned();
                 restored.groups.entry(group).or_default().insert(key, value);
             }
         }
@@ -529,7 +527,7 @@ impl StateStore for RedisStore {
     }
 
     fn scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
-        let is_group = prefix.len() == GROUP_PREFIX_BYTES;
+        let is_group = prefix.len() == PREFIX_BYTES;
         let entries = if is_group { self.group_entries(prefix)? } else { self.entries(prefix)? };
         for (key, value) in &entries {
             visit(key, value);

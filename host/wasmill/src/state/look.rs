@@ -8,14 +8,12 @@ use wasmill_engine::key::key_group;
 use wasmill_engine::position::Position;
 use wasmill_engine::shape::{self, StageShape};
 use wasmill_engine::state::{Checkpoint, StateKind, StateView, group_prefix};
-use wasmill_engine::stored_key::StoredKey;
+use wasmill_engine::stored_key::{PREFIX_BYTES, STAGE_PREFIX_BYTES, StoredKey};
 use wasmill_engine::topology::Topology;
 
 use super::StateError;
 use super::entry::{Entry, Filter, Found, PAGE_ENTRIES_MAX, Page, Wanted, decode, encode, value_of};
 
-/// The bytes of a stored key that name its kind and its stage.
-const STAGE_PREFIX_BYTES: usize = 3;
 /// How many key groups are named as the largest.
 const LARGEST_GROUPS: usize = 5;
 
@@ -196,7 +194,7 @@ pub fn stats(view: &dyn StateView) -> Result<Stats, StateError> {
     // Keys of one group follow each other: their names are made once.
     let mut last: Option<(Vec<u8>, (u64, u64))> = None;
     view.entries(b"", None, &mut |key, stored| {
-        let prefix = &key[..key.len().min(wasmill_engine::stored_key::PREFIX_BYTES)];
+        let prefix = &key[..key.len().min(PREFIX_BYTES)];
         let bytes = (key.len() + stored.len()) as u64;
         match &mut last {
             Some((of, sum)) if of == prefix => *sum = (sum.0 + 1, sum.1 + bytes),
