@@ -3,6 +3,7 @@
 mod servers;
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
@@ -86,6 +87,62 @@ fn a_commit_is_all_there_with_its_checkpoint() {
             if store.is_durable() {
                 drop(store);
                 store = open();
+            }
+        }
+    });
+}
+
+#[test]
+fn entries_come_in_order_from_a_place_on_as_far_as_they_are_wanted() {
+    let bytes = |keys: &[&[u8]]| keys.iter().map(|key| key.to_vec()).collect::<Vec<_>>();
+    // What ends and begins right at a prefix's end, and what a pattern of Redis would take for more.
+    let keys = bytes(&[
+        b"",
+        b"a",
+        b"a\0",
+        b"a\0\0",
+        b"a*",
+        b"a*c",
+        b"a\xFE",
+        b"a\xFF",
+        b"a\xFF\xFF",
+        b"ab",
+        b"b",
+        b"\xFF",
+    ]);
+    for_each_store(|open| {
+        let mut store = open();
+        let put = keys.iter().map(|key| change(key.clone(), Some([b"of ", key.as_slice()].concat())));
+        store.commit(&Delta { changes: put.collect() }, &checkpoint(1, 0)).expect("a commit");
+        let gone = vec![change(b"a\0\0".to_vec(), None)];
+        store.commit(&Delta { changes: gone }, &checkpoint(2, 0)).expect("a commit");
+        if store.is_durable() {
+            drop(store);
+            store = open();
+        }
+        let mut sorted = keys.clone();
+        sorted.retain(|key| key != b"a\0\0");
+        sorted.sort();
+        let entries = |prefix: &[u8], after: Option<&[u8]>, wanted: usize| {
+            let mut found = Vec::new();
+            let visit = &mut |key: &[u8], value: &[u8]| {
+                assert_eq!(value, [b"of ", key].concat());
+                found.push(key.to_vec());
+                if found.len() == wanted { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            store.entries(prefix, after, visit).expect("the entries");
+            found
+        };
+        for prefix in [b"".as_slice(), b"a", b"a\0", b"a*", b"a\xFF", b"b", b"\xFF", b"x"] {
+            for after in std::iter::once(None).chain(keys.iter().map(|key| Some(key.as_slice()))) {
+                let expected: Vec<_> = sorted
+                    .iter()
+                    .filter(|key| key.starts_with(prefix) && after.is_none_or(|after| key.as_slice() > after))
+                    .cloned()
+                    .collect();
+                let place = format!("{} under {prefix:?} behind {after:?}", store.name());
+                assert_eq!(entries(prefix, after, usize::MAX), expected, "{place}");
+                assert_eq!(entries(prefix, after, 2), expected[..expected.len().min(2)], "{place}");
             }
         }
     });

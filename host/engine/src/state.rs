@@ -141,11 +141,27 @@ pub trait StateStore: Send + Sync {
     /// # Errors
     /// When it can't be read, or is damaged.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
-    /// Visits every committed key under a prefix, in the keys' order.
+    /// Visits the committed keys under a prefix that come behind `after`, in the keys' order, until `visit`
+    /// breaks. `visit` must not commit to this store.
     ///
     /// # Errors
     /// When it can't be read, or is damaged.
-    fn scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError>;
+    fn entries(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        visit: &mut VisitEntry<'_>,
+    ) -> Result<(), StoreError>;
+    /// Visits every committed key under a prefix, in the keys' order.
+    ///
+    /// # Errors
+    /// As of [`StateStore::entries`].
+    fn scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+        self.entries(prefix, None, &mut |key, value| {
+            visit(key, value);
+            ControlFlow::Continue(())
+        })
+    }
     /// Makes a delta and its checkpoint durable at once, and forgets what was foretold for this epoch.
     ///
     /// # Errors

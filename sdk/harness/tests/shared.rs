@@ -11,7 +11,7 @@ use wasmill_engine::guest::{AggregateInfo, PluginRef};
 use wasmill_engine::key::KeySpec;
 use wasmill_engine::lane::KeyedSpec;
 use wasmill_engine::output::Takes;
-use wasmill_engine::state::{Checkpoint, Delta, Epoch, Merged, Share, StateStore, StoreError};
+use wasmill_engine::state::{Checkpoint, Delta, Epoch, Merged, Share, StateStore, StoreError, VisitEntry};
 use wasmill_engine::topology::{Order, Topology};
 use wasmill_engine::{RunningSpec, ShareMerger};
 use wasmill_harness::driver::{Driver, Steps};
@@ -61,8 +61,13 @@ impl StateStore for Sharing {
         self.inner.get(key)
     }
 
-    fn scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
-        self.inner.scan(prefix, visit)
+    fn entries(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        visit: &mut VisitEntry<'_>,
+    ) -> Result<(), StoreError> {
+        self.inner.entries(prefix, after, visit)
     }
 
     fn commit(&self, delta: &Delta, checkpoint: &Checkpoint) -> Result<(), StoreError> {

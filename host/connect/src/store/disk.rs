@@ -21,20 +21,23 @@ mod view;
 
 use std::fs;
 use std::io;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
-use wasmill_engine::state::{Change, Checkpoint, Delta, Epoch, StateStore, StateView, StoreError};
+use wasmill_engine::state::{
+    Change, Checkpoint, Delta, Epoch, StateStore, StateView, StoreError, VisitEntry,
+};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::head::{self, Found, Head, HeadFile};
-use super::{Replacement, preflight, refuse_stale, witness};
+use super::{Replacement, behind, preflight, refuse_stale, witness};
 use crate::os;
 use failure::{corrupt, guarded, store_error};
 use place::Place;
 use replace::DiskReplacement;
-use view::DiskView;
+use view::{DiskView, visit_entries};
 
 /// The version of what is on disk.
 pub const FORMAT: u32 = 1;
@@ -313,13 +316,16 @@ impl StateStore for DiskStore {
         read(&self.directory, &self.keyspace(), &entry(key))
     }
 
-    fn scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
-        for item in self.keyspace().prefix(entry(prefix)) {
-            let (key, value) = guarded(&self.directory, || item.into_inner())?;
-            let value = checked(&self.directory, &key, &value)?;
-            visit(&key[1..], value);
-        }
-        Ok(())
+    fn entries(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        visit: &mut VisitEntry<'_>,
+    ) -> Result<(), StoreError> {
+        let (prefix, after) = (entry(prefix), after.map(entry));
+        let from = behind(&prefix, after.as_deref());
+        let found = self.keyspace().range::<&[u8], _>((from, Bound::Unbounded));
+        visit_entries(&self.directory, &prefix, found, visit)
     }
 
     fn commit(&self, delta: &Delta, checkpoint: &Checkpoint) -> Result<(), StoreError> {

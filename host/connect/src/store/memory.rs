@@ -1,11 +1,12 @@
 //! State in memory: it ends with the process.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use wasmill_engine::state::{Change, Checkpoint, Delta, Epoch, StateStore, StoreError};
+use wasmill_engine::state::{Change, Checkpoint, Delta, Epoch, StateStore, StoreError, VisitEntry};
 
-use super::refuse_stale;
+use super::{behind, refuse_stale};
 
 /// State in memory.
 #[derive(Debug, Default)]
@@ -59,12 +60,18 @@ impl StateStore for MemoryStore {
         Ok(self.read().entries.get(key).cloned())
     }
 
-    fn scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+    fn entries(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        visit: &mut VisitEntry<'_>,
+    ) -> Result<(), StoreError> {
         let inner = self.read();
-        let from =
-            inner.entries.range::<[u8], _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded));
-        for (key, value) in from.take_while(|(key, _)| key.starts_with(prefix)) {
-            visit(key, value);
+        let found = inner.entries.range::<[u8], _>((behind(prefix, after), Bound::Unbounded));
+        for (key, value) in found.take_while(|(key, _)| key.starts_with(prefix)) {
+            if visit(key, value).is_break() {
+                break;
+            }
         }
         Ok(())
     }

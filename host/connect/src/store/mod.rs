@@ -13,7 +13,17 @@ pub use memory::MemoryStore;
 pub use redis::{Merge, REDIS_FORMAT, RedisAddress, RedisStore, RedisView, check_url};
 pub use replacement::Replacement;
 
+use std::ops::Bound;
+
 use wasmill_engine::state::{Checkpoint, Epoch, StoreError};
+
+/// Where the keys begin that are under a prefix and come behind `after`.
+fn behind<'a>(prefix: &'a [u8], after: Option<&'a [u8]>) -> Bound<&'a [u8]> {
+    match after {
+        Some(after) if after >= prefix => Bound::Excluded(after),
+        _ => Bound::Included(prefix),
+    }
+}
 
 /// Refuses a commit by one who has not seen a reset, or a later commit.
 fn refuse_stale(name: &str, checkpoint: &Checkpoint, generation: u64, last: Epoch) -> Result<(), StoreError> {

@@ -18,6 +18,7 @@
 //! only if that is still the value, and else answers the one it has, to be merged anew.
 
 mod link;
+mod order;
 mod tools;
 
 use std::collections::{BTreeMap, HashMap};
@@ -28,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use redis::{Connection, FromRedisValue, RedisResult, Script, Value};
 use wasmill_engine::position::{PartitionId, Position};
-use wasmill_engine::state::{Checkpoint, Delta, Epoch, Merged, Share, StateStore, StoreError};
+use wasmill_engine::state::{Checkpoint, Delta, Epoch, Merged, Share, StateStore, StoreError, VisitEntry};
 use wasmill_engine::stored_key::{PREFIX_BYTES, STAGE_PREFIX_BYTES};
 use wasmill_engine::time::START;
 use xxhash_rust::xxh3::xxh3_128;
@@ -375,7 +376,7 @@ impl RedisStore {
     }
 
     /// Reads every entry under a prefix.
-    fn entries(&self, prefix: &[u8]) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, StoreError> {
+    fn all_entries(&self, prefix: &[u8]) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, StoreError> {
         let mut entries = BTreeMap::new();
         self.each_entry(prefix, |key, value| {
             entries.insert(key, value);
@@ -418,7 +419,7 @@ impl RedisStore {
         let stage = &prefix[..STAGE_PREFIX_BYTES];
         if restored.stage != stage || restored.asked.contains(prefix) {
             *restored = Restored { stage: stage.to_owned(), ..Restored::default() };
-            for (key, value) in self.entries(stage)? {
+            for (key, value) in self.all_entries(stage)? {
                 let group = key.get(..PREFIX_BYTES).unwrap_or(&key).to_owned();
                 restored.groups.entry(group).or_default().insert(key, value);
             }
@@ -526,9 +527,19 @@ impl StateStore for RedisStore {
         }
     }
 
+    fn entries(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        visit: &mut VisitEntry<'_>,
+    ) -> Result<(), StoreError> {
+        self.sorted_entries(prefix, after, visit)
+    }
+
+    // A lane asks for one key group after the other: one pass answers for all of a stage's.
     fn scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
         let is_group = prefix.len() == PREFIX_BYTES;
-        let entries = if is_group { self.group_entries(prefix)? } else { self.entries(prefix)? };
+        let entries = if is_group { self.group_entries(prefix)? } else { self.all_entries(prefix)? };
         for (key, value) in &entries {
             visit(key, value);
         }

@@ -6,10 +6,10 @@ use std::ops::Bound;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use fjall::{Keyspace, Readable as _, Snapshot};
+use fjall::{Iter, Keyspace, Readable as _, Snapshot};
 use wasmill_engine::state::{Checkpoint, Epoch, StateView, StoreError, VisitEntry};
 
-use super::{CHECKPOINT, FORETOLD, checked, decode_checkpoint, decode_foretold, entry, guarded};
+use super::{CHECKPOINT, FORETOLD, behind, checked, decode_checkpoint, decode_foretold, entry, guarded};
 
 /// A block of a file, as the system counts them.
 const BLOCK_BYTES: u64 = 512;
@@ -54,27 +54,35 @@ impl StateView for DiskView {
         after: Option<&[u8]>,
         visit: &mut VisitEntry<'_>,
     ) -> Result<(), StoreError> {
-        let prefix = entry(prefix);
-        let from = match after.map(entry) {
-            Some(after) if after >= prefix => Bound::Excluded(after),
-            _ => Bound::Included(prefix.clone()),
-        };
-        for item in self.snapshot.range::<Vec<u8>, _>(&self.keyspace, (from, Bound::Unbounded)) {
-            let (key, value) = guarded(&self.directory, || item.into_inner())?;
-            if !key.starts_with(&prefix) {
-                break;
-            }
-            let value = checked(&self.directory, &key, &value)?;
-            if visit(&key[1..], value).is_break() {
-                break;
-            }
-        }
-        Ok(())
+        let (prefix, after) = (entry(prefix), after.map(entry));
+        let from = behind(&prefix, after.as_deref());
+        let found = self.snapshot.range::<&[u8], _>(&self.keyspace, (from, Bound::Unbounded));
+        visit_entries(&self.directory, &prefix, found, visit)
     }
 
     fn disk_bytes(&self) -> Option<u64> {
         bytes_below(&self.directory).ok()
     }
+}
+
+/// Visits the entries that a range of the database holds, up to the prefix's end or until `visit` breaks.
+pub(super) fn visit_entries(
+    directory: &Path,
+    prefix: &[u8],
+    range: Iter,
+    visit: &mut VisitEntry<'_>,
+) -> Result<(), StoreError> {
+    for item in range {
+        let (key, value) = guarded(directory, || item.into_inner())?;
+        if !key.starts_with(prefix) {
+            break;
+        }
+        let value = checked(directory, &key, &value)?;
+        if visit(&key[1..], value).is_break() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// What the files take; logs are made longer than they are full.
