@@ -64,7 +64,7 @@ fn run(keys: usize, decimals: bool) -> Duration {
     let mut took = Duration::ZERO;
     for slice in 0..MESSAGES / SLICE {
         let batches = (0..SLICE / BATCH).map(|n| batch(slice * SLICE + n * BATCH, keys, decimals)).collect();
-        took += timed(|| lane.process(LaneInput { batches, stream_time: START }));
+        took += timed(|| lane.process(LaneInput { batches, stream_time: START, settled: START }));
     }
     let open = lane.barrier(1).open_windows;
     assert_eq!(open, keys.min(MESSAGES), "every key has its window");

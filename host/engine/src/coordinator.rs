@@ -152,6 +152,9 @@ impl Coordinator {
         let closing = checkpoint.map_or(START, |c| c.stream_time);
         let mut stored: BTreeMap<PartitionId, Position> =
             checkpoint.map(|c| c.positions.iter().cloned().collect()).unwrap_or_default();
+        // Behind the end of everything there are no windows left to be late for; but what had expired has.
+        let least = || stored.values().map(|p| p.stream_time).min().unwrap_or(START);
+        let floor = if closing == END { least() } else { closing };
         let mut starts = BTreeMap::new();
         for partition in found {
             let position = match stored.remove(&partition.id) {
@@ -163,7 +166,7 @@ impl Coordinator {
                     });
                 }
                 Some(p) => p,
-                None => beginning(partition, closing),
+                None => beginning(partition, floor),
             };
             starts.insert(partition.id, position);
         }
@@ -216,7 +219,9 @@ impl Coordinator {
     /// a position it begins at its beginning.
     pub fn assign(&mut self, partition: &FoundPartition, position: Option<Position>, sequence: u64) {
         let id = partition.id;
-        let position = position.unwrap_or_else(|| beginning(partition, self.log.closing()));
+        let closing = self.log.closing();
+        let floor = if closing == END { self.log.settled() } else { closing };
+        let position = position.unwrap_or_else(|| beginning(partition, floor));
         self.log.add(id, position.clone());
         self.starts.insert(id, position);
         self.pending.insert(id, Pending { next: sequence, ..Pending::default() });
@@ -371,7 +376,7 @@ impl Coordinator {
         if !has_lanes {
             return Vec::new();
         }
-        let stream_time = self.log.closing();
+        let (stream_time, settled) = (self.log.closing(), self.log.settled());
         let advanced = stream_time > self.sent_stream_time;
         self.sent_stream_time = stream_time;
         self.touched |= advanced;
@@ -380,7 +385,7 @@ impl Coordinator {
             .into_iter()
             .enumerate()
             .filter(|(_, batches)| advanced || !batches.is_empty())
-            .map(|(lane, batches)| (lane, LaneInput { batches, stream_time }))
+            .map(|(lane, batches)| (lane, LaneInput { batches, stream_time, settled }))
             .collect()
     }
 
@@ -458,15 +463,13 @@ impl Coordinator {
     }
 }
 
-/// Where a partition is read from that has no position.
-fn beginning(partition: &FoundPartition, closing: i64) -> Position {
+/// Where a partition is read from that has no position; no stamp of it is below `stream_time`.
+fn beginning(partition: &FoundPartition, stream_time: i64) -> Position {
     Position {
         incarnation: partition.incarnation.clone(),
         offset: partition.begin,
         index: 0,
-        // It is stamped at least at the closing stream time; behind the end of everything there are no
-        // windows left to be late for.
-        stream_time: if closing == END { START } else { closing },
+        stream_time,
         progress: Progress::Live,
     }
 }

@@ -1,6 +1,7 @@
 //! Keys: where a message's key comes from, and which lane owns it.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use wasmill_frame::{Message, MetaKind, TIMESTAMP_NONE};
 
@@ -208,4 +209,14 @@ pub fn key_group(key: &[u8], groups: u16) -> u16 {
 #[must_use]
 pub fn lane_of(group: u16, groups: u16, lanes: usize) -> usize {
     usize::from(group) * lanes / usize::from(groups)
+}
+
+/// The groups that a lane owns.
+#[must_use]
+pub fn groups_of(lane: usize, groups: u16, lanes: usize) -> Range<u16> {
+    let first = |lane: usize| {
+        let group = (lane * usize::from(groups)).div_ceil(lanes.max(1));
+        u16::try_from(group).unwrap_or(groups).min(groups)
+    };
+    first(lane)..first(lane + 1)
 }

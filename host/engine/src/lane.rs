@@ -1,14 +1,15 @@
 //! A lane: the stateful part of a pipeline for a range of key groups, single-threaded.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crate::batch::Batch;
-use crate::key::lane_of;
+use crate::key::groups_of;
 use crate::output::{Outbox, Routes};
-use crate::plugin_state::PluginState;
+use crate::plugin_state::{CACHE_BYTES_MAX, PluginState};
 use crate::running::{Running, RunningSpec};
 use crate::stage::{Firing, Origins, Stage, StageSpec};
 use crate::state::{Delta, Epoch, StateStore, StoreError};
+use crate::time::START;
 use crate::windowed::{WindowSpec, Windowed};
 
 /// A stage behind the key_by.
@@ -58,6 +59,9 @@ pub struct LaneInput {
     pub batches: Vec<Batch>,
     /// Stream time behind them: windows that are over at it fire.
     pub stream_time: i64,
+    /// No message behind them has a smaller stamp, not even one that a later run reads of a partition that had
+    /// ended or is new: what has expired by then has expired for good.
+    pub settled: i64,
 }
 
 /// What a lane hands over at a barrier.
@@ -85,6 +89,8 @@ pub struct Lane {
     routes: Arc<Routes>,
     out: Outbox,
     counts: Counts,
+    /// [`LaneInput::settled`] of the last input.
+    settled: i64,
 }
 
 impl Lane {
@@ -104,7 +110,8 @@ impl Lane {
             let number = u16::try_from(number).unwrap_or(u16::MAX);
             let mut stage = match spec {
                 KeyedSpec::Stage(spec) if spec.plugin.info().needs_state => {
-                    let state = PluginState::new(number, key_groups, Arc::clone(store));
+                    let groups = (groups_of(lane, key_groups, lanes), key_groups);
+                    let state = PluginState::new(number, groups, Arc::clone(store), CACHE_BYTES_MAX);
                     LaneStage::Stage(Stage::with_state(spec, Arc::new(Mutex::new(state))))
                 }
                 KeyedSpec::Stage(spec) => LaneStage::Stage(Stage::new(spec)),
@@ -116,7 +123,7 @@ impl Lane {
             if let LaneStage::Window(windowed) = &mut stage {
                 windowed.restore_clock(store.as_ref())?;
             }
-            for group in (0..key_groups).filter(|g| lane_of(*g, key_groups, lanes) == lane) {
+            for group in groups_of(lane, key_groups, lanes) {
                 match &mut stage {
                     LaneStage::Window(windowed) => windowed.restore(store.as_ref(), group)?,
                     LaneStage::Running(running) => running.restore(store.as_ref(), group)?,
@@ -125,7 +132,8 @@ impl Lane {
             }
             stages.push(stage);
         }
-        Ok(Self { stages, routes: Arc::clone(routes), out: Outbox::new(routes), counts: Counts::default() })
+        let (routes, out) = (Arc::clone(routes), Outbox::new(routes));
+        Ok(Self { stages, routes, out, counts: Counts::default(), settled: START })
     }
 
     /// Takes a run of the virtual log in, then fires what is over.
@@ -134,6 +142,7 @@ impl Lane {
         for mut batch in input.batches {
             flow(&mut self.stages, &mut batch, Origins::Source, routes, out, counts);
         }
+        self.settled = input.settled;
         let mut stream_time = input.stream_time;
         for number in 0..self.stages.len() {
             let (stages, behind) = self.stages.split_at_mut(number + 1);
@@ -153,18 +162,16 @@ impl Lane {
     pub fn barrier(&mut self, epoch: Epoch) -> LaneEpoch {
         let mut delta = Delta::default();
         let mut open_windows = 0;
+        let mut settled = self.settled;
         for stage in &mut self.stages {
             match stage {
                 LaneStage::Window(windowed) => {
                     windowed.take_delta(&mut delta);
+                    settled = windowed.passes_on(settled);
                     open_windows += windowed.open();
                 }
                 LaneStage::Running(running) => running.take_delta(epoch, &mut delta),
-                LaneStage::Stage(stage) => {
-                    if let Some(state) = stage.state() {
-                        state.lock().unwrap_or_else(PoisonError::into_inner).take_delta(epoch, &mut delta);
-                    }
-                }
+                LaneStage::Stage(stage) => stage.take_delta(epoch, settled, &mut delta),
             }
         }
         let out = std::mem::replace(&mut self.out, Outbox::new(&self.routes));
@@ -178,11 +185,7 @@ impl Lane {
     pub fn committed(&mut self, epoch: Epoch, merged: &[(Vec<u8>, Vec<u8>)]) {
         for stage in &mut self.stages {
             match stage {
-                LaneStage::Stage(stage) => {
-                    if let Some(state) = stage.state() {
-                        state.lock().unwrap_or_else(PoisonError::into_inner).committed(epoch);
-                    }
-                }
+                LaneStage::Stage(stage) => stage.committed(epoch),
                 LaneStage::Running(running) => running.committed(epoch, merged),
                 LaneStage::Window(_) => {}
             }

@@ -1,79 +1,134 @@
-//! The state that plugins keep by key: read through a cache, staged by call and by epoch.
+//! The state that plugins keep by key: read through a cache, staged by call and by epoch, swept of what has
+//! expired.
+
+mod cache;
+mod sweep;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
+
+use self::cache::Cache;
+use self::sweep::Sweep;
+pub use self::sweep::{SWEPT_BYTES_MAX, SWEPT_ENTRIES_MAX};
 
 use crate::batch::Batch;
 use crate::guest::KeyedState;
 use crate::key::key_group;
-use crate::state::{Change, Delta, Epoch, StateStore, plugin_state_key};
+use crate::state::{Change, Delta, Epoch, StateStore, StoreError, plugin_state_key};
 use crate::stored_key::{split_expiry, with_expiry};
 use crate::time::END;
 
-/// How many entries a lane keeps in memory beyond those that are not committed yet.
-pub const CACHED_ENTRIES_MAX: usize = 100_000;
+/// How many bytes of committed entries a stage keeps in a lane's memory, where nothing else is asked for.
+pub const CACHE_BYTES_MAX: usize = 16 << 20;
 
 /// One stage's state in one lane.
 pub struct PluginState {
     stage: u16,
     key_groups: u16,
     store: Arc<dyn StateStore>,
-    cache: HashMap<Vec<u8>, Cached>,
+    /// What is in the store.
+    cache: Cache,
+    /// What has changed and isn't in the store yet; this comes before the cache.
+    pending: HashMap<Vec<u8>, Pending>,
     /// What the call under way has changed; kept only if it succeeds.
     staged: HashMap<Vec<u8>, Option<Vec<u8>>>,
+    /// Why the store couldn't be read in the call under way.
+    fault: Option<StoreError>,
     /// For each message of the call: its key and its stamp.
     messages: Vec<(Vec<u8>, i64)>,
     epoch: Epoch,
+    sweep: Sweep,
 }
 
-struct Cached {
+struct Pending {
     /// Expiry in event time as 8 bytes, then the value.
     value: Option<Vec<u8>>,
+    /// Whether the delta of the epoch under way lacks it.
     dirty: bool,
     /// The epoch that changed it last; before that is committed it must not be forgotten.
     epoch: Epoch,
 }
 
 impl PluginState {
-    /// The state of the pipeline's `stage`-th stage.
+    /// The state of the pipeline's `stage`-th stage, for the key groups `owned` out of `key_groups`, with so
+    /// many bytes of committed entries in memory.
     #[must_use]
-    pub fn new(stage: u16, key_groups: u16, store: Arc<dyn StateStore>) -> Self {
+    pub fn new(
+        stage: u16,
+        (owned, key_groups): (Range<u16>, u16),
+        store: Arc<dyn StateStore>,
+        cache_bytes_max: usize,
+    ) -> Self {
         Self {
             stage,
             key_groups,
             store,
-            cache: HashMap::new(),
+            cache: Cache::new(cache_bytes_max),
+            pending: HashMap::new(),
             staged: HashMap::new(),
+            fault: None,
             messages: Vec::new(),
             epoch: 0,
+            sweep: Sweep::new(stage, owned),
         }
     }
 
-    pub(crate) fn end_call(&mut self, keep: bool) {
+    /// Ends a call.
+    ///
+    /// # Errors
+    /// When the store couldn't be read in it: whatever the call answered says nothing about its messages.
+    pub(crate) fn end_call(&mut self, keep: bool) -> Result<(), StoreError> {
+        if let Some(fault) = self.fault.take() {
+            self.staged.clear();
+            return Err(fault);
+        }
         if keep {
             let epoch = self.epoch;
             for (key, value) in self.staged.drain() {
-                self.cache.insert(key, Cached { value, dirty: true, epoch });
+                if let Some(value) = &value {
+                    self.sweep.note(split_expiry(value).0);
+                }
+                self.pending.insert(key, Pending { value, dirty: true, epoch });
             }
         }
         self.staged.clear();
+        Ok(())
     }
 
     /// What the epoch has changed.
     pub(crate) fn take_delta(&mut self, epoch: Epoch, delta: &mut Delta) {
-        for (key, cached) in self.cache.iter_mut().filter(|(_, c)| c.dirty) {
-            cached.dirty = false;
-            cached.epoch = epoch;
-            delta.changes.push(Change { key: key.clone(), value: cached.value.clone(), share: None });
+        for (key, pending) in self.pending.iter_mut().filter(|(_, p)| p.dirty) {
+            pending.dirty = false;
+            pending.epoch = epoch;
+            delta.changes.push(Change { key: key.clone(), value: pending.value.clone(), share: None });
         }
         self.epoch = epoch + 1;
     }
 
+    /// Deletes with the epoch, behind its delta, some of what has expired for good: no message that is still
+    /// to come has a smaller stamp than `time`. So nobody can see whether it is done, or when.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub(crate) fn sweep(&mut self, epoch: Epoch, time: i64, delta: &mut Delta) -> Result<(), StoreError> {
+        let pending = self.pending.values().filter_map(|p| p.value.as_deref());
+        let pending = pending.map(|stored| split_expiry(stored).0);
+        for key in self.sweep.expired(self.store.as_ref(), time, pending)? {
+            // Where there is something newer, the store doesn't have the last word: a later round looks at that.
+            if let Entry::Vacant(free) = self.pending.entry(key) {
+                delta.changes.push(Change { key: free.key().clone(), value: None, share: None });
+                free.insert(Pending { value: None, dirty: false, epoch });
+            }
+        }
+        Ok(())
+    }
+
     /// An epoch is in the store: what it changed may be forgotten where room is needed.
     pub(crate) fn committed(&mut self, epoch: Epoch) {
-        if self.cache.len() > CACHED_ENTRIES_MAX {
-            self.cache.retain(|_, c| c.dirty || c.epoch > epoch);
+        for (key, stored) in self.pending.extract_if(|_, p| !p.dirty && p.epoch <= epoch) {
+            self.cache.put(key, stored.value);
         }
     }
 
@@ -87,20 +142,25 @@ impl PluginState {
 
     fn get(&mut self, index: u32, name: &str) -> Result<Option<Vec<u8>>, String> {
         let (key, stamp) = self.entry_key(index, name)?;
-        let stored = if let Some(staged) = self.staged.get(&key) {
-            staged.clone()
-        } else if let Some(cached) = self.cache.get(&key) {
-            cached.value.clone()
-        } else {
-            let value = self.store.get(&key).map_err(|e| e.to_string())?;
-            self.cache.insert(key, Cached { value: value.clone(), dirty: false, epoch: 0 });
-            value
-        };
-        Ok(stored.and_then(|mut bytes| {
-            let (expiry, value) = split_expiry(&bytes);
-            let value_at = bytes.len() - value.len();
-            (expiry == END || expiry > stamp).then(|| bytes.split_off(value_at))
-        }))
+        let changed = self.staged.get(&key).or_else(|| self.pending.get(&key).map(|p| &p.value));
+        if let Some(value) = changed {
+            return Ok(value.as_deref().and_then(|stored| live(stored, stamp)));
+        }
+        if let Some(value) = self.cache.get(&key) {
+            return Ok(value.and_then(|stored| live(stored, stamp)));
+        }
+        match self.store.get(&key) {
+            Ok(stored) => {
+                let value = stored.as_deref().and_then(|stored| live(stored, stamp));
+                self.cache.put(key, stored);
+                Ok(value)
+            }
+            Err(error) => {
+                let text = error.to_string();
+                self.fault = Some(error);
+                Err(text)
+            }
+        }
     }
 
     fn set(
@@ -118,6 +178,12 @@ impl PluginState {
     }
 }
 
+/// A stored entry's value for a message with this stamp; none where it has expired by then.
+fn live(stored: &[u8], stamp: i64) -> Option<Vec<u8>> {
+    let (expiry, value) = split_expiry(stored);
+    (expiry == END || expiry > stamp).then(|| value.to_vec())
+}
+
 /// A stage's state as one call sees it.
 pub(crate) struct StateHandle(Arc<Mutex<PluginState>>);
 
@@ -126,6 +192,7 @@ impl StateHandle {
     pub(crate) fn begin(state: &Arc<Mutex<PluginState>>, batch: &Batch, range: Range<usize>) -> Self {
         let mut open = state.lock().unwrap_or_else(PoisonError::into_inner);
         open.staged.clear();
+        open.fault = None;
         open.messages.clear();
         open.messages.extend(
             range.map(|i| (batch.frame.get(i).key().unwrap_or_default().to_vec(), batch.rows[i].stamp)),

@@ -11,6 +11,7 @@ use crate::dead_letter::{Buried, DeadLetter};
 use crate::guest::{CallContext, CallError, Guest, GuestInfo, HostFault, MessageFacts, PluginRef, Trial};
 use crate::output::{Outbox, OutputId, Routes};
 use crate::plugin_state::{PluginState, StateHandle};
+use crate::state::{Delta, Epoch, StoreError};
 use crate::time::TIMESTAMP_NONE;
 
 /// The most messages that one call of a plugin may emit for one message.
@@ -123,9 +124,21 @@ impl Stage {
         Self { spec: Arc::clone(spec), guest: spec.plugin.guest(), state: Some(state) }
     }
 
-    /// The stage's state, where it has any.
-    pub(crate) fn state(&self) -> Option<&Arc<Mutex<PluginState>>> {
-        self.state.as_ref()
+    /// What the epoch has changed of the stage's state, and what of it has expired for good by `time`.
+    pub(crate) fn take_delta(&mut self, epoch: Epoch, time: i64, delta: &mut Delta) {
+        let Some(state) = &self.state else { return };
+        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.take_delta(epoch, delta);
+        if let Err(fault) = state.sweep(epoch, time, delta) {
+            unreadable(&self.spec.name, &fault);
+        }
+    }
+
+    /// An epoch is in the store.
+    pub(crate) fn committed(&mut self, epoch: Epoch) {
+        if let Some(state) = &self.state {
+            state.lock().unwrap_or_else(PoisonError::into_inner).committed(epoch);
+        }
     }
 
     /// Runs the stage over a batch. What leaves the main way goes to `out`; afterwards the batch is what
@@ -188,8 +201,11 @@ impl Stage {
             let emits = check(&bytes, range.len(), self.spec.kind, bytes_of)?;
             Ok((bytes, emits))
         });
-        if let Some(state) = &self.state {
-            state.lock().unwrap_or_else(PoisonError::into_inner).end_call(answer.is_ok());
+        if let Some(state) = &self.state
+            && let Err(fault) = state.lock().unwrap_or_else(PoisonError::into_inner).end_call(answer.is_ok())
+        {
+            // The store's failure convicts no message.
+            unreadable(&self.spec.name, &fault);
         }
         answer
     }
@@ -208,6 +224,14 @@ pub(crate) fn verdict(error: CallError) -> (&'static str, String) {
         ))),
         error => (error.kind(), error.to_string()),
     }
+}
+
+/// State that can't be read must not become results.
+///
+/// # Panics
+/// Always, with a [`HostFault`].
+pub(crate) fn unreadable(stage: &str, fault: &StoreError) -> ! {
+    std::panic::panic_any(HostFault(format!("the state of the stage `{stage}` can't be read: {fault}")))
 }
 
 /// What calls need to know of the messages, where the plugin asks for any of it.

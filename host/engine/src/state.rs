@@ -152,6 +152,10 @@ pub trait StateStore: Send + Sync {
         after: Option<&[u8]>,
         visit: &mut VisitEntry<'_>,
     ) -> Result<(), StoreError>;
+    /// Whether it keeps its keys in their order, so that [`StateStore::entries`] costs what it visits, and no more.
+    fn is_ordered(&self) -> bool {
+        false
+    }
     /// Visits every committed key under a prefix, in the keys' order.
     ///
     /// # Errors

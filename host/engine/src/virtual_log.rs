@@ -145,6 +145,14 @@ impl VirtualLog {
         self.closing
     }
 
+    /// No message that is still to come has a smaller stamp, not even of a partition that has ended and grows
+    /// after the end of everything, from which on the closing stream time tells nothing any more.
+    pub fn settled(&self) -> i64 {
+        let ended = |q: &Queue| (q.progress == Progress::Ended).then_some(q.stream_time);
+        let least = self.queues.values().filter_map(|q| q.bound().or_else(|| ended(q))).min();
+        least.map_or(self.closing, |least| least.min(self.closing))
+    }
+
     /// Bytes of batches that are not wholly released.
     pub fn waiting_bytes(&self) -> usize {
         self.waiting_bytes

@@ -1,7 +1,7 @@
 //! Where keys come from, and who owns them.
 #![allow(clippy::unwrap_used)]
 
-use wasmill_engine::key::{Found, KeySpec, OnNull, Path, key_group, lane_of};
+use wasmill_engine::key::{Found, KeySpec, OnNull, Path, groups_of, key_group, lane_of};
 use wasmill_frame::{FrameBuf, MetaKind, MetaWriter, Parts};
 
 fn message(payload: &str) -> FrameBuf {
@@ -89,9 +89,13 @@ fn key_groups_are_part_of_the_stored_format() {
 
 #[test]
 fn lanes_own_all_groups_in_ranges_of_equal_size() {
-    for lanes in 1..=128 {
+    for lanes in 1..=128usize {
         let owners: Vec<usize> = (0..128).map(|g| lane_of(g, 128, lanes)).collect();
         assert!(owners.is_sorted() && owners[0] == 0 && owners[127] == lanes - 1, "{lanes}");
+        for lane in 0..lanes {
+            let owned: Vec<u16> = (0..128).filter(|g| lane_of(*g, 128, lanes) == lane).collect();
+            assert_eq!(groups_of(lane, 128, lanes).collect::<Vec<_>>(), owned, "lane {lane} of {lanes}");
+        }
         let sizes: Vec<usize> = (0..lanes).map(|l| owners.iter().filter(|o| **o == l).count()).collect();
         let (least, most) = (sizes.iter().min().unwrap(), sizes.iter().max().unwrap());
         assert!(most - least <= 1, "{lanes}: {sizes:?}");

@@ -13,6 +13,7 @@ use wasmill_engine::lane::{KeyedSpec, Lane, LaneInput};
 use wasmill_engine::output::Routes;
 use wasmill_engine::position::PartitionId;
 use wasmill_engine::state::StateStore;
+use wasmill_engine::time::START;
 use wasmill_engine::window::{Emit, Late, Windows};
 use wasmill_frame::Parts;
 use wasmill_harness::native::{self, AggregateFns};
@@ -111,10 +112,10 @@ fn measure(what: &str, windows: Result<Windows, String>, load: Load) -> Result<(
             messages += 1;
         }
         let start = busy_ns()?;
-        lane.process(LaneInput { batches, stream_time: second * 1_000 });
+        lane.process(LaneInput { batches, stream_time: second * 1_000, settled: START });
         taking += busy_ns()? - start;
         let start = busy_ns()?;
-        lane.process(LaneInput { batches: Vec::new(), stream_time: (second + 1) * 1_000 });
+        lane.process(LaneInput { batches: Vec::new(), stream_time: (second + 1) * 1_000, settled: START });
         firing += busy_ns()? - start;
         if second % 10 == 9 {
             fired += lane.barrier(1).counts.fired;

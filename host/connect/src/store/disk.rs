@@ -304,6 +304,10 @@ impl StateStore for DiskStore {
         true
     }
 
+    fn is_ordered(&self) -> bool {
+        true
+    }
+
     fn checkpoint(&self) -> Result<Option<Checkpoint>, StoreError> {
         read_checkpoint(&self.directory, &self.keyspace())
     }

@@ -48,6 +48,10 @@ impl StateStore for MemoryStore {
         false
     }
 
+    fn is_ordered(&self) -> bool {
+        true
+    }
+
     fn checkpoint(&self) -> Result<Option<Checkpoint>, StoreError> {
         Ok(self.read().checkpoint.clone())
     }

@@ -10,7 +10,7 @@ use wasmill_engine::batch::Batch;
 use wasmill_engine::guest::{CallContext, CallError, Guest, MessageFacts, PluginRef, Trial};
 use wasmill_engine::input::{Decoder, RawRecord};
 use wasmill_engine::output::{EncodedBatch, Encoder, Outbox, OutputId, Routes, SinkRoute, Takes};
-use wasmill_engine::plugin_state::PluginState;
+use wasmill_engine::plugin_state::{CACHE_BYTES_MAX, PluginState};
 use wasmill_engine::position::PartitionId;
 use wasmill_engine::stage::{Origins, Stage, StageKind, StageSpec};
 use wasmill_engine::time::TIMESTAMP_NONE;
@@ -69,7 +69,9 @@ pub fn stage(
     let mut stage = match &case.key {
         None => Stage::new(&spec),
         Some(_) => {
-            let state = PluginState::new(0, Topology::KEY_GROUPS, Arc::new(MemoryStore::default()));
+            let groups = (0..Topology::KEY_GROUPS, Topology::KEY_GROUPS);
+            let store = Arc::new(MemoryStore::default());
+            let state = PluginState::new(0, groups, store, CACHE_BYTES_MAX);
             Stage::with_state(&spec, Arc::new(Mutex::new(state)))
         }
     };
