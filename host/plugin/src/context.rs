@@ -105,6 +105,8 @@ pub(crate) struct Ctx {
     /// Counters staged by this call.
     pub metrics: Vec<(String, u64)>,
     pub world: World,
+    /// The deadline of a call, in ticks from its beginning.
+    pub deadline_ticks: u64,
     messages: u32,
     /// How many random numbers each message has drawn.
     drawn: Vec<u32>,
@@ -124,6 +126,7 @@ impl Ctx {
             panic: None,
             metrics: Vec::new(),
             world: World::default(),
+            deadline_ticks: 0,
             messages: 0,
             drawn: Vec::new(),
             host_calls_left,

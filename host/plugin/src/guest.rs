@@ -75,7 +75,9 @@ fn bound(store: &mut Store<Ctx>, mode: Mode) -> Result<(), CallError> {
         Mode::Verdict => (limits.verdict_wall_ms, Some(limits.fuel)),
     };
     // The first tick may come at once.
-    store.set_epoch_deadline(wall_ms.div_ceil(TICK_MS) + 1);
+    let ticks = wall_ms.div_ceil(TICK_MS) + 1;
+    store.set_epoch_deadline(ticks);
+    store.data_mut().deadline_ticks = ticks;
     match fuel.map(|fuel| store.set_fuel(fuel)) {
         Some(Err(error)) => Err(CallError::Host(error.to_string())),
         _ => Ok(()),

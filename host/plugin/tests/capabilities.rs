@@ -4,6 +4,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use common::*;
 use wasmill_engine::guest::{CallContext, CallError, KeyedState, Trial};
@@ -75,6 +76,33 @@ fn state_counts_in_decimal_text_and_comes_back_with_the_context() {
     }
     let error = call(&sandbox, &component, &mut facts(3), Trial::Batch).expect_err("no state");
     assert!(error.to_string().contains("this call has no state"), "{error}");
+}
+
+/// A state in a store that was away.
+struct SlowState(FakeState);
+
+impl KeyedState for SlowState {
+    fn get(&mut self, index: u32, name: &str) -> Result<Option<Vec<u8>>, String> {
+        std::thread::sleep(3 * Duration::from_millis(small_limits().deadline_ms));
+        self.0.get(index, name)
+    }
+    fn set(&mut self, index: u32, name: &str, value: Option<&[u8]>, ttl: Option<u64>) -> Result<(), String> {
+        self.0.set(index, name, value, ttl)
+    }
+}
+
+#[test]
+fn what_the_store_takes_is_not_the_guest_s_time() {
+    let increment =
+        "(call $increment (i32.const 1) (i32.const 288) (i32.const 1) (i64.const 5) (i32.const 720))";
+    let keeps =
+        transform_importing(&STATE, "", &format!("{increment} {increment} (call $keep (local.get $p))"));
+    let spins = transform_importing(&STATE, "", &format!("{increment} (loop $on (br $on)) unreachable"));
+    let sandbox = small_sandbox();
+    let slow = || CallContext { state: Some(Box::new(SlowState(FakeState::default()))), ..facts(3) };
+    call(&sandbox, &keeps, &mut slow(), Trial::Batch).expect("it waited, and goes on");
+    let error = call(&sandbox, &spins, &mut slow(), Trial::Batch).expect_err("it goes on for ever");
+    assert!(matches!(error, CallError::Deadline { .. }), "{error}");
 }
 
 #[test]

@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use servers::RedisServer;
 use wasmill_connect::store::{DiskStore, MemoryStore, RedisStore};
-use wasmill_engine::guest::CallContext;
-use wasmill_engine::guest::PluginRef;
+use wasmill_engine::guest::{CallContext, HostFault, PluginRef};
 use wasmill_engine::state::StateStore;
 use wasmill_frame::{Edit, EditsWriter, Message};
 use wasmill_harness::driver::{Driver, Steps};
@@ -51,6 +50,26 @@ fn stateful() -> PluginRef {
         }
         Ok(())
     })
+}
+
+#[test]
+fn a_store_that_cannot_be_read_is_the_host_s_fault_and_convicts_nobody() {
+    let Some(mut server) = RedisServer::start("a store that cannot be read") else { return };
+    let store: Arc<dyn StateStore> = Arc::new(RedisStore::open_alone(server.url(), "plugins").unwrap());
+    let reads = native::transform("reads", |index, _, _, cx| {
+        let value = cx.state.as_mut().unwrap().get(u32::try_from(index).unwrap(), "n");
+        value.map(drop).map_err(wasmill_engine::guest::CallError::Refused)
+    });
+    let steps = Steps::new().key_by(&["payload.k"]).transform("s", &reads);
+    let mut d = Driver::with_store(steps, 1, 1, store);
+    d.push(0, &message("1", "a", 0));
+    d.checkpoint();
+    server.kill();
+    d.push(0, &message("2", "b", 0));
+    let stopped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| d.tick())).unwrap_err();
+    let HostFault(text) = stopped.downcast_ref().unwrap();
+    assert!(text.contains("the state of the stage `s` can't be read: cannot read the state"), "{text}");
+    assert_eq!(d.read_dead_letters().len(), 0);
 }
 
 #[test]

@@ -11,7 +11,10 @@ mod flights_built_ins;
 mod http;
 mod killing;
 mod pipelines;
+mod redis;
 mod sandbox;
+#[path = "../../../host/connect/tests/servers/mod.rs"]
+mod servers;
 mod signals;
 mod state;
 mod tidy;

@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use redis::{Connection, FromRedisValue, RedisResult, Script, Value};
 use wasmill_engine::position::{PartitionId, Position};
@@ -53,10 +53,6 @@ const MERGE_TRIES_MAX: u32 = 64;
 const PATIENT_ROUNDS: u32 = 4;
 /// The longest wait between two of them.
 const JITTER_MICROS_MAX: u64 = 10_000;
-/// How long a read for a plugin waits for Redis to come back.
-const READ_PATIENCE: Duration = Duration::from_secs(30);
-/// How long it waits between two tries.
-const READ_AGAIN: Duration = Duration::from_millis(200);
 /// The longest argument that Redis takes, by default.
 const ARGUMENT_BYTES_MAX: usize = 512 << 20;
 /// How many fields one step of a scan asks for.
@@ -513,18 +509,8 @@ impl StateStore for RedisStore {
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        // A plugin waits for this, and what it can't get would be held against its message.
-        let since = Instant::now();
-        loop {
-            let read = |c: &mut Connection| redis::cmd("HGET").arg(&self.keys.state).arg(key).query(c);
-            match self.read("cannot read the state", read) {
-                Err(StoreError::Away { what, cause }) if since.elapsed() < READ_PATIENCE => {
-                    tracing::warn!(%what, %cause, "Redis is away; the plugin waits for its state");
-                    std::thread::sleep(READ_AGAIN);
-                }
-                answer => return answer,
-            }
-        }
+        let read = |c: &mut Connection| redis::cmd("HGET").arg(&self.keys.state).arg(key).query(c);
+        self.read("cannot read the state", read)
     }
 
     fn entries(

@@ -1,19 +1,21 @@
 //! State of a message's key.
 
+use std::time::{Duration, Instant};
+
 use wasmill_frame::{Blobs, BlobsWriter};
 use wasmtime::component::Linker;
 
 use super::Cx;
 use crate::context::Ctx;
 use crate::contract::full_name;
+use crate::engines::TICK_MS;
 use crate::text::tame;
 
 /// Adds the `state` import. Its reasons don't name the entry: SDKs put it in front.
 pub(super) fn add(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     let mut state = linker.instance(&full_name("state"))?;
     state.func_wrap("get", |mut cx: Cx<'_>, (message, name): (u32, String)| {
-        cx.data_mut().enter()?;
-        Ok((get(cx.data_mut(), message, &name),))
+        read(&mut cx, |cx| get(cx, message, &name))
     })?;
     state.func_wrap(
         "set",
@@ -27,21 +29,31 @@ pub(super) fn add(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
         Ok((set(cx.data_mut(), message, &name, None, None),))
     })?;
     state.func_wrap("increment", |mut cx: Cx<'_>, (message, name, by): (u32, String, i64)| {
-        cx.data_mut().enter()?;
-        Ok((increment(cx.data_mut(), message, &name, by),))
+        read(&mut cx, |cx| increment(cx, message, &name, by))
     })?;
     state.func_wrap("get-many", |mut cx: Cx<'_>, (names,): (Vec<u8>,)| {
-        cx.data_mut().enter()?;
-        Ok((get_many(cx.data_mut(), &names),))
+        read(&mut cx, |cx| get_many(cx, &names))
     })?;
     state.func_wrap("change-many", |mut cx: Cx<'_>, (changes,): (Vec<u8>,)| {
         cx.data_mut().enter()?;
         Ok((change_many(cx.data_mut(), &changes),))
     })?;
     state.func_wrap("increment-many", |mut cx: Cx<'_>, (names, by): (Vec<u8>, i64)| {
-        cx.data_mut().enter()?;
-        Ok((increment_many(cx.data_mut(), &names, by),))
+        read(&mut cx, |cx| increment_many(cx, &names, by))
     })
+}
+
+/// Makes a call that may have to wait for the store. That time is not the guest's: where it was long, the
+/// guest has its whole deadline again. The number of its calls bounds how often.
+fn read<T>(cx: &mut Cx<'_>, call: impl FnOnce(&mut Ctx) -> T) -> wasmtime::Result<(T,)> {
+    cx.data_mut().enter()?;
+    let since = Instant::now();
+    let answer = call(cx.data_mut());
+    if since.elapsed() >= Duration::from_millis(TICK_MS) {
+        let ticks = cx.data().deadline_ticks;
+        cx.set_epoch_deadline(ticks);
+    }
+    Ok((answer,))
 }
 
 const NO_STATE: &str = "this call has no state; state belongs to messages, so it is there in transform, filter, fold and scan alone";

@@ -28,6 +28,7 @@ use wasmill_plugin::Sandbox;
 use super::claims::Claims;
 use super::dead_letter_log::DeadLetterLog;
 use super::members::SharedSource;
+use super::patient_store::PatientStore;
 use super::retry::{Ends, insist, off_the_network};
 use crate::cli::check::{load_fitting, unambiguous};
 use crate::cli::sandbox as admission;
@@ -164,10 +165,13 @@ pub(super) async fn assemble(
         })
         .collect();
     let collector = Collector::new(lanes, generation, topology.shape(), checkpoint.as_ref());
-    let lanes = (0..lanes)
-        .map(|n| Lane::new(&topology.keyed, &routes, &store, topology.key_groups, (n, lanes)))
-        .collect::<Result<Vec<_>, StoreError>>()
-        .map_err(outside)?;
+    let read: Arc<dyn StateStore> = Arc::new(PatientStore::new(&store, ends));
+    let restored = || {
+        let (topology, routes, read) = (Arc::clone(&topology), Arc::clone(&routes), Arc::clone(&read));
+        let lane = move |n| Lane::new(&topology.keyed, &routes, &read, topology.key_groups, (n, lanes));
+        off_the_network(move || (0..lanes).map(lane).collect::<Result<Vec<_>, StoreError>>())
+    };
+    let lanes = insist!(ends, "the store", restored()).map_err(outside)?;
     let resumed = checkpoint.is_some();
     Ok(Assembled {
         sandbox,

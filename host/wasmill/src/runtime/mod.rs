@@ -17,6 +17,7 @@ mod health;
 mod http;
 mod members;
 mod observe;
+mod patient_store;
 mod progress;
 mod readers;
 mod retry;

@@ -61,12 +61,17 @@ impl Ends {
             ConnectorError::Fatal(text) => return Err(Halt::Failed(text)),
             ConnectorError::Outdated(text) => return Err(Halt::Fenced(text)),
         };
+        tokio::time::sleep(self.away(end, backoff, &what, &cause)).await;
+        Ok(())
+    }
+
+    /// An end is away: tells it; answers when to ask again.
+    pub fn away(&self, end: &str, backoff: &mut Backoff, what: &str, cause: &str) -> Duration {
         self.health.ill(end, &format!("{what}: {cause}"));
         self.observed.away();
         let wait = backoff.next();
         tracing::warn!(%end, %what, %cause, again_in_ms = wait.as_millis() as u64, "it is away: nothing is lost, and it is asked again");
-        tokio::time::sleep(wait).await;
-        Ok(())
+        wait
     }
 
     /// An end is there.

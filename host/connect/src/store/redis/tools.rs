@@ -125,8 +125,7 @@ impl StateView for RedisView {
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        let read = |c: &mut Connection| redis::cmd("HGET").arg(&self.store.keys.state).arg(key).query(c);
-        self.store.read("cannot read the state", read)
+        wasmill_engine::state::StateStore::get(&self.store, key)
     }
 
     fn entries(

@@ -1,0 +1,103 @@
+//! State in a real Redis: one that goes away and comes back, and looked at and moved by the tools.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use wasmill_tests::http::{free_address, get};
+use wasmill_tests::output::{finished_lines, unfinished_bytes};
+use wasmill_tests::{Place, Running};
+
+use crate::servers::RedisServer;
+
+const MESSAGES: usize = 30_000;
+/// Many, so that a lane reads most of them in Redis.
+const USERS: usize = 7_500;
+
+fn place(redis: &RedisServer) -> Place {
+    let place = Place::with_plugins(&["stateful"]);
+    let url = redis.url();
+    place.file(
+        "pipeline.yaml",
+        format!(
+            "\
+name: away
+source: {{ file: {{ path: input.jsonl }} }}
+state: {{ redis: {{ url: \"{url}\" }} }}
+workers: 2
+batch_size: 64
+epoch: {{ interval: 5ms, bytes: 64KiB }}
+stages:
+  - key_by: payload.user
+  - transform: {{ plugin: stateful, grants: [state] }}
+sink: {{ file: {{ path: out }} }}
+dead_letter: {{ file: {{ path: dead }} }}
+"
+        ),
+    );
+    let line = |n: usize| {
+        let user = n * 7 % USERS;
+        format!(
+            "{{\"id\":\"{n}\",\"type\":\"t\",\"payload\":{{\"user\":\"u{user}\"}},\"timestamp\":{}}}\n",
+            1_357_000_000_000 + n as i64
+        )
+    };
+    place.file("input.jsonl", (0..MESSAGES).map(line).collect::<String>());
+    place
+}
+
+/// How often each user's count came out, by user and count.
+fn counts(place: &Place) -> BTreeMap<(String, u64), usize> {
+    let mut counts = BTreeMap::new();
+    for line in finished_lines(&place.path("out")) {
+        let message: Value = serde_json::from_str(&line).expect("a message");
+        let user = message["payload"]["user"].as_str().expect("a user").to_owned();
+        let count = &message["metadata"]["count"];
+        let count = count.as_str().map_or_else(|| count.as_u64(), |text| text.parse().ok());
+        *counts.entry((user, count.expect("a count"))).or_default() += 1;
+    }
+    counts
+}
+
+/// Waits until lanes have found their state away this often.
+fn until_reads_fail(running: &mut Running, times: usize) {
+    let log = running.log();
+    running.until("reads for plugins fail", || {
+        log.text().matches("cannot read the state of pipeline `away`").count() >= times
+    });
+}
+
+fn goes_on_once_it_is_back(
+    stop: impl Fn(&mut RedisServer),
+    back: impl Fn(&mut RedisServer),
+    failures: usize,
+) {
+    let Some(mut redis) = RedisServer::start("state that is away") else { return };
+    let place = place(&redis);
+    let http = free_address();
+    let mut running = place.pipeline().env("WASMILL_HTTP", http).start();
+    running.until("it is under way", || unfinished_bytes(&place.path("out")) > 0);
+    stop(&mut redis);
+    until_reads_fail(&mut running, failures);
+    let ready = get(http, "/ready").expect("it answers");
+    assert_eq!(ready.status, 503, "{ready:?}");
+    assert!(ready.body.contains("the store"), "{ready:?}");
+    back(&mut redis);
+    running.wait().exits(0);
+    let per_user = (MESSAGES / USERS) as u64;
+    let expected: BTreeMap<(String, u64), usize> = (0..USERS)
+        .flat_map(|user| (1..=per_user).map(move |count| ((format!("u{user}"), count), 1)))
+        .collect();
+    assert!(counts(&place) == expected, "each message counts once, and none is missing");
+    assert_eq!(finished_lines(&place.path("dead")), Vec::<String>::new(), "nobody is to blame");
+}
+
+#[test]
+fn a_redis_that_was_killed_is_waited_for_in_the_midst_of_a_plugin_s_call() {
+    // Longer than a plugin's deadline: each failure waits longer than the one before.
+    goes_on_once_it_is_back(RedisServer::kill, RedisServer::restart, 12);
+}
+
+#[test]
+fn a_redis_that_stands_still_is_waited_for_in_the_midst_of_a_plugin_s_call() {
+    goes_on_once_it_is_back(|redis| redis.freeze(), |redis| redis.thaw(), 1);
+}
