@@ -4,15 +4,21 @@
 #[path = "../../../host/connect/tests/servers/mod.rs"]
 mod servers;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use servers::RedisServer;
 use wasmill_connect::store::{DiskStore, MemoryStore, RedisStore};
 use wasmill_engine::guest::{CallContext, HostFault, PluginRef};
-use wasmill_engine::state::StateStore;
+use wasmill_engine::key::key_group;
+use wasmill_engine::state::{StateStore, plugin_state_key};
+use wasmill_engine::stored_key::split_expiry;
+use wasmill_engine::time::END;
+use wasmill_engine::topology::Topology;
 use wasmill_frame::{Edit, EditsWriter, Message};
 use wasmill_harness::driver::{Driver, Steps};
 use wasmill_harness::native;
+use wasmill_plugin::{Grants, Sandbox, SandboxOptions, StageConfig};
 
 fn message(id: &str, key: &str, time: i64) -> String {
     format!(r#"{{"id":"{id}","type":"t","timestamp":{time},"payload":{{"k":"{key}"}}}}"#)
@@ -113,5 +119,93 @@ fn it_follows_the_key_survives_a_crash_forgets_failed_calls_and_expires() {
         assert_eq!(d.read_dead_letters().len(), 1);
         // b's entries and a's, and nothing twice.
         assert_eq!(d.state().len(), 4);
+    });
+}
+
+/// `tests/programs/stateful`, a component; none, said aloud, where it isn't built.
+fn stateful_component() -> Option<PluginRef> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/programs/stateful.wasm");
+    if !file.exists() {
+        eprintln!("not run: {} was not built", file.display());
+        return None;
+    }
+    let sandbox = Sandbox::new(SandboxOptions::default()).unwrap();
+    Some(sandbox.load(&file, &Grants::all(), StageConfig::new()).unwrap())
+}
+
+/// A plugin's entry as it is stored: its expiry, and its value as text.
+fn stored(store: &dyn StateStore, key: &str, name: &str) -> Option<(i64, String)> {
+    let group = key_group(key.as_bytes(), Topology::KEY_GROUPS);
+    let bytes = store.get(&plugin_state_key(0, group, key.as_bytes(), name)).unwrap()?;
+    let (expiry, value) = split_expiry(&bytes);
+    Some((expiry, String::from_utf8(value.to_vec()).unwrap()))
+}
+
+#[test]
+fn a_component_increments_and_asks_and_changes_in_bulk_over_every_store() {
+    let Some(plugin) = stateful_component() else { return };
+    for_each_store(|store| {
+        let steps = Steps::new().key_by(&["payload.k"]).transform("s", &plugin);
+        let mut d = Driver::with_store(steps, 1, 2, Arc::clone(&store));
+        let push = |d: &mut Driver, id: &str, kind: &str, key: &str, time: i64| {
+            d.push(
+                0,
+                &format!(r#"{{"id":"{id}","type":"{kind}","timestamp":{time},"payload":{{"k":"{key}"}}}}"#),
+            );
+        };
+        // Each part is one epoch, and of each key one batch: several lanes have what is released at once in one.
+        let parts: [&[(&str, &str, &str, i64)]; 4] = [
+            &[("1", "t", "a", 0), ("2", "set", "a", 1), ("3", "get", "b", 2)],
+            &[("4", "get", "a", 10), ("5", "delete", "a", 11), ("6", "bad", "b", 12), ("7", "get", "b", 13)],
+            &[("8", "set_for", "a", 1_000), ("9", "get", "a", 1_999), ("10", "get", "a", 2_000)],
+            &[("11", "get", "b", 2_001)],
+        ];
+        for (number, part) in parts.iter().enumerate() {
+            part.iter().for_each(|(id, kind, key, time)| push(&mut d, id, kind, key, *time));
+            d.checkpoint();
+            d.crash_and_restore(3 + number);
+        }
+        let mut seen: Vec<(u32, String)> = d
+            .read()
+            .iter()
+            .map(|o| {
+                let told = |name: &str| match &o["metadata"][name] {
+                    serde_json::Value::Null => "-".to_owned(),
+                    serde_json::Value::String(text) => text.clone(),
+                    other => other.to_string(),
+                };
+                let told = ["count", "last_batch", "value"].map(told).join(" ");
+                (o["id"].as_str().unwrap().parse().unwrap(), told)
+            })
+            .collect();
+        seen.sort();
+        let a = r#"{"k":"a"}"#;
+        let expected = [
+            (1, "1 - -".to_owned()),
+            (2, format!("2 - {a}")),
+            (3, "1 - -".to_owned()),
+            (4, format!("3 2 {a}")),
+            (5, "4 2 -".to_owned()),
+            (7, "3 3 -".to_owned()),
+            (8, format!("5 5 {a}")),
+            (9, format!("6 5 {a}")),
+            (10, "7 5 -".to_owned()),
+            (11, "4 7 -".to_owned()),
+        ];
+        assert_eq!(seen, expected, "{}", store.name());
+        let dead = d.read_dead_letters();
+        assert_eq!(dead.len(), 1, "{dead:?}");
+        assert!(dead[0].to_string().contains("is no number"), "{dead:?}");
+        let for_ever = |text: &str| Some((END, text.to_owned()));
+        for (key, name, value) in [
+            ("a", "count", for_ever("7")),
+            ("b", "count", for_ever("4")),
+            ("a", "last_batch", for_ever("10")),
+            ("b", "last_batch", for_ever("11")),
+            ("b", "word", for_ever("x")),
+            ("b", "value", None),
+        ] {
+            assert_eq!(stored(store.as_ref(), key, name), value, "{name} of {key} in {}", store.name());
+        }
     });
 }
