@@ -17,4 +17,5 @@ mod sandbox;
 mod servers;
 mod signals;
 mod state;
+mod state_killed;
 mod tidy;

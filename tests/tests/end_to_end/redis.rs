@@ -1,10 +1,11 @@
 //! State in a real Redis: one that goes away and comes back, and looked at and moved by the tools.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 use wasmill_tests::http::{free_address, get};
 use wasmill_tests::output::{finished_lines, unfinished_bytes};
+use wasmill_tests::process::Wasmill;
 use wasmill_tests::{Place, Running};
 
 use crate::servers::RedisServer;
@@ -43,6 +44,71 @@ dead_letter: {{ file: {{ path: dead }} }}
     };
     place.file("input.jsonl", (0..MESSAGES).map(line).collect::<String>());
     place
+}
+
+fn tool(place: &Place, args: &[&str]) -> Wasmill {
+    let (command, rest) = args.split_first().expect("a command");
+    place.wasmill(["state", command, "pipeline.yaml"].into_iter().chain(rest.iter().copied()))
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
+}
+
+#[test]
+fn the_tools_look_at_it_and_move_it() {
+    let Some(redis) = RedisServer::start("the tools of state") else { return };
+    let place = place(&redis);
+    tool(&place, &["stats"]).run().exits(4).says(&["nothing is committed yet"]);
+    place.pipeline().run().exits(0);
+
+    let stats = json(&tool(&place, &["stats", "--json"]).run().exits(0).stdout)["stats"].take();
+    let entries = 2 * USERS as u64;
+    assert_eq!(stats["entries"], entries, "{stats}");
+    assert_eq!(stats["counts"]["read"], MESSAGES as u64, "{stats}");
+    assert_eq!(stats["positions"]["0/0"]["offset"], place.text("input.jsonl").len(), "{stats}");
+    let one =
+        json(&tool(&place, &["get", "stateful", "u7", "--name", "count", "--json"]).run().exits(0).stdout);
+    assert_eq!(one["text"], (MESSAGES / USERS).to_string(), "{one}");
+    tool(&place, &["get", "stateful", "u7"]).run().exits(4).says(&["--name count, --name last_batch"]);
+    tool(&place, &["get", "stateful", "nobody", "--name", "count"]).run().exits(4);
+
+    // Page behind page has every entry once, in one order.
+    let mut all: Vec<String> = Vec::new();
+    let mut after: Option<String> = None;
+    loop {
+        let mut args = vec!["list", "--limit", "4000", "--json"];
+        args.extend(after.as_deref().map(|place| ["--after", place]).into_iter().flatten());
+        let page = tool(&place, &args).run().exits(0).stdout;
+        let page: Vec<Value> = page.lines().map(json).collect();
+        let Some(last) = page.last() else { break };
+        after = Some(last["stored_key"].as_str().expect("a place").to_owned());
+        all.extend(page.iter().map(|entry| format!("{} {}", entry["key"], entry["name"])));
+        assert!(all.len() as u64 <= entries, "some came twice");
+    }
+    assert_eq!(all.len() as u64, entries);
+    assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
+    let some = tool(&place, &["list", "--key-prefix", "u71", "--limit", "9", "--json"]).run().exits(0).stdout;
+    assert!(
+        some.lines().count() == 9 && some.lines().all(|line| json(line)["key"].to_string().contains("u71"))
+    );
+
+    // Out of this database and into another one, and to disk.
+    let exported = tool(&place, &["export"]).run().exits(0).stdout;
+    assert_eq!(exported.lines().count() as u64, entries + 2);
+    place.file("exported.jsonl", &exported);
+    tool(&place, &["import", "exported.jsonl"]).run().exits(4).says(&["has state already"]);
+    let here = place.text("pipeline.yaml");
+    let url = redis.url();
+    let in_redis = format!("state: {{ redis: {{ url: \"{url}\" }} }}");
+    assert!(here.contains(&in_redis), "{here}");
+    for there in [format!("state: {{ redis: {{ url: \"{url}/1\" }} }}"), "data_dir: data".to_owned()] {
+        place.file("pipeline.yaml", here.replace(&in_redis, &there));
+        tool(&place, &["import", "exported.jsonl"]).run().exits(0).says(&["the next run goes on from there"]);
+        assert!(tool(&place, &["export"]).run().exits(0).stdout == exported, "{there}");
+        let summary = place.pipeline().arg("--json").run().exits(0).summary();
+        assert_eq!(summary["read"], 0, "{there}: it goes on from the end");
+    }
 }
 
 /// How often each user's count came out, by user and count.
