@@ -6,6 +6,7 @@
 
 #[path = "../../../host/connect/tests/support/broker.rs"]
 mod broker;
+mod built_ins;
 mod faults;
 mod foreign;
 mod group;

@@ -212,7 +212,8 @@ impl Sent {
         KINDS[((sequence * 7 + u64::from(partition) * 3) % 11 % KINDS.len() as u64) as usize]
     }
 
-    fn all(&self) -> impl Iterator<Item = (u32, u64)> {
+    /// Partition and sequence of each message.
+    pub fn all(&self) -> impl Iterator<Item = (u32, u64)> {
         let per_partition = self.per_partition;
         (0..PARTITIONS).flat_map(move |p| (0..per_partition[p as usize]).map(move |s| (p, s)))
     }
