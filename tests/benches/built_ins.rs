@@ -7,7 +7,7 @@ use wasmill_connect::store::MemoryStore;
 use wasmill_engine::WindowSpec;
 use wasmill_engine::batch::Batch;
 use wasmill_engine::builtin::{BuiltIn, BuiltIns, Kind};
-use wasmill_engine::lane::{KeyedSpec, Lane, LaneInput};
+use wasmill_engine::lane::{EVERYTHING, KeyedSpec, Lane, LaneInput};
 use wasmill_engine::output::Routes;
 use wasmill_engine::position::PartitionId;
 use wasmill_engine::state::StateStore;
@@ -59,15 +59,16 @@ fn run(keys: usize, decimals: bool) -> Duration {
     };
     let routes = Arc::new(Routes::new(Vec::new(), Default::default()));
     let store: Arc<dyn StateStore> = Arc::new(MemoryStore::new());
-    let lane = Lane::new(&[KeyedSpec::Window(spec)], &routes, &store, Topology::KEY_GROUPS, (0, 1));
+    let lane =
+        Lane::new(&[KeyedSpec::Window(spec)], &routes, &store, Topology::KEY_GROUPS, (0, 1), EVERYTHING);
     let mut lane = lane.unwrap_or_else(|e| panic!("{e}"));
     let mut took = Duration::ZERO;
     for slice in 0..MESSAGES / SLICE {
         let batches = (0..SLICE / BATCH).map(|n| batch(slice * SLICE + n * BATCH, keys, decimals)).collect();
         took += timed(|| lane.process(LaneInput { batches, stream_time: START, settled: START }));
     }
-    let open = lane.barrier(1).open_windows;
-    assert_eq!(open, keys.min(MESSAGES), "every key has its window");
+    let opened = lane.barrier(1).opened_windows;
+    assert_eq!(opened, keys.min(MESSAGES) as i64, "every key has its window");
     took
 }
 

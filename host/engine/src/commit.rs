@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::coordinator::Barrier;
-use crate::lane::{Counts, LaneEpoch};
+use crate::lane::{Counts, Lane, LaneEpoch};
 use crate::output::Outbox;
 use crate::state::{Checkpoint, Delta, Epoch};
 
@@ -22,7 +22,7 @@ pub struct Commit {
     /// What this epoch counted.
     pub counts: Counts,
     /// How many windows are open behind it.
-    pub open_windows: usize,
+    pub open_windows: u64,
 }
 
 /// Puts commits together and keeps the totals.
@@ -31,16 +31,21 @@ pub struct Collector {
     generation: u64,
     shape: String,
     totals: Counts,
+    open_windows: u64,
     sinks: Vec<(String, String)>,
     open: BTreeMap<Epoch, (Option<Barrier>, Vec<LaneEpoch>)>,
 }
 
 impl Collector {
-    /// A collector that goes on from a checkpoint.
+    /// A collector that goes on from a checkpoint, for these lanes. An earlier wasmill didn't store how many
+    /// windows were open: then it is as many as the lanes have in memory.
     #[must_use]
-    pub fn new(lanes: usize, generation: u64, shape: String, checkpoint: Option<&Checkpoint>) -> Self {
+    pub fn new(lanes: &[Lane], generation: u64, shape: String, checkpoint: Option<&Checkpoint>) -> Self {
+        let open_windows = checkpoint.and_then(|c| c.counts.get(OPEN_WINDOWS).copied());
+        let in_memory = || lanes.iter().map(Lane::windows_in_memory).sum::<usize>() as u64;
         Self {
-            lanes,
+            lanes: lanes.len(),
+            open_windows: open_windows.unwrap_or_else(in_memory),
             generation,
             shape,
             totals: checkpoint.map(|c| counts_from(&c.counts)).unwrap_or_default(),
@@ -78,12 +83,11 @@ impl Collector {
         let mut counts = barrier.counts;
         let mut out = barrier.out;
         let mut delta = Delta::default();
-        let mut open_windows = 0;
         for part in parts {
             out.append(part.out);
             delta.changes.extend(part.delta.changes);
             counts.add(part.counts);
-            open_windows += part.open_windows;
+            self.open_windows = self.open_windows.saturating_add_signed(part.opened_windows);
         }
         self.totals.add(counts);
         let checkpoint = Checkpoint {
@@ -93,18 +97,23 @@ impl Collector {
             stream_time: barrier.stream_time,
             positions: barrier.positions,
             sinks: self.sinks.clone(),
-            counts: counts_to(self.totals),
+            counts: counts_to(self.totals, self.open_windows),
         };
+        let open_windows = self.open_windows;
         Some(Commit { foretell: barrier.foretell, out, delta, checkpoint, counts, open_windows })
     }
 }
 
 const NAMES: [&str; 6] = ["read", "dropped", "late", "dead_letters", "written", "windows_fired"];
 
+const OPEN_WINDOWS: &str = "open_windows";
+
 /// Totals as a checkpoint keeps them.
-fn counts_to(c: Counts) -> BTreeMap<String, u64> {
+fn counts_to(c: Counts, open_windows: u64) -> BTreeMap<String, u64> {
     let values = [c.read, c.dropped, c.late, c.dead, c.written, c.fired];
-    NAMES.iter().map(|n| (*n).to_owned()).zip(values).collect()
+    let mut counts: BTreeMap<String, u64> = NAMES.iter().map(|n| (*n).to_owned()).zip(values).collect();
+    counts.insert(OPEN_WINDOWS.to_owned(), open_windows);
+    counts
 }
 
 /// Totals from a checkpoint.

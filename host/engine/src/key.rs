@@ -201,8 +201,12 @@ impl KeySpec {
 /// part of the format of stored state: XXH3, 64 bits, modulo the groups.
 #[must_use]
 pub fn key_group(key: &[u8], groups: u16) -> u16 {
-    let group = xxhash_rust::xxh3::xxh3_64(key) % u64::from(groups);
-    u16::try_from(group).unwrap_or_default()
+    group_of_hash(xxhash_rust::xxh3::xxh3_64(key), groups)
+}
+
+/// The group of a key with this hash.
+pub(crate) fn group_of_hash(hash: u64, groups: u16) -> u16 {
+    u16::try_from(hash % u64::from(groups)).unwrap_or_default()
 }
 
 /// The lane that owns a group: lanes own ranges of equal size, give or take one.

@@ -6,11 +6,15 @@ use crate::batch::Batch;
 use crate::key::groups_of;
 use crate::output::{Outbox, Routes};
 use crate::plugin_state::{CACHE_BYTES_MAX, PluginState};
+use crate::residents::UNBOUNDED;
 use crate::running::{Running, RunningSpec};
 use crate::stage::{Firing, Origins, Stage, StageSpec};
 use crate::state::{Delta, Epoch, StateStore, StoreError};
 use crate::time::START;
 use crate::windowed::{WindowSpec, Windowed};
+
+/// As bytes of a lane's cache: all state is in memory.
+pub const EVERYTHING: usize = UNBOUNDED;
 
 /// A stage behind the key_by.
 #[derive(Clone)]
@@ -73,8 +77,8 @@ pub struct LaneEpoch {
     pub delta: Delta,
     /// What it counted.
     pub counts: Counts,
-    /// How many windows are open; of overlapping ones, how many panes.
-    pub open_windows: usize,
+    /// How many more windows are open than at the barrier before; of overlapping ones, panes.
+    pub opened_windows: i64,
 }
 
 enum LaneStage {
@@ -94,7 +98,9 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// The lane number `lane` of `lanes`, with the state of its key groups as the store has it.
+    /// The lane number `lane` of `lanes`, with the state of its key groups as the store has it. Of state that
+    /// is in the store, it has at most about `cache_bytes` in memory beside what changed since the last
+    /// commit; [`EVERYTHING`] keeps all of it there.
     ///
     /// # Errors
     /// When the store can't be read.
@@ -104,29 +110,36 @@ impl Lane {
         store: &Arc<dyn StateStore>,
         key_groups: u16,
         (lane, lanes): (usize, usize),
+        cache_bytes: usize,
     ) -> Result<Self, StoreError> {
+        let groups = groups_of(lane, key_groups, lanes);
+        let bytes_max = share_of(cache_bytes, specs);
         let mut stages = Vec::with_capacity(specs.len());
         for (number, spec) in specs.iter().enumerate() {
             let number = u16::try_from(number).unwrap_or(u16::MAX);
             let mut stage = match spec {
                 KeyedSpec::Stage(spec) if spec.plugin.info().needs_state => {
-                    let groups = (groups_of(lane, key_groups, lanes), key_groups);
-                    let state = PluginState::new(number, groups, Arc::clone(store), CACHE_BYTES_MAX);
+                    let bytes_max = if bytes_max == UNBOUNDED { CACHE_BYTES_MAX } else { bytes_max };
+                    let groups = (groups.clone(), key_groups);
+                    let state = PluginState::new(number, groups, Arc::clone(store), bytes_max);
                     LaneStage::Stage(Stage::with_state(spec, Arc::new(Mutex::new(state))))
                 }
                 KeyedSpec::Stage(spec) => LaneStage::Stage(Stage::new(spec)),
                 KeyedSpec::Window(spec) => {
-                    LaneStage::Window(Box::new(Windowed::new(spec, number, key_groups)))
+                    let groups = (groups.clone(), key_groups);
+                    LaneStage::Window(Box::new(Windowed::new(spec, number, groups, store, bytes_max)))
                 }
-                KeyedSpec::Running(spec) => LaneStage::Running(Running::new(spec, number, key_groups)),
+                KeyedSpec::Running(spec) => {
+                    LaneStage::Running(Running::new(spec, number, key_groups, store, bytes_max))
+                }
             };
             if let LaneStage::Window(windowed) = &mut stage {
-                windowed.restore_clock(store.as_ref())?;
+                windowed.restore_clock()?;
             }
-            for group in groups_of(lane, key_groups, lanes) {
+            for group in groups.clone() {
                 match &mut stage {
-                    LaneStage::Window(windowed) => windowed.restore(store.as_ref(), group)?,
-                    LaneStage::Running(running) => running.restore(store.as_ref(), group)?,
+                    LaneStage::Window(windowed) => windowed.restore(group)?,
+                    LaneStage::Running(running) => running.restore(group)?,
                     LaneStage::Stage(_) => {}
                 }
             }
@@ -155,20 +168,35 @@ impl Lane {
     /// The bytes that wait for the next barrier.
     #[must_use]
     pub fn waiting_bytes(&self) -> usize {
-        self.out.size_bytes()
+        let changed = |stage: &LaneStage| match stage {
+            LaneStage::Stage(stage) => stage.changed_bytes(),
+            LaneStage::Window(windowed) => windowed.changed_bytes(),
+            LaneStage::Running(running) => running.changed_bytes(),
+        };
+        self.out.size_bytes() + self.stages.iter().map(changed).sum::<usize>()
+    }
+
+    /// How many windows are in memory; of overlapping ones, panes.
+    #[must_use]
+    pub fn windows_in_memory(&self) -> usize {
+        let of = |stage: &LaneStage| match stage {
+            LaneStage::Window(windowed) => windowed.in_memory(),
+            LaneStage::Stage(_) | LaneStage::Running(_) => 0,
+        };
+        self.stages.iter().map(of).sum()
     }
 
     /// Hands over what the epoch made.
     pub fn barrier(&mut self, epoch: Epoch) -> LaneEpoch {
         let mut delta = Delta::default();
-        let mut open_windows = 0;
+        let mut opened_windows = 0;
         let mut settled = self.settled;
         for stage in &mut self.stages {
             match stage {
                 LaneStage::Window(windowed) => {
-                    windowed.take_delta(&mut delta);
+                    windowed.take_delta(epoch, &mut delta);
                     settled = windowed.passes_on(settled);
-                    open_windows += windowed.open();
+                    opened_windows += windowed.take_opened();
                 }
                 LaneStage::Running(running) => running.take_delta(epoch, &mut delta),
                 LaneStage::Stage(stage) => stage.take_delta(epoch, settled, &mut delta),
@@ -177,7 +205,7 @@ impl Lane {
         let out = std::mem::replace(&mut self.out, Outbox::new(&self.routes));
         let mut counts = std::mem::take(&mut self.counts);
         counts.dead += out.dead;
-        LaneEpoch { out, delta, counts, open_windows }
+        LaneEpoch { out, delta, counts, opened_windows }
     }
 
     /// An epoch is in the store; `merged` is what [`StateStore::merged`] told behind its commit. It may hold
@@ -187,9 +215,21 @@ impl Lane {
             match stage {
                 LaneStage::Stage(stage) => stage.committed(epoch),
                 LaneStage::Running(running) => running.committed(epoch, merged),
-                LaneStage::Window(_) => {}
+                LaneStage::Window(windowed) => windowed.committed(epoch),
             }
         }
+    }
+}
+
+/// What of a lane's cache each of its stages with state may take.
+fn share_of(cache_bytes: usize, specs: &[KeyedSpec]) -> usize {
+    let has_state = |spec: &&KeyedSpec| match spec {
+        KeyedSpec::Stage(spec) => spec.plugin.info().needs_state,
+        KeyedSpec::Window(_) | KeyedSpec::Running(_) => true,
+    };
+    match specs.iter().filter(has_state).count() {
+        _ if cache_bytes == EVERYTHING => UNBOUNDED,
+        stages => cache_bytes / stages.max(1),
     }
 }
 

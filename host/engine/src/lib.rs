@@ -9,8 +9,8 @@
 #![forbid(unsafe_code)]
 
 mod aggregate;
-mod hash;
 mod json;
+mod residents;
 mod running;
 mod windowed;
 

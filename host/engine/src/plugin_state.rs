@@ -16,7 +16,9 @@ pub use self::sweep::{SWEPT_BYTES_MAX, SWEPT_ENTRIES_MAX};
 use crate::batch::Batch;
 use crate::guest::KeyedState;
 use crate::key::key_group;
+use crate::residents::CHANGE_BYTES;
 use crate::state::{Change, Delta, Epoch, StateStore, StoreError, plugin_state_key};
+
 use crate::stored_key::{split_expiry, with_expiry};
 use crate::time::END;
 
@@ -39,6 +41,8 @@ pub struct PluginState {
     /// For each message of the call: its key and its stamp.
     messages: Vec<(Vec<u8>, i64)>,
     epoch: Epoch,
+    /// About what the epoch under way has changed, in bytes; an entry counts each time.
+    changed_bytes: usize,
     sweep: Sweep,
 }
 
@@ -71,6 +75,7 @@ impl PluginState {
             fault: None,
             messages: Vec::new(),
             epoch: 0,
+            changed_bytes: 0,
             sweep: Sweep::new(stage, owned),
         }
     }
@@ -90,6 +95,7 @@ impl PluginState {
                 if let Some(value) = &value {
                     self.sweep.note(split_expiry(value).0);
                 }
+                self.changed_bytes += key.len() + value.as_ref().map_or(0, Vec::len) + CHANGE_BYTES;
                 self.pending.insert(key, Pending { value, dirty: true, epoch });
             }
         }
@@ -105,6 +111,12 @@ impl PluginState {
             delta.changes.push(Change { key: key.clone(), value: pending.value.clone(), share: None });
         }
         self.epoch = epoch + 1;
+        self.changed_bytes = 0;
+    }
+
+    /// About what a delta of now would hold, in bytes.
+    pub(crate) fn changed_bytes(&self) -> usize {
+        self.changed_bytes
     }
 
     /// Deletes with the epoch, behind its delta, some of what has expired for good: no message that is still

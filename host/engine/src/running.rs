@@ -6,18 +6,20 @@
 //! exact. What others have added is seen at the next commit of that key.
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use wasmill_frame::{Edit, EditsWriter};
 
 use crate::aggregate::{Aggregate, Aggregator, Item, Unfolded};
 use crate::batch::Batch;
-use crate::hash::KeyMap;
-use crate::key::key_group;
 use crate::output::{Outbox, Routes};
-use crate::stage::{Answer, Origins, apply};
+use crate::residents::{Head, Place, Resident, Residents};
+use crate::stage::{Answer, Origins, apply, unreadable};
 use crate::state::{
     Change, Delta, Epoch, Share, StateKind, StateStore, StoreError, group_prefix, running_key, stage_of,
 };
+use crate::stored_key::PREFIX_BYTES;
 use crate::windowed::key_as_json;
 
 /// A running aggregate of a pipeline.
@@ -35,17 +37,28 @@ pub struct RunningSpec {
     pub shared: bool,
 }
 
+#[derive(Default)]
 struct Slot {
+    head: Head,
     accumulator: Vec<u8>,
-    dirty: bool,
+    /// The last input that had a message of it, and which of the touched ones it was there.
     touched: (u64, usize),
     /// Of a shared key: what the store doesn't have yet.
     uncommitted: Option<Box<Uncommitted>>,
 }
 
-impl Slot {
-    fn new(accumulator: Vec<u8>) -> Self {
-        Self { accumulator, dirty: false, touched: (0, 0), uncommitted: None }
+impl Resident for Slot {
+    fn head(&self) -> &Head {
+        &self.head
+    }
+    fn head_mut(&mut self) -> &mut Head {
+        &mut self.head
+    }
+    fn heap_bytes(&self) -> usize {
+        self.accumulator.capacity()
+    }
+    fn may_leave(&self) -> bool {
+        self.uncommitted.is_none()
     }
 }
 
@@ -62,56 +75,103 @@ struct Uncommitted {
 pub(crate) struct Running {
     spec: RunningSpec,
     stage: u16,
-    key_groups: u16,
+    store: Arc<dyn StateStore>,
     aggregator: Aggregator,
-    slots: KeyMap<Slot>,
-    dirty: Vec<Box<[u8]>>,
+    slots: Residents<Slot>,
+    /// Whether the store may have keys that are not in memory.
+    lacks_keys: bool,
     inputs: u64,
 }
 
 impl Running {
-    pub fn new(spec: &RunningSpec, stage: u16, key_groups: u16) -> Self {
+    /// No accumulators yet; at most about `bytes_max` bytes of those of the store are in memory.
+    pub fn new(
+        spec: &RunningSpec,
+        stage: u16,
+        key_groups: u16,
+        store: &Arc<dyn StateStore>,
+        bytes_max: usize,
+    ) -> Self {
         Self {
             aggregator: Aggregator::new(&spec.name, &spec.aggregate),
             spec: spec.clone(),
             stage,
-            key_groups,
-            slots: KeyMap::default(),
-            dirty: Vec::new(),
+            store: Arc::clone(store),
+            slots: Residents::new(key_groups, bytes_max),
+            lacks_keys: false,
             inputs: 0,
         }
     }
 
-    /// Reads the accumulators of a key group back.
-    pub fn restore(&mut self, store: &dyn StateStore, group: u16) -> Result<(), StoreError> {
+    /// Reads the accumulators of a key group back, as many as have room; where the store would be long at it,
+    /// none before they are asked for.
+    pub fn restore(&mut self, group: u16) -> Result<(), StoreError> {
         let prefix = group_prefix(StateKind::Running, self.stage, group);
-        store.scan(&prefix, &mut |stored, accumulator| {
-            let key = stored[prefix.len()..].into();
-            self.slots.insert(key, Slot::new(accumulator.to_vec()));
+        let (slots, lacks_keys) = (&mut self.slots, &mut self.lacks_keys);
+        let key = |stored: &[u8]| stored[prefix.len()..].to_vec();
+        if !slots.is_bounded() {
+            return self.store.scan(&prefix, &mut |stored, value| put_stored(slots, &key(stored), value));
+        }
+        if !self.store.is_ordered() {
+            *lacks_keys = true;
+            return Ok(());
+        }
+        self.store.entries(&prefix, None, &mut |stored, value| {
+            if !slots.may_restore() {
+                *lacks_keys = true;
+                return ControlFlow::Break(());
+            }
+            put_stored(slots, &key(stored), value);
+            ControlFlow::Continue(())
         })
+    }
+
+    /// Brings the accumulators back that a batch's messages go to, where they left.
+    fn bring_back(&mut self, batch: &Batch) {
+        let keys = batch.frame.view().iter().map(|message| message.key().unwrap_or_default());
+        let mut wanted: Vec<Vec<u8>> = keys
+            .filter(|key| self.slots.find(key, None).is_none())
+            .map(|key| running_key(self.stage, self.slots.group(key), key))
+            .collect();
+        // In the store's order, which costs least there.
+        wanted.sort_unstable();
+        wanted.dedup();
+        if wanted.is_empty() {
+            return;
+        }
+        match self.store.get_many(&wanted) {
+            Ok(found) => {
+                for (stored, accumulator) in wanted.iter().zip(found) {
+                    if let Some(accumulator) = accumulator {
+                        put_stored(&mut self.slots, &stored[PREFIX_BYTES..], &accumulator);
+                    }
+                }
+            }
+            Err(fault) => unreadable(&self.spec.name, &fault),
+        }
     }
 
     /// Folds the messages in, and makes of each what goes on.
     pub fn run(&mut self, batch: &mut Batch, origins: Origins<'_>, routes: &Routes, out: &mut Outbox) {
+        if self.lacks_keys {
+            self.bring_back(batch);
+        }
         self.inputs += 1;
         let mut items: Vec<Item> = Vec::with_capacity(batch.len());
         let mut accumulators: Vec<Vec<u8>> = Vec::new();
-        let mut touched: Vec<Box<[u8]>> = Vec::new();
+        let mut touched: Vec<Place> = Vec::new();
         for (index, message) in batch.frame.view().iter().enumerate() {
             let key = message.key().unwrap_or_default();
-            if !self.slots.contains_key(key) {
-                let accumulator = self.aggregator.initial().to_vec();
-                self.slots.insert(key.into(), Slot::new(accumulator));
-            }
-            let Some(slot) = self.slots.get_mut(key) else { continue };
+            let place = self.slots.find(key, None).unwrap_or_else(|| {
+                let place = self.slots.place(key, None);
+                self.slots.at_mut(place).accumulator = self.aggregator.initial().to_vec();
+                place
+            });
+            let slot = self.slots.at_mut(place);
             if slot.touched.0 != self.inputs {
                 slot.touched = (self.inputs, accumulators.len());
                 accumulators.push(std::mem::take(&mut slot.accumulator));
-                if !slot.dirty && !self.spec.shared {
-                    slot.dirty = true;
-                    self.dirty.push(key.into());
-                }
-                touched.push(key.into());
+                touched.push(place);
             }
             items.push((index, slot.touched.1));
         }
@@ -121,10 +181,11 @@ impl Running {
         } else {
             self.fold_each(batch, origins, &items, &mut accumulators, &mut answers)
         };
-        for (key, accumulator) in touched.iter().zip(accumulators) {
-            if let Some(slot) = self.slots.get_mut(key) {
-                slot.accumulator = accumulator;
+        for (place, accumulator) in touched.iter().zip(accumulators) {
+            if !self.spec.shared {
+                self.slots.mark_dirty(*place, accumulator.len());
             }
+            self.slots.at_mut(*place).accumulator = accumulator;
         }
         if self.spec.shared {
             items.retain(|(index, _)| !unfolded.iter().any(|u| u.index == *index));
@@ -137,6 +198,8 @@ impl Running {
             attempts: u.attempts,
         }));
         apply(batch, &answers, &self.spec.name, self.aggregator.plugin(), origins, routes, out);
+        let lacks_keys = &mut self.lacks_keys;
+        self.slots.make_room(|_| *lacks_keys = true);
     }
 
     /// Folds the messages that were taken once more, into what the open epoch alone puts to their keys.
@@ -145,28 +208,23 @@ impl Running {
         batch: &Batch,
         origins: Origins<'_>,
         items: &[Item],
-        touched: &[Box<[u8]>],
+        touched: &[Place],
     ) -> Vec<Unfolded> {
         let mut took = vec![false; touched.len()];
         for (_, accumulator) in items {
             took[*accumulator] = true;
         }
         let mut shares = Vec::with_capacity(touched.len());
-        for key in touched {
-            let uncommitted = self.slots.get_mut(key).and_then(|slot| slot.uncommitted.as_mut());
-            let share = uncommitted.and_then(|uncommitted| uncommitted.open.take());
-            shares.push(share.unwrap_or_else(|| self.aggregator.initial().to_vec()));
+        for place in touched {
+            let share = self.slots.at_mut(*place).uncommitted.as_mut().and_then(|u| u.open.take());
+            shares.push((share.is_some(), share.unwrap_or_else(|| self.aggregator.initial().to_vec())));
         }
+        let (had_one, mut shares): (Vec<bool>, Vec<Vec<u8>>) = shares.into_iter().unzip();
         let unfolded = self.aggregator.fold(batch, origins, items, &mut shares);
-        for ((key, share), took) in touched.iter().zip(shares).zip(took) {
-            let Some(slot) = self.slots.get_mut(key) else { continue };
-            if !took && !slot.dirty {
-                continue;
-            }
-            slot.uncommitted.get_or_insert_default().open = Some(share);
-            if !slot.dirty {
-                slot.dirty = true;
-                self.dirty.push(key.clone());
+        for (n, (place, share)) in touched.iter().zip(shares).enumerate() {
+            if took[n] || had_one[n] {
+                self.slots.mark_dirty(*place, share.len());
+                self.slots.at_mut(*place).uncommitted.get_or_insert_default().open = Some(share);
             }
         }
         unfolded
@@ -224,47 +282,52 @@ impl Running {
         unfolded
     }
 
-    /// What the epoch has changed.
+    /// What has changed since the last call, which this epoch stores.
     pub fn take_delta(&mut self, epoch: Epoch, delta: &mut Delta) {
-        for key in self.dirty.drain(..) {
-            let Some(slot) = self.slots.get_mut(&key) else { continue };
-            slot.dirty = false;
+        for place in self.slots.take_dirty(epoch) {
+            let Slot { head, accumulator, uncommitted, .. } = self.slots.at_mut(place);
             let mut share = None;
-            if let Some(uncommitted) = &mut slot.uncommitted
+            if let Some(uncommitted) = uncommitted
                 && let Some(open) = uncommitted.open.take()
             {
                 uncommitted.in_flight.push_back((epoch, open.clone()));
                 share = Some(Share::Accumulator(open));
             }
-            let stored = running_key(self.stage, key_group(&key, self.key_groups), &key);
-            delta.changes.push(Change { key: stored, value: Some(slot.accumulator.clone()), share });
+            let stored = running_key(self.stage, head.group, &head.key);
+            delta.changes.push(Change { key: stored, value: Some(accumulator.clone()), share });
         }
+    }
+
+    /// About what a delta of now would hold, in bytes.
+    pub fn changed_bytes(&self) -> usize {
+        self.slots.dirty_bytes()
     }
 
     /// An epoch is in the store, which merged its shared keys with what others have put to them: goes on
     /// from what is stored, with what is not committed yet on top.
     pub fn committed(&mut self, epoch: Epoch, merged: &[(Vec<u8>, Vec<u8>)]) {
+        self.slots.committed(epoch);
         if !self.spec.shared {
             return;
         }
-        let prefix_bytes = group_prefix(StateKind::Running, self.stage, 0).len();
-        let mut bases: Vec<(&[u8], Vec<u8>)> = Vec::new();
+        let mut bases: Vec<(Place, Vec<u8>)> = Vec::new();
         for (stored, value) in merged.iter().filter(|(stored, _)| stage_of(stored) == Some(self.stage)) {
-            let Some(key) = stored.get(prefix_bytes..) else { continue };
-            let Some(slot) = self.slots.get_mut(key) else { continue };
+            let Some(key) = stored.get(PREFIX_BYTES..) else { continue };
+            let Some(place) = self.slots.find(key, None) else { continue };
+            let slot = self.slots.at_mut(place);
             if let Some(uncommitted) = &mut slot.uncommitted {
                 uncommitted.in_flight.retain(|(of, _)| *of > epoch);
                 if uncommitted.in_flight.is_empty() && uncommitted.open.is_none() {
                     slot.uncommitted = None;
                 }
             }
-            bases.push((key, value.clone()));
+            bases.push((place, value.clone()));
         }
         // In rounds of at most one share a key, so that a round is one call of the plugin.
         for round in 0.. {
-            let share_of = |key: &[u8]| self.slots.get(key)?.uncommitted.as_ref()?.share(round);
+            let share_of = |place: Place| self.slots.at(place).uncommitted.as_ref()?.share(round);
             let due: Vec<(usize, &[u8])> =
-                bases.iter().enumerate().filter_map(|(i, (key, _))| Some((i, share_of(key)?))).collect();
+                bases.iter().enumerate().filter_map(|(i, (place, _))| Some((i, share_of(*place)?))).collect();
             if due.is_empty() {
                 break;
             }
@@ -277,19 +340,23 @@ impl Running {
                 match value {
                     Ok(value) => bases[i].1 = value,
                     Err(_) => {
-                        if let Some(slot) = self.slots.get(bases[i].0) {
-                            bases[i].1.clone_from(&slot.accumulator);
-                        }
+                        let (place, base) = &mut bases[i];
+                        base.clone_from(&self.slots.at(*place).accumulator);
                     }
                 }
             }
         }
-        for (key, value) in bases {
-            if let Some(slot) = self.slots.get_mut(key) {
-                slot.accumulator = value;
-            }
+        for (place, value) in bases {
+            self.slots.at_mut(place).accumulator = value;
         }
     }
+}
+
+/// Puts an accumulator in memory that is in the store.
+fn put_stored(slots: &mut Residents<Slot>, key: &[u8], accumulator: &[u8]) {
+    let place = slots.place(key, None);
+    slots.at_mut(place).accumulator = accumulator.to_vec();
+    slots.count(place);
 }
 
 impl Uncommitted {

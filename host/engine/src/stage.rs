@@ -134,6 +134,14 @@ impl Stage {
         }
     }
 
+    /// About what a delta of now would hold, in bytes.
+    pub(crate) fn changed_bytes(&self) -> usize {
+        let of = |state: &Arc<Mutex<PluginState>>| {
+            state.lock().unwrap_or_else(PoisonError::into_inner).changed_bytes()
+        };
+        self.state.as_ref().map_or(0, of)
+    }
+
     /// An epoch is in the store.
     pub(crate) fn committed(&mut self, epoch: Epoch) {
         if let Some(state) = &self.state {

@@ -141,6 +141,22 @@ pub trait StateStore: Send + Sync {
     /// # Errors
     /// When it can't be read, or is damaged.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+    /// The committed values of keys, in the order asked for.
+    ///
+    /// # Errors
+    /// As of [`StateStore::get`].
+    fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+        keys.iter().map(|key| self.get(key)).collect()
+    }
+    /// The last committed key under a prefix, in the keys' order.
+    ///
+    /// # Errors
+    /// When it can't be read, or is damaged.
+    fn last_key(&self, prefix: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let mut last = None;
+        self.scan(prefix, &mut |key, _| last = Some(key.to_vec()))?;
+        Ok(last)
+    }
     /// Visits the committed keys under a prefix that come behind `after`, in the keys' order, until `visit`
     /// breaks. `visit` must not commit to this store.
     ///

@@ -9,7 +9,7 @@ use wasmill_connect::store::MemoryStore;
 use wasmill_engine::WindowSpec;
 use wasmill_engine::batch::Batch;
 use wasmill_engine::guest::{AggregateInfo, PluginRef};
-use wasmill_engine::lane::{KeyedSpec, Lane, LaneInput};
+use wasmill_engine::lane::{EVERYTHING, KeyedSpec, Lane, LaneInput};
 use wasmill_engine::output::Routes;
 use wasmill_engine::position::PartitionId;
 use wasmill_engine::state::StateStore;
@@ -73,8 +73,8 @@ fn measure(what: &str, windows: Result<Windows, String>, load: Load) -> Result<(
     };
     let store: Arc<dyn StateStore> = Arc::new(MemoryStore::new());
     let routes = Arc::new(Routes::new(Vec::new(), BTreeMap::new()));
-    let mut lane =
-        Lane::new(&[KeyedSpec::Window(spec)], &routes, &store, 128, (0, 1)).map_err(|e| e.to_string())?;
+    let mut lane = Lane::new(&[KeyedSpec::Window(spec)], &routes, &store, 128, (0, 1), EVERYTHING)
+        .map_err(|e| e.to_string())?;
     let keys: Vec<String> = (0..load.keys).map(|k| format!("key-{k:08}")).collect();
     let mut random = Seeded::new(1);
     let (mut taking, mut firing) = (0, 0);

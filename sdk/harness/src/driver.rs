@@ -29,7 +29,7 @@ use wasmill_engine::batch::{Batch, Passed};
 use wasmill_engine::commit::counts_from;
 use wasmill_engine::guest::PluginRef;
 use wasmill_engine::key::{KeySpec, OnNull};
-use wasmill_engine::lane::{Counts, KeyedSpec};
+use wasmill_engine::lane::{Counts, EVERYTHING, KeyedSpec};
 use wasmill_engine::output::{Outbox, SinkRoute, Takes};
 use wasmill_engine::position::PartitionId;
 use wasmill_engine::prefix::Prepared;
@@ -208,7 +208,7 @@ impl Driver {
         let topology = Arc::new(steps.topology);
         let mut sinks = vec![sink(Takes::Main), sink(Takes::DeadLetters)];
         sinks.extend(steps.outputs.into_iter().map(|name| sink(Takes::Named(name))));
-        let parts = assemble(&topology, &sinks, partitions, &store, lanes, BATCH_MESSAGES_MAX);
+        let parts = assemble(&topology, &sinks, partitions, &store, lanes, BATCH_MESSAGES_MAX, EVERYTHING);
         let committed = vec![(Vec::new(), 0); sinks.len()];
         let logs = vec![Vec::new(); partitions];
         let readers = vec![(0, 0); partitions];
@@ -315,8 +315,15 @@ impl Driver {
     /// The process dies and comes back with `lanes` lanes: what was not committed is forgotten and done
     /// again.
     pub fn crash_and_restore(&mut self, lanes: usize) {
-        self.parts =
-            assemble(&self.topology, &self.sinks, self.logs.len(), &self.store, lanes, BATCH_MESSAGES_MAX);
+        self.parts = assemble(
+            &self.topology,
+            &self.sinks,
+            self.logs.len(),
+            &self.store,
+            lanes,
+            BATCH_MESSAGES_MAX,
+            EVERYTHING,
+        );
         for (id, position) in self.parts.coordinator.starts() {
             self.readers[id.partition as usize] = (usize::try_from(position.offset).unwrap_or(usize::MAX), 0);
         }

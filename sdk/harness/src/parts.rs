@@ -84,7 +84,8 @@ pub struct Parts {
     pub collector: Collector,
 }
 
-/// Puts a pipeline over so many partitions together, as a process does at its start.
+/// Puts a pipeline over so many partitions together, as a process does at its start; each lane keeps about so
+/// many bytes of committed state in memory.
 ///
 /// # Panics
 /// When the store can't be read, or the engine refuses the checkpoint in it.
@@ -96,6 +97,7 @@ pub fn assemble(
     store: &Arc<dyn StateStore>,
     lanes: usize,
     batch_messages_max: usize,
+    cache_bytes: usize,
 ) -> Parts {
     let (Ok(checkpoint), Ok(foretold)) = (store.checkpoint(), store.foretold()) else {
         panic!("the store can't be read");
@@ -125,15 +127,19 @@ pub fn assemble(
         Err(e) => panic!("{e}"),
     };
     let lanes = if topology.has_lanes() { lanes } else { 0 };
-    let lane = |n| match Lane::new(&topology.keyed, &routes, store, topology.key_groups, (n, lanes)) {
-        Ok(lane) => lane,
-        Err(e) => panic!("{e}"),
+    let lane = |n| {
+        let (keyed, groups) = (&topology.keyed, topology.key_groups);
+        match Lane::new(keyed, &routes, store, groups, (n, lanes), cache_bytes) {
+            Ok(lane) => lane,
+            Err(e) => panic!("{e}"),
+        }
     };
+    let lanes: Vec<Lane> = (0..lanes).map(lane).collect();
     let generation = store.generation().unwrap_or_default();
     Parts {
         prefix: Prefix::new(topology, &routes),
         coordinator,
-        lanes: (0..lanes).map(lane).collect(),
-        collector: Collector::new(lanes, generation, topology.shape(), checkpoint.as_ref()),
+        collector: Collector::new(&lanes, generation, topology.shape(), checkpoint.as_ref()),
+        lanes,
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use wasmill_connect::store::MemoryStore;
 use wasmill_engine::commit::{Collector, Commit};
 use wasmill_engine::coordinator::Coordinator;
-use wasmill_engine::lane::{Counts, Lane, LaneInput};
+use wasmill_engine::lane::{Counts, EVERYTHING, Lane, LaneInput};
 use wasmill_engine::output::SinkRoute;
 use wasmill_engine::position::PartitionId;
 use wasmill_engine::prefix::{Prefix, Prepared};
@@ -72,15 +72,38 @@ pub struct Chaos {
     pub batch_messages_max: usize,
     /// How often in a thousand steps a quiet partition is called idle.
     pub idle_per_mille: usize,
+    /// The most committed state that a lane keeps in memory, in bytes; how much it is each process is told
+    /// anew, and some keep all.
+    pub cache_bytes_max: usize,
 }
 
 impl Chaos {
     /// Nothing happens: one lane, whole logs, no crash.
-    pub const CALM: Self =
-        Self { crashes_per_mille: 0, lanes_max: 1, batch_messages_max: usize::MAX, idle_per_mille: 0 };
+    pub const CALM: Self = Self {
+        crashes_per_mille: 0,
+        lanes_max: 1,
+        batch_messages_max: usize::MAX,
+        idle_per_mille: 0,
+        cache_bytes_max: EVERYTHING,
+    };
     /// Everything happens, except that results may depend on what is called idle.
-    pub const WILD: Self =
-        Self { crashes_per_mille: 15, lanes_max: 5, batch_messages_max: 40, idle_per_mille: 0 };
+    pub const WILD: Self = Self {
+        crashes_per_mille: 15,
+        lanes_max: 5,
+        batch_messages_max: 40,
+        idle_per_mille: 0,
+        cache_bytes_max: 4_000,
+    };
+
+    /// How much of the committed state a lane of the next process keeps in memory.
+    fn cache_bytes(self, random: &mut Seeded) -> usize {
+        match random.below(4) {
+            _ if self.cache_bytes_max == EVERYTHING => EVERYTHING,
+            0 => EVERYTHING,
+            1 => 1,
+            _ => random.below(self.cache_bytes_max),
+        }
+    }
 }
 
 /// What came out.
@@ -167,21 +190,21 @@ pub fn run_over(scenario: &Scenario, chaos: Chaos, seed: u64, store: Arc<dyn Sta
         outcome: Outcome { committed: vec![Vec::new(); sinks], ..Outcome::default() },
     };
     let budget = 2_000 + 400 * scenario.logs.iter().map(Vec::len).sum::<usize>();
-    let mut process = start(&topology, scenario, &world, 1 + random.below(chaos.lanes_max));
+    let mut process = start(&topology, scenario, &world, chaos, &mut random);
     for step in 0.. {
         // Past the budget the world calms down, so that every run ends.
         let calm = step > budget;
         assert!(step < budget * 4 + 10_000, "seed {seed}: no progress");
         if !calm && random.chance(chaos.crashes_per_mille) {
             world.outcome.crashes += 1;
-            process = start(&topology, scenario, &world, 1 + random.below(chaos.lanes_max));
+            process = start(&topology, scenario, &world, chaos, &mut random);
             continue;
         }
         match advance(&mut process, &mut world, scenario, chaos, &mut random, calm) {
             Step::Went => {}
             Step::Died => {
                 world.outcome.crashes += 1;
-                process = start(&topology, scenario, &world, 1 + random.below(chaos.lanes_max));
+                process = start(&topology, scenario, &world, chaos, &mut random);
             }
             Step::Done => break,
         }
@@ -204,10 +227,18 @@ enum Step {
     Done,
 }
 
-fn start(topology: &Arc<Topology>, scenario: &Scenario, world: &World, lanes: usize) -> Process {
+fn start(
+    topology: &Arc<Topology>,
+    scenario: &Scenario,
+    world: &World,
+    chaos: Chaos,
+    random: &mut Seeded,
+) -> Process {
+    let lanes = 1 + random.below(chaos.lanes_max);
     let batch_messages_max = 1 + lanes * 7;
+    let (partitions, cache_bytes) = (scenario.logs.len(), chaos.cache_bytes(random));
     let Parts { prefix, coordinator, lanes, collector } =
-        assemble(topology, &scenario.sinks, scenario.logs.len(), &world.store, lanes, batch_messages_max);
+        assemble(topology, &scenario.sinks, partitions, &world.store, lanes, batch_messages_max, cache_bytes);
     let readers = coordinator
         .starts()
         .map(|(id, p)| Reader {

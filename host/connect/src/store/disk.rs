@@ -332,6 +332,14 @@ impl StateStore for DiskStore {
         visit_entries(&self.directory, &prefix, found, visit)
     }
 
+    fn last_key(&self, prefix: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let keyspace = self.keyspace();
+        let last = guarded(&self.directory, || {
+            keyspace.prefix(entry(prefix)).next_back().map(fjall::Guard::key).transpose()
+        })?;
+        Ok(last.map(|key| key[1..].to_vec()))
+    }
+
     fn commit(&self, delta: &Delta, checkpoint: &Checkpoint) -> Result<(), StoreError> {
         self.commit_with(delta, checkpoint, None)
     }

@@ -80,6 +80,19 @@ impl StateStore for MemoryStore {
         Ok(())
     }
 
+    fn last_key(&self, prefix: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let inner = self.read();
+        // Behind every key under the prefix is the one whose last byte is one more.
+        let behind = prefix.iter().rposition(|byte| *byte != u8::MAX).map(|last| {
+            let mut behind = prefix[..=last].to_vec();
+            behind[last] += 1;
+            behind
+        });
+        let to = behind.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut found = inner.entries.range::<[u8], _>((Bound::Included(prefix), to));
+        Ok(found.next_back().map(|(key, _)| key.clone()))
+    }
+
     fn commit(&self, delta: &Delta, checkpoint: &Checkpoint) -> Result<(), StoreError> {
         let mut inner = self.write();
         let last = inner.checkpoint.as_ref().map_or(0, |c| c.epoch);

@@ -55,7 +55,7 @@ const PATIENT_ROUNDS: u32 = 4;
 const JITTER_MICROS_MAX: u64 = 10_000;
 /// The longest argument that Redis takes, by default.
 const ARGUMENT_BYTES_MAX: usize = 512 << 20;
-/// How many fields one step of a scan asks for.
+/// How many fields are asked for at once.
 const SCAN_FIELDS: usize = 1_000;
 
 /// State in Redis.
@@ -511,6 +511,15 @@ impl StateStore for RedisStore {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let read = |c: &mut Connection| redis::cmd("HGET").arg(&self.keys.state).arg(key).query(c);
         self.read("cannot read the state", read)
+    }
+
+    fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+        let mut values = Vec::with_capacity(keys.len());
+        for some in keys.chunks(SCAN_FIELDS) {
+            let read = |c: &mut Connection| redis::cmd("HMGET").arg(&self.keys.state).arg(some).query(c);
+            values.extend(self.read::<Vec<Option<Vec<u8>>>>("cannot read the state", read)?);
+        }
+        Ok(values)
     }
 
     fn entries(

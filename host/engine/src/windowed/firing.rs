@@ -84,7 +84,7 @@ impl Windowed {
     /// Adds a window to a batch, as a message.
     fn push(&self, fire: &Fire, value: &[u8], batch: &mut Batch, firings: &mut Vec<Firing>) {
         let Fire { start, end, last, revision, .. } = fire;
-        let (name, key) = (&self.spec.name, &self.table.at(fire.place).key);
+        let (name, key) = (&self.spec.name, self.table.at(fire.place).key());
         let key_json = key_as_json(key, self.spec.compound_key);
         let revision_json = match self.spec.emit {
             Emit::Close => String::new(),
@@ -119,7 +119,7 @@ impl Windowed {
         }
         firings.push(Firing {
             stage: Arc::clone(name),
-            key: key.clone(),
+            key: key.into(),
             start: *start,
             end: *end,
             revision: *revision,
@@ -127,7 +127,7 @@ impl Windowed {
     }
 
     fn bury_window(&self, fire: &Fire, reason: &str, kind: &'static str, way: &mut Way<'_>) {
-        let (name, key) = (&*self.spec.name, &self.table.at(fire.place).key);
+        let (name, key) = (&*self.spec.name, self.table.at(fire.place).key());
         let plugin = self.aggregator.plugin();
         let why = DeadLetter { reason, kind, stage: name, plugin, attempts: 2 };
         let id = OutputId::Window {

@@ -9,6 +9,7 @@
 //! A stage behind sees a stream time that is later by the time that windows stay open behind their end. A
 //! firing belongs to the millisecond before its moment there: it is never late, and never moves time itself.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use wasmill_frame::TIMESTAMP_NONE;
@@ -18,11 +19,13 @@ use self::table::{Changes, NEVER, NOT_STORED, Part, Place, Table};
 use crate::aggregate::{Aggregate, Aggregator};
 use crate::batch::Batch;
 use crate::lane::Way;
+use crate::residents::UNBOUNDED;
 use crate::stage::Origins;
-use crate::state::{Change, Delta, StateStore, StoreError, clock_key};
+use crate::state::{Change, Delta, Epoch, StateStore, StoreError, clock_key};
 use crate::time::{END, START};
 use crate::window::{Emit, Kind, Late, Windows};
 
+mod evicted;
 mod firing;
 mod panes;
 mod runs;
@@ -66,12 +69,19 @@ impl WindowSpec {
     pub(crate) fn needs_clock(&self) -> bool {
         !self.window.is_one_part() || matches!(self.emit, Emit::Every(_))
     }
+
+    /// Whether keys may leave memory while they have windows open: each message must tell which stored part it
+    /// needs, and each end which ones close.
+    fn may_evict(&self, store: &dyn StateStore) -> bool {
+        matches!(self.window.0, Kind::Paned(_)) && !self.needs_clock() && store.is_ordered()
+    }
 }
 
 /// The windows of one lane.
 pub(crate) struct Windowed {
     spec: WindowSpec,
     stage: u16,
+    store: Arc<dyn StateStore>,
     aggregator: Aggregator,
     table: Table,
     segment: Segment,
@@ -86,13 +96,23 @@ pub(crate) struct Windowed {
 }
 
 impl Windowed {
-    pub fn new(spec: &WindowSpec, stage: u16, key_groups: u16) -> Self {
+    /// No windows yet, of the key groups `groups` out of `key_groups`; of what the store has, at most about
+    /// `bytes_max` are in memory, where windows allow that.
+    pub fn new(
+        spec: &WindowSpec,
+        stage: u16,
+        (groups, key_groups): (Range<u16>, u16),
+        store: &Arc<dyn StateStore>,
+        bytes_max: usize,
+    ) -> Self {
         let ends_move = matches!(spec.window.0, Kind::Session { .. });
+        let bytes_max = if spec.may_evict(store.as_ref()) { bytes_max } else { UNBOUNDED };
         Self {
             aggregator: Aggregator::new(&spec.name, &spec.aggregate),
             spec: spec.clone(),
             stage,
-            table: Table::new(stage, key_groups, ends_move),
+            store: Arc::clone(store),
+            table: Table::new(stage, (groups, key_groups), ends_move, bytes_max),
             segment: Segment::default(),
             time: START,
             stored_time: None,
@@ -102,11 +122,11 @@ impl Windowed {
     }
 
     /// Reads back how far the stage had come; before any key group.
-    pub fn restore_clock(&mut self, store: &dyn StateStore) -> Result<(), StoreError> {
+    pub fn restore_clock(&mut self) -> Result<(), StoreError> {
         if !self.spec.needs_clock() {
             return Ok(());
         }
-        let Some(stored) = store.get(&clock_key(self.stage))? else { return Ok(()) };
+        let Some(stored) = self.store.get(&clock_key(self.stage))? else { return Ok(()) };
         let Some(time) = stored.as_slice().try_into().ok().map(i64::from_be_bytes) else {
             return Err(StoreError::Corrupt {
                 what: format!("the stream time of the stage `{}`", self.spec.name),
@@ -117,15 +137,16 @@ impl Windowed {
         Ok(())
     }
 
-    /// Reads the open windows of a key group back.
-    pub fn restore(&mut self, store: &dyn StateStore, group: u16) -> Result<(), StoreError> {
+    /// Reads the open windows of a key group back, as many as have room.
+    pub fn restore(&mut self, group: u16) -> Result<(), StoreError> {
         if group == 0 && self.spec.needs_clock() {
             // All lanes have the same stream time at a barrier: the one that owns this group stores it.
             self.stored_time = Some(self.time);
         }
         let (kind, closed, tick) = (self.spec.window.0, self.closed(self.time), self.last_tick());
         let mut changed = Vec::new();
-        self.table.restore(store, group, &self.spec.name, |table, place, at| {
+        let store = Arc::clone(&self.store);
+        self.table.restore(store.as_ref(), group, &self.spec.name, |table, place, at| {
             match kind {
                 Kind::Paned(panes) => panes::register(panes, table, place, at, closed),
                 Kind::Session { .. } => sessions::register(table, place, at),
@@ -158,6 +179,9 @@ impl Windowed {
             .collect();
         let looked_at = hints.iter().flatten().map(|place| self.table.newest(*place));
         std::hint::black_box(looked_at.fold(0, u64::wrapping_add));
+        if let (true, Kind::Paned(panes)) = (self.table.lacks_parts(), self.spec.window.0) {
+            self.bring_back(panes, batch, &hints);
+        }
         for (index, message) in batch.frame.view().iter().enumerate() {
             let time = message.timestamp();
             if time == TIMESTAMP_NONE {
@@ -168,7 +192,7 @@ impl Windowed {
             let stamp = batch.rows[index].stamp;
             if (ordered || self.is_partly_late(time, stamp)) && self.next_moment() <= stamp {
                 self.close_segment(batch, origins, way);
-                self.advance(stamp, way);
+                self.pass(stamp, way);
             }
             let key = message.key().unwrap_or_default();
             if self.spec.emit == Emit::Update
@@ -183,6 +207,7 @@ impl Windowed {
             }
         }
         self.close_segment(batch, origins, way);
+        self.table.make_room();
     }
 
     /// Puts a message to its part; `hint` is where its key was at the beginning of the batch.
@@ -211,12 +236,20 @@ impl Windowed {
 
     /// Goes on to a stream time: what is due until then goes out, moment by moment.
     pub fn advance(&mut self, to: i64, way: &mut Way<'_>) {
+        self.pass(to, way);
+        self.table.make_room();
+    }
+
+    /// As [`Windowed::advance`], in the midst of a batch: what its messages need stays in memory.
+    fn pass(&mut self, to: i64, way: &mut Way<'_>) {
         debug_assert!(self.segment.is_empty(), "what was taken is folded before time goes on");
         while self.next_moment() <= to.min(END - 1) {
             if self.close_moment() <= self.tick {
                 let end = self.table.first_due();
-                let places = self.table.take_due();
+                let lacks_parts = self.table.lacks_parts();
+                let places = self.table.take_due(end);
                 match self.spec.window.0 {
+                    Kind::Paned(panes) if lacks_parts => self.close_with_stored(panes, end, places, way),
                     Kind::Paned(panes) => self.close_panes(panes, end, &places, way),
                     Kind::Session { .. } => self.close_sessions(end, &places, way),
                 }
@@ -288,9 +321,9 @@ impl Windowed {
         self.send(fires, way);
     }
 
-    /// What the epoch has changed.
-    pub fn take_delta(&mut self, delta: &mut Delta) {
-        self.table.take_delta(delta);
+    /// What has changed since the last call, which this epoch stores.
+    pub fn take_delta(&mut self, epoch: Epoch, delta: &mut Delta) {
+        self.table.take_delta(epoch, delta);
         if self.stored_time.is_some_and(|stored| stored != self.time) {
             self.stored_time = Some(self.time);
             let value = Some(self.time.to_be_bytes().to_vec());
@@ -298,9 +331,24 @@ impl Windowed {
         }
     }
 
-    /// How many windows are open; of sliding ones, how many panes.
-    pub fn open(&self) -> usize {
-        self.table.len()
+    /// About what a delta of now would hold, in bytes.
+    pub fn changed_bytes(&self) -> usize {
+        self.table.changed_bytes()
+    }
+
+    /// An epoch is in the store.
+    pub fn committed(&mut self, epoch: Epoch) {
+        self.table.committed(epoch);
+    }
+
+    /// How many more windows are open than at the last call; of sliding ones, panes.
+    pub fn take_opened(&mut self) -> i64 {
+        self.table.take_opened()
+    }
+
+    /// How many windows, or panes, are in memory.
+    pub fn in_memory(&self) -> usize {
+        self.table.parts()
     }
 }
 

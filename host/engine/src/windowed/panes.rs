@@ -1,12 +1,17 @@
 //! Windows that are put together of panes: tumbling, sliding, and sliding with the messages.
 
+use std::sync::Arc;
+
+use wasmill_frame::TIMESTAMP_NONE;
+
 use super::firing::{Fire, Value};
 use super::runs::{Run, Wanted, values};
 use super::table::{Keyed, NEVER, Place, Table};
 use super::{FINISH_WINDOWS_MAX, Windowed, new_part};
 use crate::batch::Batch;
 use crate::lane::Way;
-use crate::stage::Origins;
+use crate::stage::{Origins, unreadable};
+use crate::state::{StateStore, StoreError};
 use crate::window::{Emit, Panes};
 
 /// How many keys' panes are merged side by side: so many that a call costs little, so few that they stay in
@@ -169,8 +174,78 @@ impl Windowed {
         merged
     }
 
+    /// As [`Windowed::close_panes`], with what is in the store alone.
+    pub(super) fn close_with_stored(
+        &mut self,
+        panes: Panes,
+        end: i64,
+        places: Vec<Place>,
+        way: &mut Way<'_>,
+    ) {
+        let store = Arc::clone(&self.store);
+        if let Err(fault) = self.try_close_with_stored(panes, end, places, store.as_ref(), way) {
+            unreadable(&self.spec.name, &fault);
+        }
+    }
+
+    fn try_close_with_stored(
+        &mut self,
+        panes: Panes,
+        end: i64,
+        places: Vec<Place>,
+        store: &dyn StateStore,
+        way: &mut Way<'_>,
+    ) -> Result<(), StoreError> {
+        // A key may be in memory, and stand at this end, while its window is in the store alone.
+        let has = |place: &Place| has_window(panes, self.table.at(*place), end);
+        let (places, in_vain): (Vec<Place>, Vec<Place>) = places.into_iter().partition(has);
+        for place in in_vain {
+            self.retire(panes, place, end);
+        }
+        let mut places = places.into_iter().peekable();
+        let mut stored = self.table.stored_due(store, end)?;
+        loop {
+            let some = self.table.take_due_of_both(&mut places, &mut stored, FINISH_WINDOWS_MAX)?;
+            if some.is_empty() {
+                break;
+            }
+            self.close_panes(panes, end, &some, way);
+        }
+        self.table.closed(store, end)
+    }
+
+    /// Brings the panes back that a batch's messages go to, where they left.
+    pub(super) fn bring_back(&mut self, panes: Panes, batch: &Batch, hints: &[Option<Place>]) {
+        let mut wanted: Vec<Vec<u8>> = Vec::new();
+        for ((message, row), hint) in batch.frame.view().iter().zip(&batch.rows).zip(hints) {
+            let time = message.timestamp();
+            if time == TIMESTAMP_NONE || panes.last_end(time) <= self.closed(row.stamp) {
+                continue;
+            }
+            let (start, end) = panes.pane_of(time);
+            if hint.is_none_or(|place| self.table.at(place).find(start).is_err()) {
+                wanted.extend(self.table.evicted_key(message.key().unwrap_or_default(), end));
+            }
+        }
+        if wanted.is_empty() {
+            return;
+        }
+        // In the store's order, which costs least there.
+        wanted.sort_unstable();
+        wanted.dedup();
+        let (store, closed) = (Arc::clone(&self.store), self.closed(self.time));
+        let brought = self.table.bring_back(store.as_ref(), &wanted, |table, place, at| {
+            register(panes, table, place, at, closed);
+        });
+        brought.unwrap_or_else(|fault| unreadable(&self.spec.name, &fault));
+    }
+
     /// Takes away what no window behind this end holds.
     fn retire(&mut self, panes: Panes, place: Place, end: i64) {
+        // A key that left and came back may stand at an end in vain.
+        if matches!(panes, Panes::Every { .. }) && self.table.at(place).due != end {
+            return;
+        }
         while self.table.at(place).parts.first().is_some_and(|p| panes.useful_until(p.start) <= end) {
             self.table.remove(place, 0);
         }

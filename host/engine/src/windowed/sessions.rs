@@ -50,7 +50,7 @@ impl Windowed {
         if found.as_ref().is_some_and(|found| is_closed(self, found)) {
             // A closed session takes nothing any more: out of the way with it.
             self.close_segment(batch, origins, way);
-            self.advance(stamp, way);
+            self.pass(stamp, way);
             found = near(self);
         }
         if found.as_ref().is_some_and(|(_, near)| near.len() > 1) {

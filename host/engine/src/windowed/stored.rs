@@ -1,6 +1,15 @@
 //! A part as the store keeps it, beside its end and key: numbers of seven bits a byte, then the accumulator.
 
 use super::table::{Changes, NEVER, Part, Shown};
+use crate::state::StoreError;
+
+/// What is told where a part's value is not one.
+pub(super) fn damaged(stage: u16) -> StoreError {
+    StoreError::Corrupt {
+        what: format!("a window of the stage number {stage} behind the key_by"),
+        cause: "its value can't be read".to_owned(),
+    }
+}
 
 /// The part's value in the store.
 pub(super) fn write(part: &Part) -> Vec<u8> {

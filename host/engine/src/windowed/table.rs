@@ -1,19 +1,20 @@
 //! The open windows of a lane, or what they are put together of: by key, and by the ends at which
 //! something is due.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashSet};
+use std::ops::{ControlFlow, Range};
 
-use hashbrown::HashTable;
 use smallvec::SmallVec;
-use xxhash_rust::xxh3::xxh3_64;
 
+use super::evicted::{Due, Evicted, StoredPart};
 use super::runs::Run;
 use super::stored;
-use crate::key::key_group;
-use crate::state::{Change, Delta, StateKind, StateStore, StoreError, group_prefix, window_key};
+use crate::residents::{CHANGE_BYTES, Head, Resident, Residents};
+use crate::state::{Change, Delta, Epoch, StateKind, StateStore, StoreError, group_prefix, window_key};
+use crate::stored_key::PREFIX_BYTES;
 
-/// A key's place in the table. A place is used again once its key has nothing left.
-pub(super) type Place = u32;
+pub(super) use crate::residents::Place;
 
 /// No end at all.
 pub(super) const NEVER: i64 = i64::MAX;
@@ -63,9 +64,8 @@ pub(super) struct Shown {
 }
 
 /// Everything of one key.
-#[derive(Default)]
 pub(super) struct Keyed {
-    pub key: Box<[u8]>,
+    head: Head,
     /// By start; none overlaps another.
     pub parts: SmallVec<[Part; 1]>,
     /// The earliest end at which the key's windows are due, where one registration serves all.
@@ -76,10 +76,39 @@ pub(super) struct Keyed {
     pub in_segment: bool,
     /// Whether it has changed since the last tick.
     pub changed: bool,
-    dirty: bool,
+}
+
+impl Default for Keyed {
+    fn default() -> Self {
+        let (head, parts) = (Head::default(), SmallVec::new());
+        Self { head, parts, due: NEVER, run: None, in_segment: false, changed: false }
+    }
+}
+
+impl Resident for Keyed {
+    fn head(&self) -> &Head {
+        &self.head
+    }
+    fn head_mut(&mut self) -> &mut Head {
+        &mut self.head
+    }
+    fn heap_bytes(&self) -> usize {
+        let parts = if self.parts.spilled() { self.parts.capacity() * size_of::<Part>() } else { 0 };
+        let of = |part: &Part| {
+            part.accumulator.capacity() + part.changes.as_ref().map_or(0, |_| size_of::<Changes>())
+        };
+        parts + self.parts.iter().map(of).sum::<usize>()
+    }
+    fn may_leave(&self) -> bool {
+        !self.in_segment && !self.changed
+    }
 }
 
 impl Keyed {
+    pub fn key(&self) -> &[u8] {
+        &self.head.key
+    }
+
     /// The place of the part that begins there, or where it would be.
     pub fn find(&self, start: i64) -> Result<usize, usize> {
         match self.parts.last() {
@@ -97,45 +126,44 @@ impl Keyed {
     }
 }
 
-/// All keys of a lane.
+/// The keys of a lane.
 pub(super) struct Table {
     stage: u16,
-    key_groups: u16,
     /// Whether a part's end may change, and another part have that end then.
     ends_move: bool,
-    index: HashTable<Place>,
-    keys: Vec<Keyed>,
-    free: Vec<Place>,
+    keys: Residents<Keyed>,
     /// Keys by the ends at which they are to be looked at; one may stand there in vain, or twice.
     due: BTreeMap<i64, Vec<Place>>,
-    dirty: Vec<Place>,
+    evicted: Evicted,
     deleted: Vec<Vec<u8>>,
-    parts: usize,
+    deleted_bytes: usize,
+    /// How many parts were added since the last barrier, less those removed.
+    opened: i64,
 }
 
 impl Table {
-    pub fn new(stage: u16, key_groups: u16, ends_move: bool) -> Self {
+    /// A table of the key groups `groups` out of `key_groups`, with at most about so many bytes in memory.
+    pub fn new(
+        stage: u16,
+        (groups, key_groups): (Range<u16>, u16),
+        ends_move: bool,
+        bytes_max: usize,
+    ) -> Self {
         Self {
             stage,
-            key_groups,
             ends_move,
-            index: HashTable::new(),
-            keys: Vec::new(),
-            free: Vec::new(),
+            keys: Residents::new(key_groups, bytes_max),
             due: BTreeMap::new(),
-            dirty: Vec::new(),
+            evicted: Evicted::new(groups),
             deleted: Vec::new(),
-            parts: 0,
+            deleted_bytes: 0,
+            opened: 0,
         }
     }
 
     /// The key's place, if it has one; `hint` is where it was.
     pub fn find(&self, key: &[u8], hint: Option<Place>) -> Option<Place> {
-        // The empty key may also be that of a place that is free.
-        if let Some(place) = hint.filter(|p| !key.is_empty() && *self.at(*p).key == *key) {
-            return Some(place);
-        }
-        self.index.find(xxh3_64(key), |p| *self.at(*p).key == *key).copied()
+        self.keys.find(key, hint)
     }
 
     /// Some number of the key's newest part, so that all of it is at hand.
@@ -146,87 +174,73 @@ impl Table {
 
     /// The key's place, made where it has none; `hint` is where it was.
     pub fn place(&mut self, key: &[u8], hint: Option<Place>) -> Place {
-        if let Some(place) = self.find(key, hint) {
-            return place;
-        }
-        let hash = xxh3_64(key);
-        let keyed = Keyed { key: key.into(), due: NEVER, ..Keyed::default() };
-        let place = match self.free.pop() {
-            Some(place) => {
-                self.keys[place as usize] = keyed;
-                place
-            }
-            None => {
-                self.keys.push(keyed);
-                // A lane with 2^32 keys has long been out of memory.
-                Place::try_from(self.keys.len() - 1).unwrap_or(Place::MAX)
-            }
-        };
-        let keys = &self.keys;
-        self.index.insert_unique(hash, place, |p| xxh3_64(&keys[*p as usize].key));
-        place
+        self.keys.place(key, hint)
     }
 
     pub fn at(&self, place: Place) -> &Keyed {
-        &self.keys[place as usize]
+        self.keys.at(place)
     }
 
     pub fn at_mut(&mut self, place: Place) -> &mut Keyed {
-        &mut self.keys[place as usize]
+        self.keys.at_mut(place)
     }
 
     pub fn part(&mut self, place: Place, part: usize) -> &mut Part {
-        &mut self.keys[place as usize].parts[part]
+        &mut self.at_mut(place).parts[part]
     }
 
     pub fn insert(&mut self, place: Place, at: usize, part: Part) {
-        self.parts += 1;
+        self.opened += 1;
+        self.put_back(place, at, part);
+    }
+
+    /// As [`Table::insert`], of a part that was there before.
+    fn put_back(&mut self, place: Place, at: usize, part: Part) {
         self.at_mut(place).parts.insert(at, part);
+        self.keys.count(place);
     }
 
     /// Takes a part away, from the store too.
     pub fn remove(&mut self, place: Place, at: usize) -> Part {
-        self.parts -= 1;
+        self.opened -= 1;
         let part = self.at_mut(place).parts.remove(at);
         if part.stored_end != NOT_STORED {
-            self.delete_stored(place, part.stored_end);
+            let Head { key, group, .. } = self.at(place).head();
+            let stored = window_key(self.stage, *group, part.stored_end, key);
+            self.deleted_bytes += stored.len() + CHANGE_BYTES;
+            self.deleted.push(stored);
         }
         part
     }
 
-    fn delete_stored(&mut self, place: Place, end: i64) {
-        let key = &self.at(place).key;
-        let stored = window_key(self.stage, key_group(key, self.key_groups), end, key);
-        self.deleted.push(stored);
-    }
-
     /// Forgets a key that has nothing left.
     pub fn tidy(&mut self, place: Place) {
-        let keyed = &self.keys[place as usize];
-        if !keyed.parts.is_empty() {
-            return;
-        }
-        let hash = xxh3_64(&keyed.key);
-        if let Ok(entry) = self.index.find_entry(hash, |p| *p == place) {
-            entry.remove();
-            self.keys[place as usize] = Keyed::default();
-            self.free.push(place);
+        if self.at(place).parts.is_empty() {
+            self.keys.remove(place);
         }
     }
 
     /// Has the key looked at when that end is over.
     pub fn register(&mut self, end: i64, place: Place) {
-        self.due.entry(end).or_default().push(place);
+        let keys = &self.keys;
+        let places = self.due.entry(end).or_default();
+        if places.len() == places.capacity() && keys.is_bounded() {
+            // Before it grows: keys that left and came back stand here more than once.
+            places.retain(|place| keys.at(*place).due == end);
+            places.sort_unstable();
+            places.dedup();
+        }
+        places.push(place);
     }
 
     /// The earliest end at which something is due.
     pub fn first_due(&self) -> i64 {
-        self.due.first_key_value().map_or(NEVER, |(end, _)| *end)
+        self.due.first_key_value().map_or(NEVER, |(end, _)| *end).min(self.evicted.first())
     }
 
-    /// The keys that are due at the earliest end, each once, by key.
-    pub fn take_due(&mut self) -> Vec<Place> {
-        let Some((_, places)) = self.due.pop_first() else { return Vec::new() };
+    /// The keys in memory that are due at this end, each once, by key.
+    pub fn take_due(&mut self, end: i64) -> Vec<Place> {
+        let Some(places) = self.due.remove(&end) else { return Vec::new() };
         self.sorted(places)
     }
 
@@ -236,45 +250,48 @@ impl Table {
         let mut by_key: Vec<(u64, Place)> = places
             .into_iter()
             .filter(|p| !self.at(*p).parts.is_empty())
-            .map(|p| (first_bytes(&self.at(p).key), p))
+            .map(|p| (first_bytes(self.at(p).key()), p))
             .collect();
-        by_key.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| self.at(a.1).key.cmp(&self.at(b.1).key)));
+        by_key
+            .sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| self.at(a.1).key().cmp(self.at(b.1).key())));
         by_key.dedup();
         by_key.into_iter().map(|(_, place)| place).collect()
     }
 
     /// Notes that a part is to be stored.
     pub fn mark_dirty(&mut self, place: Place, part: usize) {
-        let keyed = &mut self.keys[place as usize];
-        keyed.parts[part].dirty = true;
-        if !keyed.dirty {
-            keyed.dirty = true;
-            self.dirty.push(place);
-        }
+        let part = &mut self.keys.at_mut(place).parts[part];
+        part.dirty = true;
+        let value_bytes = part.accumulator.len();
+        self.keys.mark_dirty(place, value_bytes);
     }
 
-    /// How many panes or sessions are open.
-    pub fn len(&self) -> usize {
-        self.parts
+    /// How many more parts there are than at the last call.
+    pub fn take_opened(&mut self) -> i64 {
+        std::mem::take(&mut self.opened)
     }
 
-    /// What has changed since the last call.
-    pub fn take_delta(&mut self, delta: &mut Delta) {
+    /// About what a delta of now would hold, in bytes.
+    pub fn changed_bytes(&self) -> usize {
+        self.keys.dirty_bytes() + self.deleted_bytes
+    }
+
+    /// What has changed since the last call, which this epoch stores.
+    pub fn take_delta(&mut self, epoch: Epoch, delta: &mut Delta) {
         let mut written = Vec::new();
-        for place in std::mem::take(&mut self.dirty) {
-            let (stage, group) = (self.stage, key_group(&self.at(place).key, self.key_groups));
-            let keyed = &mut self.keys[place as usize];
-            keyed.dirty = false;
-            for part in keyed.parts.iter_mut().filter(|p| p.dirty) {
+        for place in self.keys.take_dirty(epoch) {
+            let Keyed { head, parts, .. } = self.keys.at_mut(place);
+            for part in parts.iter_mut().filter(|p| p.dirty) {
                 part.dirty = false;
                 if part.stored_end != NOT_STORED && part.stored_end != part.end {
-                    self.deleted.push(window_key(stage, group, part.stored_end, &keyed.key));
+                    self.deleted.push(window_key(self.stage, head.group, part.stored_end, &head.key));
                 }
                 part.stored_end = part.end;
-                let key = window_key(stage, group, part.end, &keyed.key);
+                let key = window_key(self.stage, head.group, part.end, &head.key);
                 written.push(Change { key, value: Some(stored::write(part)), share: None });
             }
         }
+        self.deleted_bytes = 0;
         let mut deleted = std::mem::take(&mut self.deleted);
         if self.ends_move {
             // What is written to an end that another part left counts.
@@ -287,7 +304,97 @@ impl Table {
         delta.changes.append(&mut written);
     }
 
-    /// Reads a key group back; `each` is told of every part.
+    /// An epoch is in the store.
+    pub fn committed(&mut self, epoch: Epoch) {
+        self.keys.committed(epoch);
+    }
+
+    /// Has keys leave where the table is above its bound.
+    pub fn make_room(&mut self) {
+        let evicted = &mut self.evicted;
+        self.keys.make_room(|gone| {
+            gone.parts.iter().for_each(|part| evicted.add(gone.head.group, part.end));
+        });
+    }
+
+    /// Whether parts may be in the store alone.
+    pub fn lacks_parts(&self) -> bool {
+        !self.evicted.is_empty()
+    }
+
+    /// The stored key of a part, if it may be in the store while it isn't here.
+    pub fn evicted_key(&self, key: &[u8], end: i64) -> Option<Vec<u8>> {
+        let group = self.keys.group(key);
+        self.evicted.may_hold(group, end).then(|| window_key(self.stage, group, end, key))
+    }
+
+    /// Brings parts back that left, those of them that are in the store; `each` is told of every one.
+    pub fn bring_back(
+        &mut self,
+        store: &dyn StateStore,
+        stored_keys: &[Vec<u8>],
+        mut each: impl FnMut(&mut Self, Place, usize),
+    ) -> Result<(), StoreError> {
+        for (stored_key, value) in stored_keys.iter().zip(store.get_many(stored_keys)?) {
+            let (Some(value), Some((end, key))) = (value, split_key(stored_key)) else { continue };
+            let part = stored::read(end, &value).ok_or_else(|| stored::damaged(self.stage))?;
+            let (place, at) = self.put_stored(key, part);
+            each(self, place, at);
+        }
+        Ok(())
+    }
+
+    /// The next keys that are due at an end, up to so many, by key: those in memory among `places`, and those
+    /// that `stored` brings back.
+    pub fn take_due_of_both(
+        &mut self,
+        places: &mut std::iter::Peekable<std::vec::IntoIter<Place>>,
+        stored: &mut Due<'_>,
+        most: usize,
+    ) -> Result<Vec<Place>, StoreError> {
+        let mut taken = Vec::new();
+        while taken.len() < most {
+            let order = match (places.peek(), stored.key()) {
+                (Some(here), Some(there)) => self.at(*here).key().cmp(there),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (None, None) => break,
+            };
+            if order != Ordering::Less {
+                let there = stored.take()?;
+                // What is in memory is what counts: it may be newer.
+                if let Some(StoredPart { key, part }) = there.filter(|_| order == Ordering::Greater) {
+                    let end = part.end;
+                    let (place, _) = self.put_stored(&key, part);
+                    self.at_mut(place).due = end;
+                    taken.push(place);
+                }
+            }
+            if order != Ordering::Greater {
+                taken.extend(places.next());
+            }
+        }
+        Ok(taken)
+    }
+
+    /// The stored parts with this end.
+    pub fn stored_due<'a>(&self, store: &'a dyn StateStore, end: i64) -> Result<Due<'a>, StoreError> {
+        Due::open(store, self.stage, &self.evicted, end)
+    }
+
+    /// All parts with ends up to this one are closed.
+    pub fn closed(&mut self, store: &dyn StateStore, end: i64) -> Result<(), StoreError> {
+        if self.evicted.first() <= end { self.evicted.close(store, self.stage, end) } else { Ok(()) }
+    }
+
+    fn put_stored(&mut self, key: &[u8], part: Part) -> (Place, usize) {
+        let place = self.place(key, None);
+        let at = self.at(place).find(part.start).unwrap_or_else(|at| at);
+        self.put_back(place, at, part);
+        (place, at)
+    }
+
+    /// Reads a key group back, as far as there is room; `each` is told of every part.
     pub fn restore(
         &mut self,
         store: &dyn StateStore,
@@ -296,25 +403,49 @@ impl Table {
         mut each: impl FnMut(&mut Self, Place, usize),
     ) -> Result<(), StoreError> {
         let prefix = group_prefix(StateKind::Window, self.stage, group);
-        let mut damage = None;
-        store.scan(&prefix, &mut |stored, value| {
-            let found = stored.get(prefix.len()..).and_then(|s| s.split_first_chunk::<8>());
-            let Some((end, key)) = found else {
+        let (mut damage, mut is_whole) = (None, true);
+        let is_bounded = self.keys.is_bounded();
+        let mut visit = |stored: &[u8], value: &[u8]| {
+            if !self.keys.may_restore() {
+                is_whole = false;
+                return ControlFlow::Break(());
+            }
+            let Some((end, key)) = split_key(stored) else {
                 damage = Some("a window's key is too short");
-                return;
+                return ControlFlow::Break(());
             };
-            let Some(part) = stored::read(i64::from_be_bytes(*end), value) else {
+            let Some(part) = stored::read(end, value) else {
                 damage = Some("a window's value can't be read");
-                return;
+                return ControlFlow::Break(());
             };
-            let place = self.place(key, None);
-            let at = self.at(place).find(part.start).unwrap_or_else(|at| at);
-            self.insert(place, at, part);
+            let (place, at) = self.put_stored(key, part);
             each(self, place, at);
-        })?;
-        let what = || format!("the state of the stage `{stage_name}`");
-        damage.map_or(Ok(()), |cause| Err(StoreError::Corrupt { what: what(), cause: cause.to_owned() }))
+            ControlFlow::Continue(())
+        };
+        if is_bounded {
+            store.entries(&prefix, None, &mut visit)?;
+        } else {
+            store.scan(&prefix, &mut |stored, value| {
+                let _ = visit(stored, value);
+            })?;
+        }
+        if let Some(cause) = damage {
+            let what = format!("the state of the stage `{stage_name}`");
+            return Err(StoreError::Corrupt { what, cause: cause.to_owned() });
+        }
+        if is_whole { Ok(()) } else { self.evicted.add_stored(store, self.stage, group) }
     }
+
+    /// How many parts are in memory.
+    pub fn parts(&self) -> usize {
+        self.keys.iter().map(|keyed| keyed.parts.len()).sum()
+    }
+}
+
+/// The end and the key in a part's stored key.
+fn split_key(stored: &[u8]) -> Option<(i64, &[u8])> {
+    let (end, key) = stored.get(PREFIX_BYTES..)?.split_first_chunk::<8>()?;
+    Some((i64::from_be_bytes(*end), key))
 }
 
 /// The first eight bytes of a key, as a number that sorts alike.

@@ -14,7 +14,7 @@ use wasmill_engine::commit::Collector;
 use wasmill_engine::coordinator::{Coordinator, FoundPartition};
 use wasmill_engine::input::Decoder;
 use wasmill_engine::key::Path as FieldPath;
-use wasmill_engine::lane::{KeyedSpec, Lane};
+use wasmill_engine::lane::{EVERYTHING, KeyedSpec, Lane};
 use wasmill_engine::output::{Routes, SinkRoute, Takes};
 use wasmill_engine::position::{PartitionId, Progress};
 use wasmill_engine::stage::{StageKind, StageSpec};
@@ -164,14 +164,20 @@ pub(super) async fn assemble(
             extent,
         })
         .collect();
-    let collector = Collector::new(lanes, generation, topology.shape(), checkpoint.as_ref());
     let read: Arc<dyn StateStore> = Arc::new(PatientStore::new(&store, ends));
+    // What doesn't outlive the process is nowhere but in memory.
+    let cache_bytes = match store.is_durable() {
+        true => pipeline.limits.state_cache_bytes_max / lanes.max(1),
+        false => EVERYTHING,
+    };
     let restored = || {
         let (topology, routes, read) = (Arc::clone(&topology), Arc::clone(&routes), Arc::clone(&read));
-        let lane = move |n| Lane::new(&topology.keyed, &routes, &read, topology.key_groups, (n, lanes));
+        let lane =
+            move |n| Lane::new(&topology.keyed, &routes, &read, topology.key_groups, (n, lanes), cache_bytes);
         off_the_network(move || (0..lanes).map(lane).collect::<Result<Vec<_>, StoreError>>())
     };
     let lanes = insist!(ends, "the store", restored()).map_err(outside)?;
+    let collector = Collector::new(&lanes, generation, topology.shape(), checkpoint.as_ref());
     let resumed = checkpoint.is_some();
     Ok(Assembled {
         sandbox,

@@ -244,7 +244,7 @@ impl Observed {
         self.commit_seconds.observe(took.as_secs_f64());
     }
 
-    pub fn counted(&self, counts: Counts, open_windows: usize) {
+    pub fn counted(&self, counts: Counts, open_windows: u64) {
         self.committed.inc_by(counts.read);
         self.dropped.inc_by(counts.dropped);
         self.late.inc_by(counts.late);

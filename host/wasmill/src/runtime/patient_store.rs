@@ -1,4 +1,4 @@
-//! The store as lanes read it for plugins: one that is away is waited for.
+//! The store as lanes read it: one that is away is waited for.
 
 use std::sync::Arc;
 
@@ -8,9 +8,9 @@ use wasmill_engine::state::{
 
 use super::retry::{Backoff, Ends};
 
-/// A store whose [`get`](StateStore::get) answers once the store is there. A lane is in the midst of a plugin's
-/// call then, and has nothing else to do; what it could not read must not be held against a message. All other
-/// calls are the store's own: whoever makes them waits in a way of its own.
+/// A store whose [`get`](StateStore::get) and [`get_many`](StateStore::get_many) answer once the store is there. A
+/// lane is in the midst of a batch then, and has nothing else to do; what it could not read must not be held
+/// against a message. All other calls are the store's own: whoever makes them waits in a way of its own.
 pub(super) struct PatientStore {
     store: Arc<dyn StateStore>,
     ends: Ends,
@@ -20,13 +20,11 @@ impl PatientStore {
     pub fn new(store: &Arc<dyn StateStore>, ends: &Ends) -> Self {
         Self { store: Arc::clone(store), ends: ends.clone() }
     }
-}
 
-impl StateStore for PatientStore {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+    fn patiently<T>(&self, read: impl Fn() -> Result<T, StoreError>) -> Result<T, StoreError> {
         let mut backoff = Backoff::new();
         loop {
-            match self.store.get(key) {
+            match read() {
                 Err(StoreError::Away { what, cause }) => {
                     std::thread::sleep(self.ends.away("the store", &mut backoff, &what, &cause));
                 }
@@ -39,7 +37,19 @@ impl StateStore for PatientStore {
             }
         }
     }
+}
 
+impl StateStore for PatientStore {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.patiently(|| self.store.get(key))
+    }
+    fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+        self.patiently(|| self.store.get_many(keys))
+    }
+
+    fn last_key(&self, prefix: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.store.last_key(prefix)
+    }
     fn name(&self) -> String {
         self.store.name()
     }

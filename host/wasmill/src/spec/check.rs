@@ -136,6 +136,12 @@ impl Checker {
                 }),
                 answer_bytes_max: self.size("limits.answer", l.answer, 64, d.answer_bytes_max),
                 queue_bytes_max: self.size("limits.queue", l.queue, 1, d.queue_bytes_max),
+                state_cache_bytes_max: self.size(
+                    "limits.state_cache",
+                    l.state_cache,
+                    1 << 20,
+                    d.state_cache_bytes_max,
+                ),
             }
         });
         let key_groups =

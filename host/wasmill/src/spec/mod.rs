@@ -244,6 +244,8 @@ pub struct Limits {
     pub answer_bytes_max: usize,
     /// The most that waits between two parts of the pipeline.
     pub queue_bytes_max: usize,
+    /// About the most of the committed state that is in memory, where it need not be.
+    pub state_cache_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -255,6 +257,7 @@ impl Default for Limits {
             fuel: 1_000_000_000,
             answer_bytes_max: 64 << 20,
             queue_bytes_max: 4 << 20,
+            state_cache_bytes_max: 256 << 20,
         }
     }
 }

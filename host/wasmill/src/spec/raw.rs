@@ -229,6 +229,9 @@ pub struct RawLimits {
     pub answer: Option<Located<HumanSize>>,
     /// The most that waits between two parts of the pipeline. Default: 4MiB.
     pub queue: Option<Located<HumanSize>>,
+    /// How much committed state the pipeline keeps in memory, where its store could do without: the rest is
+    /// read when it is asked for. Default: 256MiB.
+    pub state_cache: Option<Located<HumanSize>>,
 }
 
 /// A plugin in a stage: its name, or the long form.
