@@ -3,6 +3,7 @@
 mod servers;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -133,6 +134,13 @@ fn entries_come_in_order_from_a_place_on_as_far_as_they_are_wanted() {
             store.entries(prefix, after, visit).expect("the entries");
             found
         };
+        // Asked for in an order of their own, one twice, and some that are not there.
+        let mut asked: Vec<Vec<u8>> = keys.iter().rev().cloned().collect();
+        asked.extend(bytes(&[b"a", b"none", b"a\0\0\0"]));
+        let value = |key: &Vec<u8>| sorted.contains(key).then(|| [b"of ", key.as_slice()].concat());
+        let values: Vec<_> = asked.iter().map(value).collect();
+        assert_eq!(store.get_many(&asked).expect("the values"), values, "{}", store.name());
+        assert_eq!(store.get_many(&[]).expect("nothing"), [], "{}", store.name());
         for prefix in [b"".as_slice(), b"a", b"a\0", b"a*", b"a\xFF", b"b", b"\xFF", b"x"] {
             for after in std::iter::once(None).chain(keys.iter().map(|key| Some(key.as_slice()))) {
                 let expected: Vec<_> = sorted
@@ -144,6 +152,8 @@ fn entries_come_in_order_from_a_place_on_as_far_as_they_are_wanted() {
                 assert_eq!(entries(prefix, after, usize::MAX), expected, "{place}");
                 assert_eq!(entries(prefix, after, 2), expected[..expected.len().min(2)], "{place}");
             }
+            let last = sorted.iter().rfind(|key| key.starts_with(prefix));
+            assert_eq!(store.last_key(prefix).expect("a key").as_ref(), last, "{} {prefix:?}", store.name());
         }
     });
 }
@@ -288,12 +298,12 @@ fn another_format_is_told_and_can_be_reset() {
     store.commit(&delta(&[("a", Some("1"))]), &checkpoint(1, 0)).expect("a commit");
     drop(store);
     for mark in ["2\n", "1", "", "\u{1b}["] {
-        std::fs::write(directory.path().join("FORMAT"), mark).expect("a mark");
+        fs::write(directory.path().join("FORMAT"), mark).expect("a mark");
         let error = DiskStore::open(directory.path()).err().expect("another format");
         assert!(matches!(error, StoreError::Format { expected: 1, .. }), "{error}");
         assert!(!error.to_string().contains('\u{1b}'));
     }
-    std::fs::remove_file(directory.path().join("FORMAT")).expect("no mark");
+    fs::remove_file(directory.path().join("FORMAT")).expect("no mark");
     let error = DiskStore::open(directory.path()).err().expect("no format").to_string();
     assert!(
         error.contains("holds state of format unknown (no FORMAT file); this wasmill reads format 1"),
@@ -305,18 +315,48 @@ fn another_format_is_told_and_can_be_reset() {
     assert_eq!((store.generation().expect("1"), store.checkpoint().expect("none")), (1, None));
 }
 
+/// A crash while the first database is made leaves nothing that is in the way of the next one.
+#[test]
+fn a_database_that_was_half_made_is_made_anew() {
+    let made: [&[&str]; 5] = [
+        &["FORMAT"],
+        &["FORMAT", "db/lock"],
+        &["FORMAT", "db/lock", "db/keyspaces/0/x"],
+        &["FORMAT", "db/lock", "db/keyspaces/0/x", "db/0.jnl"],
+        &["FORMAT", "db/lock", "db/keyspaces/0/x", "db/0.jnl", "db/version"],
+    ];
+    for files in made {
+        let directory = tempfile::tempdir().expect("a directory");
+        for name in files {
+            let path = directory.path().join(name);
+            fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+            fs::write(path, if *name == "FORMAT" { "1\n" } else { "" }).expect("written");
+        }
+        let store = DiskStore::open(directory.path()).unwrap_or_else(|e| panic!("{files:?}: {e}"));
+        store.commit(&delta(&[("a", Some("1"))]), &checkpoint(1, 0)).expect("committed");
+        drop(store);
+        let store = DiskStore::open(directory.path()).expect("again");
+        assert_eq!(all(&store, ""), pairs(&[("a", "1")]), "{files:?}");
+        drop(store);
+        // With something stored, a lost `version` is damage.
+        fs::remove_file(directory.path().join("db/version")).expect("removed");
+        assert!(DiskStore::open(directory.path()).is_err());
+        assert!(directory.path().join("db/0.jnl").exists());
+    }
+}
+
 #[test]
 fn a_directory_that_cannot_be_written_is_told_with_its_path() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("file");
-    std::fs::write(&path, "").expect("a file");
+    fs::write(&path, "").expect("a file");
     let error = DiskStore::open(&path.join("state")).err().expect("refused").to_string();
     assert!(error.contains("file/state") && error.contains("not a directory"), "{error}");
 }
 
 fn files(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(directory).expect("a directory") {
+    for entry in fs::read_dir(directory).expect("a directory") {
         let path = entry.expect("an entry").path();
         if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
     }
@@ -327,12 +367,12 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 fn copy(from: &Path, to: &Path) {
     for file in files(from) {
         let target = to.join(file.strip_prefix(from).expect("below"));
-        std::fs::create_dir_all(target.parent().expect("a parent")).expect("a directory");
+        fs::create_dir_all(target.parent().expect("a parent")).expect("a directory");
         // Logs are made longer than they are full: a copy of what they hold, with a hole behind it.
-        let bytes = std::fs::read(&file).expect("a file");
+        let bytes = fs::read(&file).expect("a file");
         let full = bytes.iter().rposition(|b| *b != 0).map_or(0, |at| at + 1);
-        std::fs::write(&target, &bytes[..full]).expect("a copy");
-        let copy = std::fs::File::options().write(true).open(&target).expect("a copy");
+        fs::write(&target, &bytes[..full]).expect("a copy");
+        let copy = fs::File::options().write(true).open(&target).expect("a copy");
         copy.set_len(bytes.len() as u64).expect("a hole");
     }
 }
@@ -400,7 +440,7 @@ fn damages(good: &Path) -> Vec<(PathBuf, Damage)> {
     let files: Vec<_> = files(good)
         .into_iter()
         .map(|file| {
-            let bytes = std::fs::read(&file).expect("a file");
+            let bytes = fs::read(&file).expect("a file");
             // Logs are made longer than they are full.
             let full = bytes.iter().rposition(|b| *b != 0).map_or(0, |at| (at + 16).min(bytes.len()));
             (file.strip_prefix(good).expect("below").to_owned(), bytes[..full].to_vec())
@@ -437,11 +477,11 @@ fn child_of_no_damage_gives_a_wrong_answer() {
     let expected = whole(&twin).expect("the good one");
     for (n, (name, damage)) in damages(&good).into_iter().enumerate().skip(from) {
         let bad = good.with_file_name("bad");
-        let _ = std::fs::remove_dir_all(&bad);
+        let _ = fs::remove_dir_all(&bad);
         copy(&good, &bad);
-        let mut bytes = std::fs::read(good.join(&name)).expect("a file");
+        let mut bytes = fs::read(good.join(&name)).expect("a file");
         damage.to(&mut bytes);
-        std::fs::write(bad.join(&name), bytes).expect("the damage");
+        fs::write(bad.join(&name), bytes).expect("the damage");
         let outcome = match std::panic::catch_unwind(|| whole(&bad)) {
             Ok(Ok(answer)) if answer == expected => "same",
             Ok(Ok(_)) => "another",

@@ -32,6 +32,30 @@ pub(super) fn damage(database: &Path) -> io::Result<Option<String>> {
     Ok(None)
 }
 
+/// Removes what is left of a database whose making was cut off by a crash: fjall makes its `version` last, and
+/// takes a folder without it for an empty one. To be called where nothing can be stored yet.
+pub(super) fn clear_half_made(database: &Path) -> io::Result<()> {
+    let is_made = fs::metadata(database.join("version")).is_ok_and(|version| version.len() > 0);
+    let lock = match File::open(database.join("lock")) {
+        Ok(lock) if !is_made => lock,
+        Ok(_) => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    if lock.try_lock().is_err() {
+        // Somebody makes it now.
+        return Ok(());
+    }
+    for entry in entries(database)? {
+        match entry.file_name() {
+            Some(name) if name == "lock" => {}
+            _ if entry.is_dir() => fs::remove_dir_all(&entry)?,
+            _ => fs::remove_file(&entry)?,
+        }
+    }
+    Ok(())
+}
+
 fn entries(directory: &Path) -> io::Result<Vec<std::path::PathBuf>> {
     match fs::read_dir(directory) {
         Ok(entries) => entries.map(|e| e.map(|e| e.path())).collect(),
