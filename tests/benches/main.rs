@@ -13,6 +13,7 @@ mod clock;
 mod contender;
 mod copy;
 mod kafka;
+mod keys;
 mod native;
 mod report;
 mod untimed;
@@ -35,6 +36,9 @@ fn main() -> std::process::ExitCode {
     }
     if asked("built-ins") {
         built_ins::measure(&mut report);
+    }
+    if asked("keys") {
+        keys::measure(&mut report);
     }
     if asked("pipeline") {
         whole::measure(&mut report);
