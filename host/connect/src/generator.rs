@@ -69,7 +69,7 @@ impl Default for GeneratorSourceSpec {
 
 impl SourceConnector for GeneratorSourceSpec {
     fn traits(&self) -> SourceTraits {
-        SourceTraits { seekable: true, bounded: self.count.is_some(), shared: false }
+        SourceTraits { seekable: true, bounded: self.count.is_some(), shared: false, append_times: false }
     }
 
     fn source(&self) -> Result<Box<dyn Source>, ConnectorError> {

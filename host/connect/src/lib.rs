@@ -51,6 +51,8 @@ pub struct SourceTraits {
     pub bounded: bool,
     /// Whether several processes can share its partitions out between them: [`Source::join`].
     pub shared: bool,
+    /// Whether its records can tell when it took them in: [`Source::check_append_times`].
+    pub append_times: bool,
 }
 
 /// One partition of a source.
@@ -115,6 +117,12 @@ pub trait Source: Send {
     /// what is assigned; one that was taken away meanwhile is outdated.
     async fn join(&mut self, _: Positions) -> Result<Box<dyn Membership>, ConnectorError> {
         Err(ConnectorError::Fatal("this source can't be shared between processes".to_owned()))
+    }
+    /// Makes sure that its records tell when it took them in
+    /// ([`RawRecord::appended_ms`](wasmill_engine::input::RawRecord::appended_ms)), as far as it can be known
+    /// beforehand; asked where a pipeline goes by it. Fatal where they don't, with what to do.
+    async fn check_append_times(&mut self) -> Result<(), ConnectorError> {
+        Err(ConnectorError::Fatal("this source doesn't tell when it took its messages in".to_owned()))
     }
     /// A reader of one partition from `offset` on: the next offset to read, or [`Partition::begin`] where
     /// nothing is committed. An offset outside the log is fatal and says so.

@@ -77,7 +77,7 @@ fn the_append_time_stands_in_where_there_is_no_timestamp() {
         let record = RawRecord {
             value: 0..line.len(),
             key: Some(line.len()..data.len()),
-            appended_ms: appended,
+            time_ms: appended,
             ..RawRecord::default()
         };
         JsonDecoder.decode(&record, &data, &mut frame).expect(line);

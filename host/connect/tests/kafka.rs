@@ -162,8 +162,9 @@ fn round_trip(broker: &Broker) {
         for raw in &batches {
             for record in &raw.records {
                 assert_eq!(record.next, record.offset + 1);
-                let appended = record.appended_ms.expect("a time");
-                assert!(appended > 1_600_000_000_000, "{appended}");
+                let time = record.time_ms.expect("a time");
+                assert!(time > 1_600_000_000_000, "{time}");
+                assert_eq!(record.appended_ms, None, "it is the producer's");
                 assert_eq!(record.headers.len(), 2);
                 assert_eq!(record.tombstone, record.offset == 1);
                 let mut frame = FrameBuf::default();

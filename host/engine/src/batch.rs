@@ -17,11 +17,13 @@ pub struct Passed {
     pub dropped: u32,
     /// How many of them went to the dead-letter queue.
     pub dead: u32,
+    /// How many of them had an event time too far ahead, and were given another.
+    pub clamped: u32,
 }
 
 impl Passed {
     /// Nothing left.
-    pub const NONE: Self = Self { time: START, read: 0, dropped: 0, dead: 0 };
+    pub const NONE: Self = Self { time: START, read: 0, dropped: 0, dead: 0, clamped: 0 };
 
     /// Both together.
     #[must_use]
@@ -31,6 +33,7 @@ impl Passed {
             read: self.read + other.read,
             dropped: self.dropped + other.dropped,
             dead: self.dead + other.dead,
+            clamped: self.clamped + other.clamped,
         }
     }
 }
@@ -45,6 +48,8 @@ pub struct Row {
     pub offset: u64,
     /// Stream time at this message, set by the coordinator.
     pub stamp: i64,
+    /// The latest event time that it may have; `i64::MAX` where nothing bounds it.
+    pub latest: i64,
     /// Which of its results, numbered when the stages before the key_by are done; 0 until then.
     pub index: u32,
     /// Which of the results of that, numbered when the stages behind the key_by are done; 0 until then.
@@ -70,13 +75,15 @@ impl Leaving {
         Self { earlier: Passed::NONE, same: Passed::NONE, offset: None, any: false }
     }
 
-    /// A message leaves; its own counts and what left before it go with it.
+    /// A message leaves; its own counts and what left before it go with it. A time later than it may have
+    /// moves nothing.
     pub fn leave(&mut self, row: &Row, time: i64, dropped: bool, dead: bool) {
         self.any = true;
         self.turn(row.offset);
         self.earlier = self.earlier.and(row.passed);
         let (dropped, dead) = (u32::from(dropped), u32::from(dead));
-        self.same = self.same.and(row.own).and(Passed { time, read: 0, dropped, dead });
+        let time = if time > row.latest { START } else { time };
+        self.same = self.same.and(row.own).and(Passed { time, dropped, dead, ..Passed::NONE });
     }
 
     /// A message stays.
@@ -140,15 +147,17 @@ impl Batch {
     /// Adds a message of the source.
     pub fn push(&mut self, parts: &Parts<'_>, offset: u64) {
         self.frame.push(parts);
-        self.push_row(offset);
+        self.push_row(offset, i64::MAX);
     }
 
-    /// Adds the row of a message of the source that is in the frame already.
-    pub fn push_row(&mut self, offset: u64) {
+    /// Adds the row of a message of the source that is in the frame already, with the latest event time that
+    /// it may have.
+    pub fn push_row(&mut self, offset: u64, latest: i64) {
         self.rows.push(Row {
             partition: self.partition,
             offset,
             stamp: START,
+            latest,
             index: 0,
             emit: 0,
             own: Passed { read: 1, ..Passed::NONE },

@@ -104,13 +104,13 @@ impl Collector {
     }
 }
 
-const NAMES: [&str; 6] = ["read", "dropped", "late", "dead_letters", "written", "windows_fired"];
+const NAMES: [&str; 7] = ["read", "dropped", "late", "dead_letters", "written", "windows_fired", "clamped"];
 
 const OPEN_WINDOWS: &str = "open_windows";
 
 /// Totals as a checkpoint keeps them.
 fn counts_to(c: Counts, open_windows: u64) -> BTreeMap<String, u64> {
-    let values = [c.read, c.dropped, c.late, c.dead, c.written, c.fired];
+    let values = [c.read, c.dropped, c.late, c.dead, c.written, c.fired, c.clamped];
     let mut counts: BTreeMap<String, u64> = NAMES.iter().map(|n| (*n).to_owned()).zip(values).collect();
     counts.insert(OPEN_WINDOWS.to_owned(), open_windows);
     counts
@@ -120,5 +120,13 @@ fn counts_to(c: Counts, open_windows: u64) -> BTreeMap<String, u64> {
 #[must_use]
 pub fn counts_from(counts: &BTreeMap<String, u64>) -> Counts {
     let get = |i: usize| counts.get(NAMES[i]).copied().unwrap_or_default();
-    Counts { read: get(0), dropped: get(1), late: get(2), dead: get(3), written: get(4), fired: get(5) }
+    Counts {
+        read: get(0),
+        dropped: get(1),
+        late: get(2),
+        dead: get(3),
+        written: get(4),
+        fired: get(5),
+        clamped: get(6),
+    }
 }

@@ -400,6 +400,7 @@ impl Coordinator {
         let counts = Counts {
             read: left.read,
             dropped: left.dropped,
+            clamped: left.clamped,
             dead: left.dead,
             written: if self.has_lanes { 0 } else { left.released },
             ..Counts::default()

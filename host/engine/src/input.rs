@@ -30,7 +30,9 @@ pub struct RawRecord {
     pub headers: Vec<Header>,
     /// Where its key is, if the log gives one.
     pub key: Option<Range<usize>>,
-    /// When the log took it in, in milliseconds, if the log says.
+    /// The time that the log has for it, in milliseconds: its producer's, or when it was taken in.
+    pub time_ms: Option<i64>,
+    /// When the log took it in, in milliseconds, if the log says that.
     pub appended_ms: Option<i64>,
     /// Its line, counted from 1, where the log is text that people look into.
     pub line: Option<u64>,

@@ -42,6 +42,8 @@ pub struct Counts {
     pub written: u64,
     /// Windows that fired.
     pub fired: u64,
+    /// Messages whose event time was too far ahead, and which were given another.
+    pub clamped: u64,
 }
 
 impl Counts {
@@ -53,6 +55,7 @@ impl Counts {
         self.dead += other.dead;
         self.written += other.written;
         self.fired += other.fired;
+        self.clamped += other.clamped;
     }
 }
 
@@ -84,7 +87,7 @@ pub struct LaneEpoch {
 enum LaneStage {
     Stage(Stage),
     Window(Box<Windowed>),
-    Running(Running),
+    Running(Box<Running>),
 }
 
 /// A lane.
@@ -130,7 +133,7 @@ impl Lane {
                     LaneStage::Window(Box::new(Windowed::new(spec, number, groups, store, bytes_max)))
                 }
                 KeyedSpec::Running(spec) => {
-                    LaneStage::Running(Running::new(spec, number, key_groups, store, bytes_max))
+                    LaneStage::Running(Box::new(Running::new(spec, number, key_groups, store, bytes_max)))
                 }
             };
             if let LaneStage::Window(windowed) = &mut stage {

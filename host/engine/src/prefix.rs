@@ -1,4 +1,4 @@
-//! The prefix: decode, event time, stateless stages, key. It keeps no state, so several workers may run
+//! The prefix: decode, event time, stateless stages, bounds on event times, key. It keeps no state, so several workers may run
 //! a partition's batches side by side; the coordinator puts the results back in order.
 
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::output::{Outbox, OutputId, Routes};
 use crate::position::PartitionId;
 use crate::stage::{Fate, LeavingAt, Origins, Stage, retime};
 use crate::time::{TIMESTAMP_NONE, timestamp_in_range};
-use crate::topology::{TimeSpec, Topology};
+use crate::topology::{OnAhead, TimeSpec, Topology};
 
 /// What the prefix made of a raw batch.
 #[derive(Debug)]
@@ -60,6 +60,7 @@ impl Prefix {
         for stage in &mut self.stages {
             stage.run(&mut batch, Origins::Source, &self.routes, &mut out);
         }
+        self.bound_times(&mut batch, &mut out);
         self.set_keys(&mut batch, &mut out);
         batch.number();
         if !self.topology.has_lanes() {
@@ -87,7 +88,9 @@ impl Prefix {
             match decoded {
                 Ok(()) => {
                     debug_assert_eq!(batch.frame.len(), before + 1);
-                    batch.push_row(record.offset);
+                    let latest = self.topology.max_ahead.zip(record.appended_ms);
+                    let latest = latest.map_or(i64::MAX, |(most, from)| from.saturating_add(most.ms));
+                    batch.push_row(record.offset, latest);
                 }
                 Err(reason) => {
                     let reason = match record.line {
@@ -109,6 +112,33 @@ impl Prefix {
             self.take_out_failed(&mut batch, "source", out);
         }
         batch
+    }
+
+    /// Deals with event times too far ahead of the log, as the stages have left them.
+    fn bound_times(&self, batch: &mut Batch, out: &mut Outbox) {
+        let Some(most) = self.topology.max_ahead else { return };
+        for index in 0..batch.len() {
+            let (time, latest) = (batch.frame.get(index).timestamp(), batch.rows[index].latest);
+            if time <= latest {
+                continue;
+            }
+            match most.beyond {
+                OnAhead::Clamp => {
+                    retime(&mut batch.frame, index, latest);
+                    batch.rows[index].own.clamped += 1;
+                }
+                OnAhead::DeadLetter => {
+                    let appended = latest - most.ms;
+                    let ahead = time - appended;
+                    let reason = format!(
+                        "the event time {time} is {ahead} ms ahead of {appended}, when the log took the message in: more than `max_ahead`, which is {} ms",
+                        most.ms
+                    );
+                    batch.fail(index, "time", reason);
+                }
+            }
+        }
+        self.take_out_failed(batch, "source", out);
     }
 
     fn set_keys(&mut self, batch: &mut Batch, out: &mut Outbox) {

@@ -30,6 +30,26 @@ pub struct TimeSpec {
     pub parse: fn(&str) -> Result<i64, String>,
 }
 
+/// How far an event time may be ahead of the time at which the log took the message in. A message of which
+/// the log doesn't tell that is not bounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MaxAhead {
+    /// So many milliseconds.
+    pub ms: i64,
+    /// What becomes of one that is further ahead.
+    pub beyond: OnAhead,
+}
+
+/// What becomes of a message whose event time is too far ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnAhead {
+    /// It goes to the dead-letter queue.
+    #[default]
+    DeadLetter,
+    /// It gets the latest event time that is allowed.
+    Clamp,
+}
+
 /// A pipeline as the engine runs it.
 #[derive(Clone)]
 pub struct Topology {
@@ -37,6 +57,8 @@ pub struct Topology {
     pub decoders: Vec<Arc<dyn Decoder>>,
     /// Where event time comes from, if not from the decoder.
     pub time: Option<TimeSpec>,
+    /// How far it may be ahead of the log; none: any distance.
+    pub max_ahead: Option<MaxAhead>,
     /// The stateless stages before the key_by.
     pub prefix: Vec<Arc<StageSpec>>,
     /// The key, if there is a key_by.

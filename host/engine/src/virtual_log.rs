@@ -68,6 +68,7 @@ pub(crate) struct Left {
     pub read: u64,
     pub dropped: u64,
     pub dead: u64,
+    pub clamped: u64,
     pub released: u64,
 }
 
@@ -76,6 +77,7 @@ impl Left {
         self.read += u64::from(passed.read);
         self.dropped += u64::from(passed.dropped);
         self.dead += u64::from(passed.dead);
+        self.clamped += u64::from(passed.clamped);
     }
 }
 

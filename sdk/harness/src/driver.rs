@@ -61,6 +61,7 @@ impl Steps {
             topology: Topology {
                 decoders: vec![Arc::new(JsonDecoder)],
                 time: None,
+                max_ahead: None,
                 prefix: Vec::new(),
                 key: None,
                 keyed: Vec::new(),

@@ -145,6 +145,7 @@ pub fn topology(keyed: Vec<KeyedSpec>, order: Order) -> Topology {
     Topology {
         decoders: vec![Arc::new(JsonDecoder)],
         time: None,
+        max_ahead: None,
         prefix: vec![drop_filter(), odd_transform()],
         key: Some(KeySpec { paths: vec![Path::Payload(vec!["k".to_owned()])], on_null: OnNull::default() }),
         keyed,

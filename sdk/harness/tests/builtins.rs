@@ -114,6 +114,7 @@ fn scenario(keyed: KeyedSpec, logs: &[Vec<Sent>]) -> Scenario {
     let topology = Topology {
         decoders: vec![Arc::new(JsonDecoder)],
         time: None,
+        max_ahead: None,
         prefix: Vec::new(),
         key: Some(KeySpec { paths: vec!["payload.k".parse().unwrap()], on_null: Default::default() }),
         keyed: vec![keyed],

@@ -152,6 +152,7 @@ fn scenario(plugin: &PluginRef, shared: bool, logs: Vec<Vec<String>>) -> Scenari
     let topology = Topology {
         decoders: vec![Arc::new(JsonDecoder)],
         time: None,
+        max_ahead: None,
         prefix: Vec::new(),
         key: Some(KeySpec { paths: vec!["payload.k".parse().unwrap()], on_null: Default::default() }),
         keyed: vec![KeyedSpec::Running(spec)],

@@ -52,7 +52,7 @@ impl Process {
         Self {
             prefix: Prefix::new(topology, &routes),
             coordinator: Coordinator::new(topology, &routes, 0, 8, &[], None, None).unwrap(),
-            collector: Collector::new(0, 0, topology.shape(), None),
+            collector: Collector::new(&[], 0, topology.shape(), None),
             readers: BTreeMap::new(),
             sequences: BTreeMap::new(),
             prepared: Vec::new(),
@@ -122,6 +122,7 @@ fn run(seed: u64, losses: bool) -> World {
     let topology = Arc::new(Topology {
         decoders: vec![Arc::new(JsonDecoder)],
         time: None,
+        max_ahead: None,
         prefix: Vec::new(),
         key: None,
         keyed: Vec::new(),

@@ -4,6 +4,7 @@
 //! broker alone share one. `WASMILL_KILL_ROUNDS` (10) is how often processes are killed or join and
 //! leave, `WASMILL_STOP_SECONDS` (15) how long the broker is stopped.
 
+mod ahead;
 #[path = "../../../host/connect/tests/support/broker.rs"]
 mod broker;
 mod built_ins;

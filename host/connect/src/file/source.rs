@@ -47,7 +47,7 @@ impl FileSourceSpec {
 
 impl SourceConnector for FileSourceSpec {
     fn traits(&self) -> SourceTraits {
-        SourceTraits { seekable: true, bounded: true, shared: false }
+        SourceTraits { seekable: true, bounded: true, shared: false, append_times: false }
     }
 
     fn source(&self) -> Result<Box<dyn Source>, ConnectorError> {

@@ -1,4 +1,5 @@
-//! The two admin calls that rdkafka's Rust layer lacks: a topic's id, and that a group forgets its offsets.
+//! The admin calls that rdkafka's Rust layer lacks, or has for clients of another kind alone: a topic's id and
+//! settings, and that a group forgets its offsets.
 //! They go to librdkafka by its C interface; beside `queue` this is the crate's one place with unsafe code.
 #![expect(unsafe_code, reason = "librdkafka's C interface is the only way to these calls")]
 
@@ -145,6 +146,63 @@ pub(super) fn topic_id<C: ClientContext>(
             return Ok(None);
         }
         Ok(Some(CStr::from_ptr(id).to_string_lossy().into_owned()))
+    }
+}
+
+/// How a topic is set; none where the brokers don't have the setting.
+///
+/// # Errors
+/// What the brokers, or librdkafka for them, answer.
+pub(super) fn topic_setting<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    setting: &str,
+    time_max: Duration,
+) -> Result<Option<String>, RDKafkaErrorCode> {
+    let name = text(topic)?;
+    let kind = native::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC;
+    // SAFETY: the text ends in 0; librdkafka copies it.
+    let resource = unsafe {
+        Owned::new(
+            native::rd_kafka_ConfigResource_new(kind, name.as_ptr()),
+            native::rd_kafka_ConfigResource_destroy,
+        )
+    }
+    .ok_or(RDKafkaErrorCode::InvalidArgument)?;
+    let mut asked = [resource.raw()];
+    let event = call(client, Op::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS, time_max, |client, options, queue| {
+        // SAFETY: all are alive, and the array is as long as is said; librdkafka copies it.
+        unsafe {
+            native::rd_kafka_DescribeConfigs(client, asked.as_mut_ptr(), asked.len(), options, queue);
+        }
+    })?;
+    // SAFETY: as in `topic_id`: all of it belongs to the event, and each pointer and length is checked; names
+    // and values are texts that end in 0.
+    unsafe {
+        let result = native::rd_kafka_event_DescribeConfigs_result(event.raw());
+        let mut count = 0;
+        let all = if result.is_null() {
+            ptr::null_mut()
+        } else {
+            native::rd_kafka_DescribeConfigs_result_resources(result, &raw mut count)
+        };
+        if all.is_null() || count == 0 {
+            return Err(RDKafkaErrorCode::UnknownTopicOrPartition);
+        }
+        refused(native::rd_kafka_ConfigResource_error(*all))?;
+        let mut count = 0;
+        let entries = native::rd_kafka_ConfigResource_configs(*all, &raw mut count);
+        if entries.is_null() {
+            return Ok(None);
+        }
+        for entry in std::slice::from_raw_parts(entries, count) {
+            let name = native::rd_kafka_ConfigEntry_name(*entry);
+            let value = native::rd_kafka_ConfigEntry_value(*entry);
+            if !name.is_null() && !value.is_null() && CStr::from_ptr(name).to_bytes() == setting.as_bytes() {
+                return Ok(Some(CStr::from_ptr(value).to_string_lossy().into_owned()));
+            }
+        }
+        Ok(None)
     }
 }
 

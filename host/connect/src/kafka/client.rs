@@ -97,16 +97,42 @@ pub(super) struct Topic {
 /// # Errors
 /// As [`partitions_of`].
 pub(super) fn ask_topic(config: &ClientConfig, brokers: &str, topic: &str) -> Result<Topic, ConnectorError> {
+    ask(config, |client| {
+        let numbers = partitions_of(client, brokers, topic)?;
+        let incarnation = incarnation_of(client, brokers, topic, ASK_MAX)?;
+        Ok(Topic { numbers, incarnation })
+    })
+}
+
+/// Asks how a topic is set, with a client of its own; none where this user may not know, or the brokers
+/// don't have the setting.
+///
+/// # Errors
+/// As [`partitions_of`].
+pub(super) fn ask_setting(
+    config: &ClientConfig,
+    brokers: &str,
+    topic: &str,
+    setting: &str,
+) -> Result<Option<String>, ConnectorError> {
+    ask(config, |client| match admin::topic_setting(client, topic, setting, ASK_MAX) {
+        Ok(value) => Ok(value),
+        Err(RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed) => {
+            Ok(None)
+        }
+        Err(code) => Err(not_there(code, brokers, topic)),
+    })
+}
+
+fn ask<T>(
+    config: &ClientConfig,
+    question: impl FnOnce(&Client<Asking>) -> Result<T, ConnectorError>,
+) -> Result<T, ConnectorError> {
     let mut config = config.clone();
     config.remove("group.id").remove("group.instance.id");
     let client: BaseConsumer<Asking> =
         config.create_with_context(Asking::default()).map_err(|e| refused(&e))?;
-    let ask = || {
-        let numbers = partitions_of(client.client(), brokers, topic)?;
-        let incarnation = incarnation_of(client.client(), brokers, topic, ASK_MAX)?;
-        Ok(Topic { numbers, incarnation })
-    };
-    ask().map_err(|error| match error {
+    question(client.client()).map_err(|error| match error {
         ConnectorError::Disconnected { what, cause } => {
             // Errors are told by polling.
             for _ in 0..32 {

@@ -144,12 +144,13 @@ impl Fetched {
         unsafe { bytes(self.native().key, self.native().key_len) }
     }
 
-    /// When the producer or the broker says that it was written, in milliseconds.
-    pub fn appended_ms(&self) -> Option<i64> {
+    /// Its timestamp in milliseconds, if it has one, and whether that is when the log took it in.
+    pub fn time(&self) -> (Option<i64>, bool) {
         let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
         // SAFETY: the message is valid.
         let ms = unsafe { sys::rd_kafka_message_timestamp(self.0.as_ptr(), &raw mut kind) };
-        (kind != sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE && ms >= 0).then_some(ms)
+        let is_there = kind != sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE && ms >= 0;
+        (is_there.then_some(ms), kind == sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME)
     }
 
     /// Hands its headers to `take`, in order: names as they are, and values.

@@ -104,6 +104,7 @@ fn copy(message: &Fetched, data: &mut Vec<u8>) -> Option<RawRecord> {
     };
     let offset = message.offset()?;
     let value = message.value();
+    let (time_ms, is_append_time) = message.time();
     let (mut headers, mut rejected) = (Vec::new(), None);
     message.headers(|name, value| {
         if std::str::from_utf8(name).is_err() {
@@ -118,7 +119,8 @@ fn copy(message: &Fetched, data: &mut Vec<u8>) -> Option<RawRecord> {
         tombstone: value.is_none(),
         headers,
         key: message.key().map(&mut append),
-        appended_ms: message.appended_ms(),
+        time_ms,
+        appended_ms: time_ms.filter(|_| is_append_time),
         line: None,
         rejected,
     })

@@ -15,7 +15,8 @@ use tokio::task::JoinHandle;
 
 use super::admin;
 use super::client::{
-    ASK_MAX, DEFAULTS, Topic, ask_topic, incarnation_of, is_of, is_same_topic, made_anew, refused, why,
+    ASK_MAX, DEFAULTS, Topic, ask_setting, ask_topic, incarnation_of, is_of, is_same_topic, made_anew,
+    refused, why,
 };
 use super::group::{Group, Handle, Hold, Raw, alone, members, name, number};
 use super::properties::{Property, Side, config};
@@ -84,7 +85,7 @@ impl KafkaSourceSpec {
 
 impl SourceConnector for KafkaSourceSpec {
     fn traits(&self) -> SourceTraits {
-        SourceTraits { seekable: true, bounded: false, shared: true }
+        SourceTraits { seekable: true, bounded: false, shared: true, append_times: true }
     }
 
     fn source(&self) -> Result<Box<dyn Source>, ConnectorError> {
@@ -365,6 +366,27 @@ impl Source for KafkaSource {
     async fn partitions(&mut self) -> Result<Vec<Partition>, ConnectorError> {
         let Topic { numbers, incarnation } = self.topic().await?;
         Ok(numbers.into_iter().map(|n| bare(&self.spec.topic, n, &incarnation)).collect())
+    }
+
+    async fn check_append_times(&mut self) -> Result<(), ConnectorError> {
+        const SETTING: &str = "message.timestamp.type";
+        let (config, brokers, topic) =
+            (self.config.clone(), self.spec.brokers.clone(), self.spec.topic.clone());
+        let found = os::blocking(move || ask_setting(&config, &brokers, &topic, SETTING)).await?;
+        let topic = &self.spec.topic;
+        match found.as_deref() {
+            Some("LogAppendTime") => {}
+            Some(kind) => {
+                return Err(ConnectorError::Fatal(format!(
+                    "topic {topic} has its producers' times ({SETTING}={kind}), and nothing tells which of them are in the future: set the topic's {SETTING} to LogAppendTime, or leave `time.max_ahead` out"
+                )));
+            }
+            None => tracing::warn!(
+                topic,
+                "this user may not read the topic's {SETTING}: if it is not LogAppendTime, `time.max_ahead` bounds nothing"
+            ),
+        }
+        Ok(())
     }
 
     async fn take_all(&mut self) -> Result<Vec<Partition>, ConnectorError> {

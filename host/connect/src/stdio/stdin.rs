@@ -35,7 +35,7 @@ impl Default for StdinSourceSpec {
 
 impl SourceConnector for StdinSourceSpec {
     fn traits(&self) -> SourceTraits {
-        SourceTraits { seekable: false, bounded: true, shared: false }
+        SourceTraits { seekable: false, bounded: true, shared: false, append_times: false }
     }
 
     fn source(&self) -> Result<Box<dyn Source>, ConnectorError> {

@@ -62,6 +62,11 @@ fn text(plan: &Plan) -> String {
         Some(ms) => writeln!(t, "  a partition that is quiet for {} no longer holds stream time", human(ms)),
         None => writeln!(t, "  a quiet partition holds stream time until it ends (idle_timeout is off)"),
     };
+    if let Some(most) = &plan.max_ahead {
+        let what = if most.beyond == "clamp" { "gets that time" } else { "becomes a dead letter" };
+        let ms = u64::try_from(most.ms).unwrap_or_default();
+        let _ = writeln!(t, "  an event time more than {} ahead of the source's log {what}", human(ms));
+    }
     t.push_str("\npositions and state\n");
     let _ = writeln!(t, "  {}", plan.kept_where);
     t.push_str(match plan.sharing {

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use wasmill_connect::{SinkTraits, SourceTraits};
+use wasmill_engine::topology::OnAhead;
 
 use super::exit::{Exit, Stop};
 use crate::report::Diagnostic;
@@ -42,12 +43,23 @@ pub struct Plan {
     pub epoch_interval_ms: u64,
     /// After how long a quiet partition no longer holds stream time, in milliseconds; none: never.
     pub idle_timeout_ms: Option<u64>,
+    /// How far an event time may be ahead of when the source took the message in; none: any distance.
+    pub max_ahead: Option<Ahead>,
     /// Whether a replay gives the same results.
     pub replayable: bool,
     /// What keeps it from that.
     pub not_replayable_because: Vec<String>,
     /// What the author may want to know.
     pub notes: Vec<String>,
+}
+
+/// A bound on event times.
+#[derive(Debug, Serialize)]
+pub struct Ahead {
+    /// So many milliseconds.
+    pub ms: i64,
+    /// What becomes of a message beyond it.
+    pub beyond: &'static str,
 }
 
 /// A source or a sink.
@@ -156,6 +168,13 @@ pub fn plan(pipeline: &Pipeline) -> Result<Plan, Stop> {
         alone_because: pipeline.alone_because(),
         epoch_interval_ms: millis(pipeline.epoch.interval),
         idle_timeout_ms: pipeline.idle_timeout.map(millis),
+        max_ahead: pipeline.max_ahead.map(|most| Ahead {
+            ms: most.ms,
+            beyond: match most.beyond {
+                OnAhead::DeadLetter => "dead_letter",
+                OnAhead::Clamp => "clamp",
+            },
+        }),
         replayable: not_replayable_because.is_empty(),
         not_replayable_because,
         notes,

@@ -111,6 +111,9 @@ pub(super) async fn assemble(
         let source_number = u16::try_from(number).context("more than 65,535 sources")?;
         let name = format!("source {}", spec.name());
         let mut source = spec.source().map_err(outside)?;
+        if topology.max_ahead.is_some() {
+            insist!(ends, &name, source.check_append_times()).map_err(outside)?;
+        }
         let partitions = match sharing {
             Sharing::Alone => insist!(ends, &name, source.take_all()),
             Sharing::Source | Sharing::Store => insist!(ends, &name, source.partitions()),
@@ -356,6 +359,7 @@ fn topology(pipeline: &Pipeline, sandbox: &Sandbox) -> anyhow::Result<Topology> 
         decoders: pipeline.sources.iter().map(|_| Arc::new(JsonDecoder) as Arc<dyn Decoder>).collect(),
         time: (pipeline.time != FieldPath::Timestamp)
             .then(|| TimeSpec { path: pipeline.time.clone(), parse: parse_time }),
+        max_ahead: pipeline.max_ahead,
         prefix: Vec::new(),
         key: None,
         keyed: Vec::new(),

@@ -404,6 +404,7 @@ fn summary(name: &str, ended: Ended, seen: &Snapshot) -> Value {
         (c.fired, "windows fired"),
         (c.dropped, "dropped by plugins"),
         (c.late, "late"),
+        (c.clamped, "clamped"),
         (c.dead, "dead letters"),
     ] {
         if n > 0 {
@@ -421,6 +422,7 @@ fn summary(name: &str, ended: Ended, seen: &Snapshot) -> Value {
         "windows_fired": c.fired,
         "dropped": c.dropped,
         "late": c.late,
+        "clamped": c.clamped,
         "dead_letters": c.dead,
         "seconds": (seconds * 1_000.0).round() / 1_000.0,
         "text": text,

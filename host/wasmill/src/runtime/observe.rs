@@ -15,6 +15,7 @@ pub(super) struct Observed {
     committed: IntCounter,
     dropped: IntCounter,
     late: IntCounter,
+    clamped: IntCounter,
     dead: IntCounter,
     written: IntCounter,
     fired: IntCounter,
@@ -124,6 +125,10 @@ impl Observed {
             late: counter(
                 "wasmill_messages_late_total",
                 "Messages too late for their windows, whatever became of them.",
+            )?,
+            clamped: counter(
+                "wasmill_messages_clamped_total",
+                "Messages that got an earlier event time, for theirs was too far ahead.",
             )?,
             dead: counter("wasmill_dead_letters_total", "Messages that could not be processed.")?,
             written: counter("wasmill_messages_written_total", "Messages out of the last stage, committed.")?,
@@ -248,6 +253,7 @@ impl Observed {
         self.committed.inc_by(counts.read);
         self.dropped.inc_by(counts.dropped);
         self.late.inc_by(counts.late);
+        self.clamped.inc_by(counts.clamped);
         self.dead.inc_by(counts.dead);
         self.written.inc_by(counts.written);
         self.fired.inc_by(counts.fired);

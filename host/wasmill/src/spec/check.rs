@@ -1,24 +1,22 @@
 //! From what is written to what it means: every rule that a key's type can't express.
 
 mod aggregate;
+mod stages;
+mod time;
 
-use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use wasmill_engine::key::{KeySpec, OnNull, Path as FieldPath};
+use wasmill_engine::key::Path as FieldPath;
 use wasmill_engine::topology::Topology;
 
 use super::located::Located;
-use super::raw::{
-    Delivery, Grant, IdleTimeout, Order, RawKey, RawOnNull, RawPipeline, RawPlugin, RawRedis, RawStage,
-    RawState,
-};
+use super::raw::{Delivery, RawPipeline, RawRedis, RawState};
 use super::{
-    AggregateStage, BATCH_SIZE_MAX, EpochBounds, HumanDuration, HumanSize, KEY_GROUPS_MAX, Limits,
-    NAME_BYTES_MAX, Pipeline, Places, PluginStage, SecretUrl, Sink, SourceSpec, Stage, StateSpec,
-    WORKERS_MAX, folder_of,
+    BATCH_SIZE_MAX, EpochBounds, HumanDuration, HumanSize, KEY_GROUPS_MAX, Limits, NAME_BYTES_MAX, Pipeline,
+    Places, SecretUrl, Sink, SourceSpec, StateSpec, WORKERS_MAX, folder_of,
 };
 use crate::report::{Diagnostic, Problems, Sources, Span};
 
@@ -28,8 +26,6 @@ const WORKERS_DEFAULT_MAX: usize = 64;
 const BATCH_SIZE_DEFAULT: usize = 256;
 /// The longest ordered end where the spec names none.
 const SHUTDOWN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
-/// After how long a quiet partition of a broker no longer holds stream time, where the spec says nothing.
-const IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 /// How often results of a broker are committed that are seen at once, where the spec says nothing: a
 /// message waits for half of it on average. What each commit costs would matter with a store on disk.
 const EPOCH_AT_ONCE: EpochBounds = EpochBounds { interval: Duration::from_millis(5), bytes_max: 2 << 20 };
@@ -105,13 +101,7 @@ impl Checker {
             })
             .collect();
         self.outputs(&sinks, &places);
-        let time = raw
-            .time
-            .as_ref()
-            .and_then(|t| t.field.as_ref())
-            .map_or(Some(FieldPath::Timestamp), |f| self.time(f));
-        let idle_timeout = raw.time.as_ref().and_then(|t| t.idle_timeout.clone());
-        let idle_timeout = self.idle_timeout(idle_timeout, &sources);
+        let time = self.time(raw.time, &sources);
         let (epoch, limits) = (raw.epoch, raw.limits);
         let mut bounds = default_epoch(&sources, &sinks);
         if let Some(e) = epoch {
@@ -136,10 +126,10 @@ impl Checker {
                 }),
                 answer_bytes_max: self.size("limits.answer", l.answer, 64, d.answer_bytes_max),
                 queue_bytes_max: self.size("limits.queue", l.queue, 1, d.queue_bytes_max),
-                state_cache_bytes_max: self.size(
+                state_cache_bytes_max: self.size_within(
                     "limits.state_cache",
                     l.state_cache,
-                    1 << 20,
+                    1 << 20..=1 << 40,
                     d.state_cache_bytes_max,
                 ),
             }
@@ -148,12 +138,14 @@ impl Checker {
             self.count("key_groups", raw.key_groups, KEY_GROUPS_MAX, usize::from(Topology::KEY_GROUPS));
         // One that is out of range was found wrong, so nobody sees what stands for it.
         let key_groups = u16::try_from(key_groups).unwrap_or(Topology::KEY_GROUPS);
+        let time = time?;
         Some(Pipeline {
             name: raw.name.value,
             file: file.to_owned(),
             sources: sources.into_iter().map(|s| s.value).collect(),
-            time: time?,
-            idle_timeout,
+            time: time.field,
+            idle_timeout: time.idle_timeout,
+            max_ahead: time.max_ahead,
             workers: self.count("workers", raw.workers, WORKERS_MAX, default_workers()),
             batch_size: self.count("batch_size", raw.batch_size, BATCH_SIZE_MAX, BATCH_SIZE_DEFAULT),
             key_groups,
@@ -243,21 +235,6 @@ impl Checker {
         if beside.is_dir() { beside } else { PathBuf::from("plugins") }
     }
 
-    fn time(&mut self, field: &Located<String>) -> Option<FieldPath> {
-        match self.path(field)? {
-            path @ (FieldPath::Timestamp | FieldPath::Metadata(_)) => Some(path),
-            FieldPath::Payload(names) if !names.is_empty() => Some(FieldPath::Payload(names)),
-            _ => {
-                self.wrong(
-                    field.span,
-                    format!("`{}` is no event time", field.value),
-                    "expected `timestamp`, `payload.FIELD` or `metadata.NAME`",
-                );
-                None
-            }
-        }
-    }
-
     fn path(&mut self, text: &Located<String>) -> Option<FieldPath> {
         match FieldPath::from_str(&text.value) {
             Ok(path) => Some(path),
@@ -302,12 +279,21 @@ impl Checker {
     }
 
     fn size(&mut self, key: &str, given: Option<Located<HumanSize>>, min: u64, default: usize) -> usize {
-        let Some(given) = given else { return default };
         // The layouts count bytes in 32 bits.
-        let max = 2 << 30;
-        if given.value.0 < min || given.value.0 > max {
+        self.size_within(key, given, min..=2 << 30, default)
+    }
+
+    fn size_within(
+        &mut self,
+        key: &str,
+        given: Option<Located<HumanSize>>,
+        range: RangeInclusive<u64>,
+        default: usize,
+    ) -> usize {
+        let Some(given) = given else { return default };
+        if !range.contains(&given.value.0) {
             let title = format!("`{key}`: {} is out of range", given.value);
-            let label = format!("expected {} to {}", HumanSize(min), HumanSize(max));
+            let label = format!("expected {} to {}", HumanSize(*range.start()), HumanSize(*range.end()));
             self.wrong(given.span, title, label);
         }
         usize::try_from(given.value.0).unwrap_or(usize::MAX)
@@ -327,20 +313,6 @@ impl Checker {
         }
     }
 
-    fn idle_timeout(
-        &mut self,
-        given: Option<Located<IdleTimeout>>,
-        sources: &[Located<SourceSpec>],
-    ) -> Option<Duration> {
-        match given {
-            None => sources.iter().any(|s| s.value.traits().shared).then_some(IDLE_TIMEOUT_DEFAULT),
-            Some(Located { value: IdleTimeout::Off, .. }) => None,
-            Some(Located { value: IdleTimeout::After(value), span }) => {
-                Some(self.duration("time.idle_timeout", Some(Located { value, span }), 1, Duration::ZERO))
-            }
-        }
-    }
-
     fn state(&mut self, raw: Located<RawState>) -> StateSpec {
         let RawRedis { url, ca_file } = raw.value.redis;
         if super::secrets::server_of(&url.value, &REDIS_SCHEMES).is_none() {
@@ -353,217 +325,6 @@ impl Checker {
         }
         let ca_file = ca_file.map(|file| self.relative(&file));
         StateSpec::Redis { url: SecretUrl::new(url.value), ca_file }
-    }
-
-    fn stages(&mut self, raw: Vec<Located<RawStage>>, plugin_dir: &Path) -> Vec<Located<Stage>> {
-        let mut stages: Vec<Located<Stage>> = Vec::new();
-        let mut names: BTreeMap<String, Span> = BTreeMap::new();
-        let goes_by_the_log = |s: &RawStage| {
-            let log = s.order.as_ref().filter(|o| o.value == Order::Log).map(|o| o.span);
-            s.window.as_ref().map(|w| w.span).or(log)
-        };
-        self.log = raw.iter().find_map(|s| goes_by_the_log(&s.value));
-        for stage in raw {
-            let span = stage.span;
-            let Some((stage, at)) = self.stage(stage.value, span, plugin_dir) else { continue };
-            if let Some(name) = stage.name().map(str::to_owned) {
-                if let Some(first) = names.get(&name).copied() {
-                    let title = format!("two stages are named `{name}`");
-                    let diagnostic = self.wrong(at, title, "the second one");
-                    diagnostic.also.push((first, "the first one".to_owned()));
-                    diagnostic.help.push(format!("give one of them another name: `name: {name}-2`"));
-                }
-                names.entry(name).or_insert(at);
-            }
-            stages.push(Located { value: stage, span: at });
-        }
-        stages
-    }
-
-    fn stage(&mut self, raw: RawStage, span: Span, plugin_dir: &Path) -> Option<(Stage, Span)> {
-        let kinds = [
-            ("transform", raw.transform.as_ref().map(|s| s.span)),
-            ("filter", raw.filter.as_ref().map(|s| s.span)),
-            ("key_by", raw.key_by.as_ref().map(|s| s.span)),
-            ("aggregate", raw.aggregate.as_ref().map(|s| s.span)),
-        ];
-        let given: Vec<(&str, Span)> = kinds.iter().filter_map(|(k, s)| Some((*k, (*s)?))).collect();
-        let &[(kind, at)] = given.as_slice() else {
-            match given.as_slice() {
-                [] => {
-                    let (at, what) = match &raw.window {
-                        Some(window) => (window.span, "a window without an aggregate"),
-                        None => (span, "a stage that does nothing"),
-                    };
-                    let diagnostic = self.wrong(at, what, "nothing is done with its messages");
-                    diagnostic.help.push(match raw.window {
-                        Some(_) => "put `aggregate: PLUGIN`, or a built-in such as `aggregate: count`, beside `window`".to_owned(),
-                        None => {
-                            "a stage has one of `transform`, `filter`, `key_by` and `aggregate`".to_owned()
-                        }
-                    });
-                }
-                [(first, at), more @ ..] => {
-                    for (second, also) in more {
-                        let title = format!("one stage has both `{first}` and `{second}`");
-                        let diagnostic = self.wrong(*also, title, "this one");
-                        diagnostic.also.push((*at, "and this one".to_owned()));
-                        diagnostic.help.push("write two stages, each with its own `-`".to_owned());
-                    }
-                }
-            }
-            return None;
-        };
-        for (key, beside, place) in [
-            ("window", "aggregate", raw.window.as_ref().map(|w| w.span)),
-            ("order", "aggregate", raw.order.as_ref().map(|o| o.span)),
-            ("on_null", "key_by", raw.on_null.as_ref().map(|o| o.span)),
-        ] {
-            if let Some(place) = place.filter(|_| kind != beside) {
-                let title = format!("`{key}` beside `{kind}`");
-                self.wrong(place, title, format!("`{key}` stands only beside `{beside}`"));
-            }
-        }
-        let keyed = self.keyed;
-        let stage = match kind {
-            "key_by" => {
-                if let Some(first) = keyed {
-                    let diagnostic = self.wrong(at, "a second key_by is not supported yet", "the second one");
-                    diagnostic.also.push((first, "the first one".to_owned()));
-                    let help = "key by a list for a compound key, or chain two pipelines";
-                    diagnostic.help.push(help.to_owned());
-                }
-                self.keyed.get_or_insert(at);
-                if let Some(name) = &raw.name {
-                    self.wrong(name.span, "a key_by has no name", "take this away");
-                }
-                Stage::KeyBy(self.key(raw.key_by?, raw.on_null.map(|o| o.value))?)
-            }
-            "aggregate" => {
-                if keyed.is_none() {
-                    self.wrong(at, "an aggregate without a key_by before it", "by what key does it gather?")
-                        .help
-                        .push("put `- key_by: payload.FIELD` or `- key_by: type` before it".to_owned());
-                }
-                let order = self.order(raw.order.as_ref(), raw.window.is_some());
-                let (name, by) = self.computed_by(raw.aggregate?, raw.name, plugin_dir)?;
-                let window = match raw.window {
-                    Some(window) => Some(self.window(window)?),
-                    None => None,
-                };
-                Stage::Aggregate(AggregateStage { name, by, window, order })
-            }
-            "transform" => Stage::Transform(self.plugin(raw.transform?, raw.name, plugin_dir)),
-            _ => Stage::Filter(self.plugin(raw.filter?, raw.name, plugin_dir)),
-        };
-        if let Some(plugin) = stage.plugin().filter(|p| p.grants.contains(&Grant::State) && keyed.is_none()) {
-            let title = format!("the stage `{}` is granted state but has no key", plugin.name);
-            self.wrong(at, title, "state belongs to a message's key")
-                .help
-                .push("put it behind a `key_by`, or take the grant `state` away".to_owned());
-        }
-        Some((stage, at))
-    }
-
-    fn key(&mut self, raw: Located<RawKey>, on_null: Option<RawOnNull>) -> Option<KeySpec> {
-        if raw.value.0.is_empty() {
-            self.wrong(raw.span, "`key_by` names no place", "at least one must be given");
-        }
-        let mut paths = Vec::new();
-        for mut path in raw.value.0 {
-            if path.span == Span::default() {
-                path.span = raw.span;
-            }
-            let span = path.span;
-            match self.path(&path) {
-                Some(FieldPath::Timestamp) => {
-                    self.wrong(span, "`timestamp` is no key", "each message has its own")
-                        .help
-                        .push("to gather by time, put a `window` beside the aggregate".to_owned());
-                }
-                Some(path) if paths.contains(&path) => {
-                    self.wrong(span, format!("`{path}` stands twice in one key"), "take one away");
-                }
-                Some(path) => paths.push(path),
-                None => {}
-            }
-        }
-        let on_null = match on_null {
-            None | Some(RawOnNull::DeadLetter) => OnNull::DeadLetter,
-            Some(RawOnNull::Drop) => OnNull::Drop,
-            Some(RawOnNull::Shared) => OnNull::Shared,
-        };
-        (!paths.is_empty()).then_some(KeySpec { paths, on_null })
-    }
-
-    fn order(&mut self, given: Option<&Located<Order>>, windowed: bool) -> Order {
-        match (given, self.log) {
-            (Some(order), Some(log)) if order.value == Order::Arrival => {
-                let (title, also) = if windowed {
-                    ("a window in the order of arrival is not supported", None)
-                } else {
-                    ("the order of arrival beside the order of the log", Some(log))
-                };
-                let diagnostic = self.wrong(order.span, title, "windows go by the log");
-                if let Some(also) = also {
-                    diagnostic.label = "all stages behind the key_by see one order".to_owned();
-                    diagnostic.also.push((also, "goes by the log".to_owned()));
-                }
-                let help = "take `order` away: results are then the same at every run";
-                diagnostic.help.push(help.to_owned());
-                Order::Log
-            }
-            (_, Some(_)) => Order::Log,
-            (_, None) => Order::Arrival,
-        }
-    }
-
-    fn plugin(
-        &mut self,
-        raw: Located<RawPlugin>,
-        beside: Option<Located<String>>,
-        folder: &Path,
-    ) -> PluginStage {
-        let RawPlugin { mut plugin, name: inside, grants, config } = raw.value;
-        if plugin.span == Span::default() {
-            plugin.span = raw.span;
-        }
-        if plugin.value.contains(['/', '\\']) {
-            let title = format!("the plugin's name `{}` is a path", plugin.value);
-            self.wrong(plugin.span, title, "expected the file's name, without folder and `.wasm`")
-                .help
-                .push("name the folder by `plugin_dir`".to_owned());
-        } else if let Some(stem) = plugin.value.strip_suffix(".wasm") {
-            let title = format!("the plugin's name `{}` has its file's ending", plugin.value);
-            self.wrong(plugin.span, title, format!("write `{stem}`"));
-        } else {
-            self.name("plugin", &plugin);
-        }
-        if let (Some(inside), Some(beside)) = (&inside, &beside) {
-            let spans = (inside.span, beside.span);
-            let diagnostic = self.wrong(spans.1, "the stage has two names", "take one away");
-            diagnostic.also.push((spans.0, "the other one".to_owned()));
-        }
-        let name = inside.or(beside);
-        if let Some(name) = &name {
-            self.name("stage", name);
-        }
-        let mut granted: Vec<Grant> = Vec::new();
-        for grant in grants {
-            if granted.contains(&grant.value) {
-                self.wrong(grant.span, "this grant stands twice", "take one away");
-            } else {
-                granted.push(grant.value);
-            }
-        }
-        PluginStage {
-            name: name.map_or_else(|| plugin.value.clone(), |n| n.value),
-            file: folder.join(format!("{}.wasm", plugin.value)),
-            plugin: plugin.value,
-            grants: granted,
-            config,
-            span: plugin.span,
-        }
     }
 
     /// Every message that leaves must have a sink that takes it.

@@ -143,8 +143,8 @@ mod tests {
 
     #[test]
     fn a_route_is_as_strong_as_its_weakest_part() {
-        let log = SourceTraits { seekable: true, bounded: true, shared: false };
-        let pipe = SourceTraits { seekable: false, bounded: true, shared: false };
+        let log = SourceTraits { seekable: true, bounded: true, shared: false, append_times: false };
+        let pipe = SourceTraits { seekable: false, bounded: true, shared: false, append_times: false };
         let files = SinkTraits { transactional: true, refuses_repeats: false };
         let ids = SinkTraits { transactional: false, refuses_repeats: true };
         let print = SinkTraits { transactional: false, refuses_repeats: false };

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use wasmill_engine::builtin::BuiltIns;
 use wasmill_engine::key::{KeySpec, Path as FieldPath};
+use wasmill_engine::topology::MaxAhead;
 
 pub use environment::Environment;
 pub use outside::{HumanDuration, HumanSize, SinkSpec, SourceSpec};
@@ -64,6 +65,8 @@ pub struct Pipeline {
     /// After how long without a message a partition no longer holds stream time; none: never. Where the
     /// spec says nothing, 30 s with a shared source and never with others.
     pub idle_timeout: Option<Duration>,
+    /// How far an event time may be ahead of when the source took the message in; none: any distance.
+    pub max_ahead: Option<MaxAhead>,
     /// How many threads work, from 1.
     pub workers: usize,
     /// How many messages a plugin is given at once, at most, from 1.

@@ -78,6 +78,22 @@ pub struct RawTime {
     /// After how long without a message a partition no longer holds stream time, or `off`. Default: 30s
     /// where a source is a broker, else off. For sources that may fall silent, such as stdin beside a file.
     pub idle_timeout: Option<Located<IdleTimeout>>,
+    /// How far an event time may be ahead of the time at which the source took the message in, as a Kafka
+    /// topic with `message.timestamp.type=LogAppendTime` tells it. Default: any distance. One message from
+    /// the future would close all windows before it.
+    pub max_ahead: Option<Located<HumanDuration>>,
+    /// Beside `max_ahead`: what becomes of a message that is further ahead. Default: dead_letter.
+    pub on_ahead: Option<Located<RawOnAhead>>,
+}
+
+/// What becomes of a message whose event time is too far ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RawOnAhead {
+    /// It goes to the dead-letter queue.
+    DeadLetter,
+    /// It gets the latest event time that is allowed, and is counted.
+    Clamp,
 }
 
 /// A duration, or `off`.

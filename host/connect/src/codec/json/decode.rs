@@ -59,7 +59,7 @@ fn tombstone(
         kind: TOMBSTONE,
         key: Some(key),
         payload: b"",
-        timestamp: record.appended_ms.filter(|t| timestamp_in_range(*t)).unwrap_or(TIMESTAMP_NONE),
+        timestamp: record.time_ms.filter(|t| timestamp_in_range(*t)).unwrap_or(TIMESTAMP_NONE),
         metadata: column.as_bytes(),
         payload_is_json: false,
     });
@@ -90,7 +90,6 @@ fn decode(
 ) -> Result<(), String> {
     let value = &data[record.value.clone()];
     let key = record.key.clone().map(|k| &data[k]);
-    let appended_ms = record.appended_ms;
     let text = std::str::from_utf8(value)
         .map_err(|e| format!("not UTF-8: invalid byte at {}; a message is JSON text", e.valid_up_to()))?;
     expect_object(text)?;
@@ -116,7 +115,7 @@ fn decode(
     let kind = unescaped("type", kind)?;
     let (timestamp, timestamp_text) = match envelope.timestamp {
         Some(raw) if raw.get() != "null" => timestamp(raw)?,
-        _ => (appended_ms.filter(|t| timestamp_in_range(*t)).unwrap_or(TIMESTAMP_NONE), None),
+        _ => (record.time_ms.filter(|t| timestamp_in_range(*t)).unwrap_or(TIMESTAMP_NONE), None),
     };
 
     let column = &mut scratch.metadata;
