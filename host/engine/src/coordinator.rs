@@ -506,14 +506,18 @@ impl Exchange {
         let lanes = self.lanes.len();
         for index in range {
             let message = from.frame.get(index);
-            let group = key_group(message.key().unwrap_or_default(), self.key_groups);
-            let lane = if lanes == 1 { 0 } else { lane_of(group, self.key_groups, lanes) };
+            let lane = if lanes == 1 {
+                0
+            } else {
+                let group = key_group(message.key().unwrap_or_default(), self.key_groups);
+                lane_of(group, self.key_groups, lanes)
+            };
             let batches = &mut self.lanes[lane];
             if batches.last().is_none_or(|b| b.len() >= self.batch_messages_max) {
                 batches.push(empty_batch(from.len(), from.frame.size_bytes() / lanes));
             }
             if let Some(to) = batches.last_mut() {
-                to.frame.push(&message.parts());
+                to.frame.push_message(&message);
                 to.rows.push(from.rows[index]);
             }
         }

@@ -4,9 +4,10 @@
 //! once no live partition can still send a smaller key. In [`Order::Arrival`] they are released as they
 //! come, and the interleaving is kept so that it can be logged and followed again.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
-use crate::batch::{Batch, Passed};
+use crate::batch::{Batch, Passed, Row};
 use crate::output::Outbox;
 use crate::position::{PartitionId, Position, Progress};
 use crate::time::{END, START, TIMESTAMP_NONE};
@@ -213,37 +214,39 @@ impl VirtualLog {
     /// Releases about `bytes_max` bytes of messages, in order, to `take`; answers how many bytes.
     pub fn release(&mut self, bytes_max: usize, mut take: impl FnMut(Released<'_>)) -> usize {
         let mut bytes = 0;
-        while bytes < bytes_max {
-            let Some((partition, up_to, count)) = self.next_run() else { break };
-            bytes += self.release_run(partition, up_to, count, bytes_max - bytes, &mut take).max(1);
+        if self.order == Order::Log && self.replay.is_empty() {
+            let bounds = self.queues.iter().filter_map(|(id, q)| Some(Reverse((q.bound()?, *id))));
+            let mut bounds: BinaryHeap<Reverse<Bound>> = bounds.collect();
+            while bytes < bytes_max {
+                let Some(Reverse((_, first))) = bounds.pop() else { break };
+                if self.queues.get(&first).is_none_or(Queue::is_empty) {
+                    break;
+                }
+                let second = bounds.peek().map(|Reverse(bound)| *bound);
+                bytes += self.release_run(first, second, u64::MAX, bytes_max - bytes, &mut take).max(1);
+                if let Some(bound) = self.queues.get(&first).and_then(Queue::bound) {
+                    bounds.push(Reverse((bound, first)));
+                }
+            }
+        } else {
+            while bytes < bytes_max {
+                let Some((partition, count)) = self.next_arrival() else { break };
+                bytes += self.release_run(partition, None, count, bytes_max - bytes, &mut take).max(1);
+            }
         }
         self.advance();
         bytes
     }
 
-    /// The partition whose turn it is, the key that its messages must stay below, and how many they may be.
-    fn next_run(&self) -> Option<(PartitionId, Option<Bound>, u64)> {
+    /// The partition whose turn it is, and how many messages may be released of it.
+    fn next_arrival(&self) -> Option<(PartitionId, u64)> {
         if let Some((partition, count)) = self.replay.front() {
             let queue = self.queues.get(partition)?;
-            return (!queue.batches.is_empty()).then_some((*partition, None, *count));
+            return (!queue.batches.is_empty()).then_some((*partition, *count));
         }
-        if self.order == Order::Arrival {
-            let partition = *self.arrivals.front()?;
-            let ready = self.queues.get(&partition)?.batches.front()?;
-            return Some((partition, None, ready.batch.len() as u64));
-        }
-        let mut bounds = self.queues.iter().filter_map(|(id, q)| Some((q.bound()?, *id)));
-        let (mut first, mut second) = (bounds.next()?, None);
-        for bound in bounds {
-            if bound < first {
-                second = Some(first);
-                first = bound;
-            } else if second.is_none_or(|s| bound < s) {
-                second = Some(bound);
-            }
-        }
-        let queue = self.queues.get(&first.1)?;
-        (!queue.batches.is_empty()).then_some((first.1, second, u64::MAX))
+        let partition = *self.arrivals.front()?;
+        let ready = self.queues.get(&partition)?.batches.front()?;
+        Some((partition, ready.batch.len() as u64))
     }
 
     fn release_run(
@@ -261,7 +264,7 @@ impl VirtualLog {
         let mut end = ready.batch.len().min(cursor.saturating_add(room));
         if let Some(bound) = up_to {
             let rows = &ready.batch.rows[cursor..end];
-            end = cursor + rows.partition_point(|r| (r.stamp, partition) < bound);
+            end = cursor + leading(rows, |r| (r.stamp, partition) < bound);
         }
         let mut bytes = ready.held_bytes;
         let mut whole = cursor == 0 && end == ready.batch.len();
@@ -308,14 +311,16 @@ impl VirtualLog {
                 self.replay.pop_front();
             }
         }
-        self.finish_batches(partition);
+        if self.queues.get(&partition).is_some_and(Queue::has_finished_batch) {
+            self.finish_batches(partition);
+        }
         bytes
     }
 
     /// Puts batches away whose messages are all released.
     fn finish_batches(&mut self, partition: PartitionId) {
         let Some(queue) = self.queues.get_mut(&partition) else { return };
-        while queue.batches.front().is_some_and(|r| queue.cursor == r.batch.len()) {
+        while queue.has_finished_batch() {
             let Some(ready) = queue.batches.pop_front() else { break };
             queue.cursor = 0;
             queue.next = ready.batch.next;
@@ -387,6 +392,17 @@ impl VirtualLog {
     }
 }
 
+/// How many rows there are before the first of which this doesn't hold, and then of none. Mostly few, where
+/// partitions keep pace.
+fn leading(rows: &[Row], holds: impl Fn(&Row) -> bool) -> usize {
+    let mut to = 1;
+    while to < rows.len() && holds(&rows[to - 1]) {
+        to *= 2;
+    }
+    let from = to / 2;
+    from + rows[from..to.min(rows.len())].partition_point(holds)
+}
+
 impl Queue {
     fn at(p: Position, closing: i64) -> Self {
         // A partition that had ended and sends more all the same opens no closed window again.
@@ -416,6 +432,10 @@ impl Queue {
 
     pub fn is_empty(&self) -> bool {
         self.batches.is_empty()
+    }
+
+    fn has_finished_batch(&self) -> bool {
+        self.batches.front().is_some_and(|ready| self.cursor == ready.batch.len())
     }
 
     /// The next offset, and how many results of the message there are released.

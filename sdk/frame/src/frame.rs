@@ -337,10 +337,6 @@ impl FrameBuf {
 
     /// Adds a message behind the others.
     pub fn push(&mut self, parts: &Parts<'_>) {
-        let at = HEADER_BYTES + self.count * RECORD_BYTES;
-        if at + RECORD_BYTES > self.arena_at {
-            self.grow_table();
-        }
         let mut record = [0u8; RECORD_BYTES];
         record[..8].copy_from_slice(&parts.timestamp.to_le_bytes());
         let flags = if parts.key.is_some() { FLAG_KEY } else { 0 }
@@ -359,7 +355,39 @@ impl FrameBuf {
             put_u32(&mut record, field + 4, len);
             field += 8;
         }
-        self.bytes[at..at + RECORD_BYTES].copy_from_slice(&record);
+        self.add(&record);
+    }
+
+    /// Adds a message of another frame behind the others, as it is.
+    pub fn push_message(&mut self, message: &Message<'_>) {
+        let mut record = [0u8; RECORD_BYTES];
+        record.copy_from_slice(message.record);
+        let spans = [ID, TYPE, KEY, PAYLOAD, META]
+            .map(|field| (field, u32_at(&record, field), u32_at(&record, field + 4)));
+        let filled = || spans.iter().filter(|(_, _, len)| *len > 0);
+        let start = filled().map(|(_, offset, _)| *offset).min().unwrap_or(0);
+        let end = filled().map(|(_, offset, len)| offset + len).max().unwrap_or(0);
+        // A message that was never changed is one stretch; of others, what lies between is left out.
+        if (end - start) as usize == message.arena_bytes() {
+            let (to, _) = self.append(&message.arena[start as usize..end as usize]);
+            for (field, offset, len) in spans {
+                put_u32(&mut record, field, if len > 0 { offset - start + to } else { to });
+            }
+        } else {
+            for (field, _, _) in spans {
+                let (to, _) = self.append(message.span(field));
+                put_u32(&mut record, field, to);
+            }
+        }
+        self.add(&record);
+    }
+
+    fn add(&mut self, record: &[u8; RECORD_BYTES]) {
+        let at = HEADER_BYTES + self.count * RECORD_BYTES;
+        if at + RECORD_BYTES > self.arena_at {
+            self.grow_table();
+        }
+        self.bytes[at..at + RECORD_BYTES].copy_from_slice(record);
         self.set_count(self.count + 1);
     }
 
