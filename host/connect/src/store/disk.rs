@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use fjall::compaction::Leveled;
+use fjall::config::PartitioningPolicy;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
 use wasmill_engine::state::{
     Change, Checkpoint, Delta, Epoch, StateStore, StateView, StoreError, VisitEntry,
@@ -128,7 +129,9 @@ impl DiskStore {
         if !head_path.exists() {
             preflight::clear_half_made(&db_path).map_err(|e| io("cannot clear", &db_path, &e))?;
         }
-        let db = guarded(directory, || Database::builder(&db_path).open())?;
+        let db = guarded(directory, || {
+            Database::builder(&db_path).cache_size(BLOCK_CACHE_BYTES).worker_threads(WORKERS).open()
+        })?;
         let (generation, keyspace) = newest(directory, &db)?;
         let found = head::read(&head_path).map_err(|e| io("cannot read", &head_path, &e))?;
         let head = Head { generation, batches: read_batches(directory, &keyspace)? };
@@ -273,7 +276,10 @@ impl DiskStore {
         let json = serde_json::to_vec(checkpoint).map_err(|e| corrupt(&self.directory, e.to_string()))?;
         let keyspace = self.keyspace();
         self.write(&mut writer, &keyspace, |batch, writer| {
-            for Change { key, value, .. } in &delta.changes {
+            // By key, for what is near one another is found faster.
+            let mut changes: Vec<&Change> = delta.changes.iter().collect();
+            changes.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+            for Change { key, value, .. } in changes {
                 let key = entry(key);
                 match value {
                     Some(value) => {
@@ -437,11 +443,22 @@ const MEMTABLE_BYTES_MAX: u64 = 16 << 20;
 /// changes often is merged half as often.
 const TABLES_BEFORE_MERGE: u8 = 8;
 
+/// How much of the tables' blocks is in memory, with the parts of their filters and indexes.
+const BLOCK_CACHE_BYTES: u64 = 64 << 20;
+/// Threads that write and merge tables. With a second one, fjall 3.1 has one of them spin while the other
+/// merges (`worker_pool.rs`, `WorkerMessage::Compact`).
+const WORKERS: usize = 1;
+
 fn options() -> KeyspaceCreateOptions {
+    // Whole filters and indexes of the tables below the first level are megabytes, and each read of a key
+    // needs them: in parts, those that are used stay in the cache.
+    let in_parts = PartitioningPolicy::new([false, true]);
     let strategy = Leveled::default().with_l0_threshold(TABLES_BEFORE_MERGE);
     KeyspaceCreateOptions::default()
         .max_memtable_size(MEMTABLE_BYTES_MAX)
         .compaction_strategy(Arc::new(strategy))
+        .index_block_partitioning_policy(in_parts.clone())
+        .filter_block_partitioning_policy(in_parts)
 }
 
 /// The keyspace of the greatest generation; what a reset left behind is removed.
