@@ -2,7 +2,9 @@
 //!
 //! An entry may leave once the store has it as it is: it has not changed since a barrier, and that epoch is
 //! committed. Which ones leave is decided by a hand that goes around: one that was used since it last came
-//! by gets a second chance. What leaves changes no result: it is read back when it is asked for.
+//! by gets a second chance. That it came counts for no use, nor what follows in the same epoch: keys that
+//! come once in a long while don't drive out those that come often. What leaves changes no result: it is read
+//! back when it is asked for.
 
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64;
@@ -23,7 +25,7 @@ pub(crate) struct Head {
     pub group: u16,
     /// Whether a barrier is to store it.
     dirty: bool,
-    /// Whether it was used since the hand came by.
+    /// Whether it was used since the hand came by, in a later epoch than the one it came in.
     used: bool,
     /// Whether it is a key at all; else the place is free.
     is_here: bool,
@@ -115,7 +117,7 @@ impl<T: Resident> Residents<T> {
         let hash = xxh3_64(key);
         let mut entry = T::default();
         let group = group_of_hash(hash, self.key_groups);
-        *entry.head_mut() = Head { key: key.into(), group, used: true, is_here: true, ..Head::default() };
+        *entry.head_mut() = Head { key: key.into(), group, is_here: true, ..Head::default() };
         let place = match self.free.pop() {
             Some(place) => {
                 self.entries[place as usize] = entry;
@@ -142,8 +144,8 @@ impl<T: Resident> Residents<T> {
     /// Notes that a key has changed, by so many bytes of value.
     pub fn mark_dirty(&mut self, place: Place, value_bytes: usize) {
         let head = self.entries[place as usize].head_mut();
-        head.used = true;
         if !head.dirty {
+            head.used = head.epoch > 0;
             head.dirty = true;
             self.dirty_bytes += head.key.len() + value_bytes + CHANGE_BYTES;
             self.dirty.push(place);
