@@ -1,32 +1,22 @@
 //! What built-in aggregates cost in a lane of the engine, all that the lane does included.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use wasmill_connect::store::MemoryStore;
-use wasmill_engine::WindowSpec;
 use wasmill_engine::batch::Batch;
-use wasmill_engine::builtin::{BuiltIn, BuiltIns, Kind};
-use wasmill_engine::lane::{EVERYTHING, KeyedSpec, Lane, LaneInput};
-use wasmill_engine::output::Routes;
+use wasmill_engine::lane::LaneInput;
 use wasmill_engine::position::PartitionId;
-use wasmill_engine::state::StateStore;
 use wasmill_engine::time::START;
-use wasmill_engine::topology::Topology;
-use wasmill_engine::window::{Emit, Late, Windows};
+use wasmill_engine::window::Windows;
 use wasmill_frame::Parts;
 
 use crate::clock::{Times, timed};
 use crate::report::{Report, Row, Target};
+use crate::stream::{BATCH, SCATTER, count_and_sum, lane_in_memory};
 
-/// Messages a batch, as the engine's default.
-const BATCH: usize = 256;
 /// Messages that are made at once, so that they need not all be in memory.
 const SLICE: usize = BATCH * 1_024;
 const MESSAGES: usize = 8 * SLICE;
 const ROUNDS: usize = 3;
-/// An odd number: multiplied by it, the numbers below a count all come, in no order that a cache likes.
-const SCATTER: usize = 7_368_787;
 
 /// Measures folding into few and into many keys.
 pub fn measure(report: &mut Report) {
@@ -46,22 +36,7 @@ pub fn measure(report: &mut Report) {
 }
 
 fn run(keys: usize, decimals: bool) -> Duration {
-    let sum = BuiltIn::new(Kind::Sum, "payload.n".parse().ok());
-    let results = vec![("count".to_owned(), BuiltIn::new(Kind::Count, None)), ("sum".to_owned(), sum)];
-    let spec = WindowSpec {
-        name: "bench".into(),
-        aggregate: BuiltIns::named(results).unwrap_or_else(|e| panic!("{e}")).into(),
-        window: Windows::tumbling(3_600_000).unwrap_or_else(|e| panic!("{e}")),
-        allowed_lateness_ms: 0,
-        late: Late::Drop,
-        emit: Emit::Close,
-        compound_key: false,
-    };
-    let routes = Arc::new(Routes::new(Vec::new(), Default::default()));
-    let store: Arc<dyn StateStore> = Arc::new(MemoryStore::new());
-    let lane =
-        Lane::new(&[KeyedSpec::Window(spec)], &routes, &store, Topology::KEY_GROUPS, (0, 1), EVERYTHING);
-    let mut lane = lane.unwrap_or_else(|e| panic!("{e}"));
+    let mut lane = lane_in_memory(count_and_sum(Windows::tumbling(3_600_000)));
     let mut took = Duration::ZERO;
     for slice in 0..MESSAGES / SLICE {
         let batches = (0..SLICE / BATCH).map(|n| batch(slice * SLICE + n * BATCH, keys, decimals)).collect();

@@ -9,33 +9,28 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use wasmill_connect::store::{DiskStore, MemoryStore};
-use wasmill_engine::WindowSpec;
 use wasmill_engine::batch::Batch;
-use wasmill_engine::builtin::{BuiltIn, BuiltIns, Kind};
-use wasmill_engine::lane::{EVERYTHING, KeyedSpec, Lane, LaneInput};
-use wasmill_engine::output::Routes;
+use wasmill_engine::lane::{EVERYTHING, Lane, LaneInput};
 use wasmill_engine::position::PartitionId;
 use wasmill_engine::state::{Checkpoint, Epoch, StateStore};
 use wasmill_engine::time::START;
-use wasmill_engine::topology::Topology;
-use wasmill_engine::window::{Emit, Late, Windows};
+use wasmill_engine::window::Windows;
 use wasmill_frame::Parts;
 
 use crate::clock::{Times, process_cpu, timed};
 use crate::report::{Report, Row, Target};
+use crate::stream::{BATCH, SCATTER, count_and_sum, lane, splitmix};
 
 const FEW: usize = 10_000;
 const MANY: usize = 10_000_000;
-/// Messages a batch, as the engine's default.
-const BATCH: usize = 256;
 /// Messages an epoch: about what `epoch.bytes` lets through of 200 bytes each.
 const EPOCH: usize = BATCH * 160;
 /// Messages that are measured.
 const MESSAGES: usize = EPOCH * 50;
+/// How often as many go before.
+const WARM: usize = 4;
 /// The default of `limits.state_cache`.
 const CACHE_BYTES: usize = 256 << 20;
-/// An odd number: multiplied by it, the numbers below a count all come, in no order that a cache likes.
-const SCATTER: usize = 7_368_787;
 
 /// How often each key comes.
 #[derive(Clone, Copy)]
@@ -73,14 +68,6 @@ impl Keys {
             Self::Zipf(_) => "Zipf",
         }
     }
-}
-
-/// SplitMix64.
-fn splitmix(n: u64) -> u64 {
-    let mut z = n.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
 }
 
 /// Measures few keys and many, and a start with many.
@@ -148,8 +135,10 @@ impl Disk {
     fn run(&self, keys: Keys) -> f64 {
         let store = self.open();
         let mut run = Run::new(&store, CACHE_BYTES);
-        // Once to have what is used most in memory.
-        run.messages(keys, Run::commit);
+        // First until the cache is full of what is used most.
+        for _ in 0..WARM {
+            run.messages(keys, Run::commit);
+        }
         run.messages(keys, Run::commit)
     }
 
@@ -174,27 +163,9 @@ struct Run {
 
 impl Run {
     fn new(store: &Arc<dyn StateStore>, cache_bytes: usize) -> Self {
-        let sum = BuiltIn::new(Kind::Sum, "payload.n".parse().ok());
-        let results = vec![("count".to_owned(), BuiltIn::new(Kind::Count, None)), ("sum".to_owned(), sum)];
-        let spec = WindowSpec {
-            name: "bench".into(),
-            aggregate: BuiltIns::named(results).unwrap_or_else(|e| panic!("{e}")).into(),
-            window: Windows::tumbling(3_600_000).unwrap_or_else(|e| panic!("{e}")),
-            allowed_lateness_ms: 0,
-            late: Late::Drop,
-            emit: Emit::Close,
-            compound_key: false,
-        };
-        let routes = Arc::new(Routes::new(Vec::new(), Default::default()));
-        let (specs, groups) = ([KeyedSpec::Window(spec)], Topology::KEY_GROUPS);
-        let lane = Lane::new(&specs, &routes, store, groups, (0, 1), cache_bytes);
+        let lane = lane(count_and_sum(Windows::tumbling(3_600_000)), store, cache_bytes);
         let checkpoint = store.checkpoint().unwrap_or_else(|e| panic!("{e}"));
-        Self {
-            store: Arc::clone(store),
-            lane: lane.unwrap_or_else(|e| panic!("{e}")),
-            epoch: checkpoint.map_or(0, |c| c.epoch),
-            messages: 0,
-        }
+        Self { store: Arc::clone(store), lane, epoch: checkpoint.map_or(0, |c| c.epoch), messages: 0 }
     }
 
     /// A message of each key.

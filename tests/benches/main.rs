@@ -14,10 +14,13 @@ mod contender;
 mod copy;
 mod kafka;
 mod keys;
+mod merge;
 mod native;
 mod report;
+mod stream;
 mod untimed;
 mod whole;
+mod windows;
 
 use report::Report;
 
@@ -36,6 +39,12 @@ fn main() -> std::process::ExitCode {
     }
     if asked("built-ins") {
         built_ins::measure(&mut report);
+    }
+    if asked("windows") {
+        windows::measure(&mut report);
+    }
+    if asked("merge") {
+        merge::measure(&mut report);
     }
     if asked("keys") {
         keys::measure(&mut report);
