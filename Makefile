@@ -12,12 +12,13 @@ IMAGE ?= wasmill:$(VERSION)
 # Every test command names the whole workspace: of a part of it cargo would build the dependencies with
 # other features, once more.
 
-# How long `make test-long` goes on: places at which the store is damaged, seeds of the simulator, and runs
-# that are killed at random moments.
+# How long `make test-long` goes on: places at which the store is damaged, seeds of the simulator, runs that
+# are killed at random moments, and keys of which totals are kept.
 SEEDS ?= 100000
 KILL_ROUNDS ?= 200
 KAFKA_ROUNDS ?= 30
 DAMAGES ?= 5000
+KEYS ?= 10000000
 
 .PHONY: help
 help: ## Shows this list
@@ -77,10 +78,11 @@ test: setup-test guests typed-js ## Runs all tests
 
 .PHONY: test-long
 test-long: setup-test guests typed-js build ## Runs what takes rounds: make test-long SEEDS=100000 KILL_ROUNDS=200
-	@echo "$(DAMAGES) damages of the store, $(SEEDS) simulator seeds, $(KILL_ROUNDS) kill rounds"
+	@echo "$(DAMAGES) damages of the store, $(SEEDS) simulator seeds, $(KILL_ROUNDS) kill rounds, $(KEYS) keys"
 	@WASMILL_DAMAGES=$(DAMAGES) cargo test --release --workspace --test stores
 	@WASMILL_SEEDS=$(SEEDS) cargo test --release --workspace --test law_one --test windows
 	@WASMILL_KILL_ROUNDS=$(KILL_ROUNDS) cargo test --release --workspace --test end_to_end
+	@WASMILL_KEYS=$(KEYS) cargo test --release --workspace --test end_to_end many_keys
 	@WASMILL_KILL_ROUNDS=$(KAFKA_ROUNDS) WASMILL_STOP_SECONDS=60 cargo test --release --workspace --test kafka
 
 .PHONY: bench

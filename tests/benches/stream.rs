@@ -5,7 +5,7 @@ use std::sync::Arc;
 use wasmill_connect::store::MemoryStore;
 use wasmill_engine::WindowSpec;
 use wasmill_engine::builtin::{BuiltIn, BuiltIns, Kind};
-use wasmill_engine::lane::{EVERYTHING, KeyedSpec, Lane};
+use wasmill_engine::lane::{KeyedSpec, Lane, LaneBounds};
 use wasmill_engine::output::Routes;
 use wasmill_engine::state::StateStore;
 use wasmill_engine::topology::Topology;
@@ -40,14 +40,14 @@ pub fn count_and_sum(window: Result<Windows, String>) -> KeyedSpec {
 }
 
 /// The one lane of a pipeline without sinks.
-pub fn lane(spec: KeyedSpec, store: &Arc<dyn StateStore>, cache_bytes: usize) -> Lane {
+pub fn lane(spec: KeyedSpec, store: &Arc<dyn StateStore>, bounds: LaneBounds) -> Lane {
     let routes = Arc::new(Routes::new(Vec::new(), Default::default()));
-    let lane = Lane::new(&[spec], &routes, store, Topology::KEY_GROUPS, (0, 1), cache_bytes);
+    let lane = Lane::new(&[spec], &routes, store, Topology::KEY_GROUPS, (0, 1), bounds);
     lane.unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// The same, with a store that stays empty.
 pub fn lane_in_memory(spec: KeyedSpec) -> Lane {
     let store: Arc<dyn StateStore> = Arc::new(MemoryStore::new());
-    lane(spec, &store, EVERYTHING)
+    lane(spec, &store, LaneBounds::NONE)
 }

@@ -96,14 +96,32 @@ pub struct Lane {
     routes: Arc<Routes>,
     out: Outbox,
     counts: Counts,
-    /// [`LaneInput::settled`] of the last input.
+    /// [`LaneInput::stream_time`] and [`LaneInput::settled`] of the last input.
+    sent: (i64, i64),
+    /// What is settled for the windows that have fired: as of the last input once nothing is owed.
     settled: i64,
+    /// How much may wait for a barrier before windows that are over wait for it too.
+    epoch_bytes_max: usize,
+    /// Whether windows that are over have not fired yet.
+    owes: bool,
+}
+
+/// What bounds a lane's memory.
+#[derive(Debug, Clone, Copy)]
+pub struct LaneBounds {
+    /// About how much is in memory of the state that is in the store, beside what changed since the last commit.
+    pub cache_bytes: usize,
+    /// About how much of an epoch windows that are over may make before they wait for the next one.
+    pub epoch_bytes: usize,
+}
+
+impl LaneBounds {
+    /// Everything is in memory, and every epoch has all that was over at its end.
+    pub const NONE: Self = Self { cache_bytes: EVERYTHING, epoch_bytes: usize::MAX };
 }
 
 impl Lane {
-    /// The lane number `lane` of `lanes`, with the state of its key groups as the store has it. Of state that
-    /// is in the store, it has at most about `cache_bytes` in memory beside what changed since the last
-    /// commit; [`EVERYTHING`] keeps all of it there.
+    /// The lane number `lane` of `lanes`, with the state of its key groups as the store has it.
     ///
     /// # Errors
     /// When the store can't be read.
@@ -113,10 +131,10 @@ impl Lane {
         store: &Arc<dyn StateStore>,
         key_groups: u16,
         (lane, lanes): (usize, usize),
-        cache_bytes: usize,
+        bounds: LaneBounds,
     ) -> Result<Self, StoreError> {
         let groups = groups_of(lane, key_groups, lanes);
-        let bytes_max = share_of(cache_bytes, specs);
+        let bytes_max = share_of(bounds.cache_bytes, specs);
         let mut stages = Vec::with_capacity(specs.len());
         for (number, spec) in specs.iter().enumerate() {
             let number = u16::try_from(number).unwrap_or(u16::MAX);
@@ -149,23 +167,56 @@ impl Lane {
             stages.push(stage);
         }
         let (routes, out) = (Arc::clone(routes), Outbox::new(routes));
-        Ok(Self { stages, routes, out, counts: Counts::default(), settled: START })
+        // A stage's stored clock is that of all lanes, so at a barrier all must have come as far.
+        let has_clock = |spec: &KeyedSpec| matches!(spec, KeyedSpec::Window(w) if w.needs_clock());
+        let epoch_bytes_max = if specs.iter().any(has_clock) { usize::MAX } else { bounds.epoch_bytes };
+        Ok(Self {
+            stages,
+            routes,
+            out,
+            counts: Counts::default(),
+            sent: (START, START),
+            settled: START,
+            epoch_bytes_max,
+            owes: false,
+        })
     }
 
-    /// Takes a run of the virtual log in, then fires what is over.
+    /// Takes a run of the virtual log in, then fires what is over, as [`Lane::go_on`] does.
     pub fn process(&mut self, input: LaneInput) {
         let (routes, out, counts) = (&*self.routes, &mut self.out, &mut self.counts);
         for mut batch in input.batches {
             flow(&mut self.stages, &mut batch, Origins::Source, routes, out, counts);
         }
-        self.settled = input.settled;
-        let mut stream_time = input.stream_time;
+        self.sent = (input.stream_time, input.settled);
+        self.go_on();
+    }
+
+    /// Fires what is over. Where that is more than an epoch may have, the rest is owed: it fires behind the
+    /// next barrier. That changes no result, for a window that is over takes no message; after a crash
+    /// between, the rest is in the store.
+    pub fn go_on(&mut self) {
+        let (routes, out, counts) = (&*self.routes, &mut self.out, &mut self.counts);
+        let (mut stream_time, settled) = self.sent;
+        self.owes = true;
         for number in 0..self.stages.len() {
             let (stages, behind) = self.stages.split_at_mut(number + 1);
             let Some(LaneStage::Window(windowed)) = stages.last_mut() else { continue };
-            windowed.advance(stream_time, &mut Way { routes, out, counts, behind });
+            let mut way = Way { routes, out, counts, behind };
+            if !windowed.advance(stream_time, self.epoch_bytes_max, &mut way) {
+                // The stages behind have no time yet that has not come to this one.
+                return;
+            }
             stream_time = windowed.passes_on(stream_time);
         }
+        self.settled = settled;
+        self.owes = false;
+    }
+
+    /// Whether windows that are over wait for the next barrier, behind which [`Lane::go_on`] is to be called.
+    #[must_use]
+    pub fn owes(&self) -> bool {
+        self.owes
     }
 
     /// The bytes that wait for the next barrier.

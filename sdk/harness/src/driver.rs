@@ -29,7 +29,7 @@ use wasmill_engine::batch::{Batch, Passed};
 use wasmill_engine::commit::counts_from;
 use wasmill_engine::guest::PluginRef;
 use wasmill_engine::key::{KeySpec, OnNull};
-use wasmill_engine::lane::{Counts, EVERYTHING, KeyedSpec};
+use wasmill_engine::lane::{Counts, KeyedSpec, LaneBounds};
 use wasmill_engine::output::{Outbox, SinkRoute, Takes};
 use wasmill_engine::position::PartitionId;
 use wasmill_engine::prefix::Prepared;
@@ -209,7 +209,8 @@ impl Driver {
         let topology = Arc::new(steps.topology);
         let mut sinks = vec![sink(Takes::Main), sink(Takes::DeadLetters)];
         sinks.extend(steps.outputs.into_iter().map(|name| sink(Takes::Named(name))));
-        let parts = assemble(&topology, &sinks, partitions, &store, lanes, BATCH_MESSAGES_MAX, EVERYTHING);
+        let parts =
+            assemble(&topology, &sinks, partitions, &store, lanes, BATCH_MESSAGES_MAX, LaneBounds::NONE);
         let committed = vec![(Vec::new(), 0); sinks.len()];
         let logs = vec![Vec::new(); partitions];
         let readers = vec![(0, 0); partitions];
@@ -323,7 +324,7 @@ impl Driver {
             &self.store,
             lanes,
             BATCH_MESSAGES_MAX,
-            EVERYTHING,
+            LaneBounds::NONE,
         );
         for (id, position) in self.parts.coordinator.starts() {
             self.readers[id.partition as usize] = (usize::try_from(position.offset).unwrap_or(usize::MAX), 0);

@@ -7,7 +7,7 @@ use wasmill_connect::codec::json::JsonEncoder;
 use wasmill_engine::commit::Collector;
 use wasmill_engine::coordinator::{Coordinator, FoundPartition};
 use wasmill_engine::input::{RawBatch, RawRecord};
-use wasmill_engine::lane::Lane;
+use wasmill_engine::lane::{Lane, LaneBounds};
 use wasmill_engine::output::{EncodedBatch, Encoder, OutputId, Routes, SinkRoute, Takes};
 use wasmill_engine::position::PartitionId;
 use wasmill_engine::prefix::Prefix;
@@ -84,8 +84,7 @@ pub struct Parts {
     pub collector: Collector,
 }
 
-/// Puts a pipeline over so many partitions together, as a process does at its start; each lane keeps about so
-/// many bytes of committed state in memory.
+/// Puts a pipeline over so many partitions together, as a process does at its start.
 ///
 /// # Panics
 /// When the store can't be read, or the engine refuses the checkpoint in it.
@@ -97,7 +96,7 @@ pub fn assemble(
     store: &Arc<dyn StateStore>,
     lanes: usize,
     batch_messages_max: usize,
-    cache_bytes: usize,
+    bounds: LaneBounds,
 ) -> Parts {
     let (Ok(checkpoint), Ok(foretold)) = (store.checkpoint(), store.foretold()) else {
         panic!("the store can't be read");
@@ -129,7 +128,7 @@ pub fn assemble(
     let lanes = if topology.has_lanes() { lanes } else { 0 };
     let lane = |n| {
         let (keyed, groups) = (&topology.keyed, topology.key_groups);
-        match Lane::new(keyed, &routes, store, groups, (n, lanes), cache_bytes) {
+        match Lane::new(keyed, &routes, store, groups, (n, lanes), bounds) {
             Ok(lane) => lane,
             Err(e) => panic!("{e}"),
         }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use wasmill_connect::store::MemoryStore;
 use wasmill_engine::commit::{Collector, Commit};
 use wasmill_engine::coordinator::Coordinator;
-use wasmill_engine::lane::{Counts, EVERYTHING, Lane, LaneInput};
+use wasmill_engine::lane::{Counts, EVERYTHING, Lane, LaneBounds, LaneInput};
 use wasmill_engine::output::SinkRoute;
 use wasmill_engine::position::PartitionId;
 use wasmill_engine::prefix::{Prefix, Prepared};
@@ -75,6 +75,8 @@ pub struct Chaos {
     /// The most committed state that a lane keeps in memory, in bytes; how much it is each process is told
     /// anew, and some keep all.
     pub cache_bytes_max: usize,
+    /// Whether windows that are over may wait for a later epoch, where they are more than a few.
+    pub small_epochs: bool,
 }
 
 impl Chaos {
@@ -85,6 +87,7 @@ impl Chaos {
         batch_messages_max: usize::MAX,
         idle_per_mille: 0,
         cache_bytes_max: EVERYTHING,
+        small_epochs: false,
     };
     /// Everything happens, except that results may depend on what is called idle.
     pub const WILD: Self = Self {
@@ -93,16 +96,24 @@ impl Chaos {
         batch_messages_max: 40,
         idle_per_mille: 0,
         cache_bytes_max: 4_000,
+        small_epochs: true,
     };
 
-    /// How much of the committed state a lane of the next process keeps in memory.
-    fn cache_bytes(self, random: &mut Seeded) -> usize {
-        match random.below(4) {
+    /// What bounds the lanes of the next process.
+    fn bounds(self, random: &mut Seeded) -> LaneBounds {
+        let cache_bytes = match random.below(4) {
             _ if self.cache_bytes_max == EVERYTHING => EVERYTHING,
             0 => EVERYTHING,
             1 => 1,
             _ => random.below(self.cache_bytes_max),
-        }
+        };
+        let epoch_bytes = match random.below(3) {
+            _ if !self.small_epochs => usize::MAX,
+            0 => usize::MAX,
+            1 => 1,
+            _ => random.below(2_000),
+        };
+        LaneBounds { cache_bytes, epoch_bytes }
     }
 }
 
@@ -157,6 +168,8 @@ struct Process {
     prepared: Vec<Prepared>,
     readers: Vec<Reader>,
     in_flight: usize,
+    /// Which lanes had windows left over at their last barrier.
+    owing: Vec<bool>,
 }
 
 struct Reader {
@@ -236,9 +249,9 @@ fn start(
 ) -> Process {
     let lanes = 1 + random.below(chaos.lanes_max);
     let batch_messages_max = 1 + lanes * 7;
-    let (partitions, cache_bytes) = (scenario.logs.len(), chaos.cache_bytes(random));
+    let (partitions, bounds) = (scenario.logs.len(), chaos.bounds(random));
     let Parts { prefix, coordinator, lanes, collector } =
-        assemble(topology, &scenario.sinks, partitions, &world.store, lanes, batch_messages_max, cache_bytes);
+        assemble(topology, &scenario.sinks, partitions, &world.store, lanes, batch_messages_max, bounds);
     let readers = coordinator
         .starts()
         .map(|(id, p)| Reader {
@@ -251,6 +264,7 @@ fn start(
     Process {
         prefix,
         coordinator,
+        owing: vec![false; lanes.len()],
         lanes: lanes.into_iter().map(|lane| (lane, VecDeque::new())).collect(),
         collector,
         commits: VecDeque::new(),
@@ -303,12 +317,17 @@ fn advance(
                 Some(LaneMessage::Barrier(epoch)) => {
                     let part = lane.barrier(epoch);
                     p.commits.extend(p.collector.lane(epoch, part));
+                    p.owing[n] = lane.owes();
+                    if lane.owes() {
+                        lane.go_on();
+                    }
                 }
                 None => {}
             }
         }
         5 => {
-            let due = p.coordinator.wants_barrier() || (p.coordinator.is_touched() && random.chance(300));
+            let touched = p.coordinator.is_touched() || p.owing.contains(&true);
+            let due = p.coordinator.wants_barrier() || (touched && random.chance(300));
             if due && p.coordinator.can_barrier() && p.in_flight < 2 {
                 let barrier = p.coordinator.barrier();
                 p.in_flight += 1;
@@ -335,7 +354,8 @@ fn advance(
             }
         }
     }
-    let idle = p.in_flight == 0 && p.prepared.is_empty() && !p.coordinator.is_touched();
+    let touched = p.coordinator.is_touched() || p.owing.contains(&true);
+    let idle = p.in_flight == 0 && p.prepared.is_empty() && !touched;
     if idle && p.readers.iter().all(|r| r.ended) && p.coordinator.is_finished() {
         return Step::Done;
     }

@@ -10,6 +10,7 @@ mod flights;
 mod flights_built_ins;
 mod http;
 mod killing;
+mod many_keys;
 mod pipelines;
 mod redis;
 mod sandbox;

@@ -162,10 +162,12 @@ impl<'a> Due<'a> {
         stage: u16,
         evicted: &Evicted,
         end: i64,
+        last: Option<&[u8]>,
     ) -> Result<Self, StoreError> {
         let mut due = Self { store, stage, end, pages: Vec::new(), heap: BinaryHeap::new() };
         for (n, group) in evicted.holding(end).into_iter().enumerate() {
-            due.pages.push(Page { group, parts: VecDeque::new(), last: None });
+            let last = last.map(|key| window_key(stage, group, end, key));
+            due.pages.push(Page { group, parts: VecDeque::new(), last });
             due.read(n)?;
         }
         Ok(due)
@@ -321,7 +323,7 @@ mod tests {
         evicted.close(&store, 3, 50).expect("a store that answers");
         assert_eq!(evicted.first(), 60);
         assert!(evicted.may_hold(4, 60) && !evicted.may_hold(4, 61) && !evicted.may_hold(7, 60));
-        let mut due = Due::open(&store, 3, &evicted, 60).expect("a store that answers");
+        let mut due = Due::open(&store, 3, &evicted, 60, None).expect("a store that answers");
         let mut found = Vec::new();
         while let Some(key) = due.key().map(<[u8]>::to_vec) {
             let taken = due.take().expect("a store that answers").expect("what was shown");

@@ -40,6 +40,9 @@ pub(crate) use stored::split as split_part;
 /// How many windows are finished by one call of the plugin.
 const FINISH_WINDOWS_MAX: usize = 4_096;
 
+/// What a window's result is at least, in bytes.
+const RESULT_BYTES: usize = 128;
+
 /// A windowed aggregate of a pipeline.
 #[derive(Clone)]
 pub struct WindowSpec {
@@ -234,24 +237,39 @@ impl Windowed {
         }
     }
 
-    /// Goes on to a stream time: what is due until then goes out, moment by moment.
-    pub fn advance(&mut self, to: i64, way: &mut Way<'_>) {
-        self.pass(to, way);
+    /// Goes on to a stream time: what is due until then goes out, moment by moment. Answers whether it is done:
+    /// it stops where about `bytes_max` wait for the barrier.
+    pub fn advance(&mut self, to: i64, bytes_max: usize, way: &mut Way<'_>) -> bool {
+        let done = self.pass_some(to, bytes_max, way);
         self.table.make_room();
+        done
     }
 
-    /// As [`Windowed::advance`], in the midst of a batch: what its messages need stays in memory.
+    /// As [`Windowed::advance`], in the midst of a batch: all that is due goes out, and what the batch's
+    /// messages need stays in memory.
     fn pass(&mut self, to: i64, way: &mut Way<'_>) {
+        self.pass_some(to, usize::MAX, way);
+    }
+
+    fn pass_some(&mut self, to: i64, bytes_max: usize, way: &mut Way<'_>) -> bool {
         debug_assert!(self.segment.is_empty(), "what was taken is folded before time goes on");
+        let mut any = false;
         while self.next_moment() <= to.min(END - 1) {
+            // At least something, so that it comes to an end under any bound.
+            if std::mem::replace(&mut any, true) && self.is_full(bytes_max, way) {
+                self.time = self.time.max(self.next_moment() - 1);
+                return false;
+            }
             if self.close_moment() <= self.tick {
                 let end = self.table.first_due();
                 let lacks_parts = self.table.lacks_parts();
                 let places = self.table.take_due(end);
                 match self.spec.window.0 {
-                    Kind::Paned(panes) if lacks_parts => self.close_with_stored(panes, end, places, way),
-                    Kind::Paned(panes) => self.close_panes(panes, end, &places, way),
-                    Kind::Session { .. } => self.close_sessions(end, &places, way),
+                    Kind::Paned(panes) if lacks_parts => {
+                        self.close_with_stored(panes, end, places, bytes_max, way);
+                    }
+                    Kind::Paned(panes) => self.close_in_memory(panes, end, &places, bytes_max, way),
+                    Kind::Session { .. } => self.close_sessions(end, &places, bytes_max, way),
                 }
             } else {
                 self.send_changed(way);
@@ -259,6 +277,18 @@ impl Windowed {
         }
         // Behind the end of everything nothing is open. If more comes all the same, it begins anew.
         self.time = if to == END { START } else { self.time.max(to) };
+        self.table.forget_put_off();
+        true
+    }
+
+    /// How many windows are fired before it is looked whether that is enough.
+    fn windows_at_once(bytes_max: usize) -> usize {
+        FINISH_WINDOWS_MAX.min(bytes_max / RESULT_BYTES + 1)
+    }
+
+    /// Whether so much waits for the barrier that what is still due should wait for the next one.
+    fn is_full(&self, bytes_max: usize, way: &Way<'_>) -> bool {
+        bytes_max != usize::MAX && way.out.size_bytes() + self.table.changed_bytes() >= bytes_max
     }
 
     /// The stream time that a stage behind sees.

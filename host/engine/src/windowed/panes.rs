@@ -11,7 +11,7 @@ use super::{FINISH_WINDOWS_MAX, Windowed, new_part};
 use crate::batch::Batch;
 use crate::lane::Way;
 use crate::stage::{Origins, unreadable};
-use crate::state::{StateStore, StoreError};
+use crate::state::StoreError;
 use crate::window::{Emit, Panes};
 
 /// How many keys' panes are merged side by side: so many that a call costs little, so few that they stay in
@@ -125,8 +125,30 @@ impl Windowed {
         self.put(index, place, at, (start, end));
     }
 
-    /// Fires the windows of one end.
-    pub(super) fn close_panes(&mut self, panes: Panes, end: i64, places: &[Place], way: &mut Way<'_>) {
+    /// Fires the windows of one end, as many as the epoch may have.
+    pub(super) fn close_in_memory(
+        &mut self,
+        panes: Panes,
+        end: i64,
+        places: &[Place],
+        bytes_max: usize,
+        way: &mut Way<'_>,
+    ) {
+        let at_once = Self::windows_at_once(bytes_max);
+        let mut rest = places;
+        while let Some(last) = rest.get(at_once.min(rest.len()).wrapping_sub(1)) {
+            let last = self.table.at(*last).key().to_vec();
+            let (some, more) = rest.split_at(at_once.min(rest.len()));
+            self.close_panes(panes, end, some, way);
+            rest = more;
+            if !rest.is_empty() && self.is_full(bytes_max, way) {
+                return self.table.put_off(end, rest, last);
+            }
+        }
+    }
+
+    /// Fires windows of one end.
+    fn close_panes(&mut self, panes: Panes, end: i64, places: &[Place], way: &mut Way<'_>) {
         let at_once = if self.spec.window.is_one_part() { FINISH_WINDOWS_MAX } else { MERGE_KEYS_MAX };
         for some in places.chunks(at_once) {
             let due: Vec<Place> =
@@ -174,16 +196,16 @@ impl Windowed {
         merged
     }
 
-    /// As [`Windowed::close_panes`], with what is in the store alone.
+    /// As [`Windowed::close_in_memory`], with what is in the store alone.
     pub(super) fn close_with_stored(
         &mut self,
         panes: Panes,
         end: i64,
         places: Vec<Place>,
+        bytes_max: usize,
         way: &mut Way<'_>,
     ) {
-        let store = Arc::clone(&self.store);
-        if let Err(fault) = self.try_close_with_stored(panes, end, places, store.as_ref(), way) {
+        if let Err(fault) = self.try_close_with_stored(panes, end, places, bytes_max, way) {
             unreadable(&self.spec.name, &fault);
         }
     }
@@ -193,25 +215,31 @@ impl Windowed {
         panes: Panes,
         end: i64,
         places: Vec<Place>,
-        store: &dyn StateStore,
+        bytes_max: usize,
         way: &mut Way<'_>,
     ) -> Result<(), StoreError> {
+        let store = Arc::clone(&self.store);
         // A key may be in memory, and stand at this end, while its window is in the store alone.
         let has = |place: &Place| has_window(panes, self.table.at(*place), end);
         let (places, in_vain): (Vec<Place>, Vec<Place>) = places.into_iter().partition(has);
         for place in in_vain {
             self.retire(panes, place, end);
         }
+        let at_once = Self::windows_at_once(bytes_max);
         let mut places = places.into_iter().peekable();
-        let mut stored = self.table.stored_due(store, end)?;
+        let mut stored = self.table.stored_due(store.as_ref(), end)?;
         loop {
-            let some = self.table.take_due_of_both(&mut places, &mut stored, FINISH_WINDOWS_MAX)?;
-            if some.is_empty() {
-                break;
-            }
+            let some = self.table.take_due_of_both(&mut places, &mut stored, at_once)?;
+            let Some(last) = some.last() else { break };
+            let last = self.table.at(*last).key().to_vec();
             self.close_panes(panes, end, &some, way);
+            if self.is_full(bytes_max, way) {
+                let rest: Vec<Place> = places.collect();
+                self.table.put_off(end, &rest, last);
+                return Ok(());
+            }
         }
-        self.table.closed(store, end)
+        self.table.closed(store.as_ref(), end)
     }
 
     /// Brings the panes back that a batch's messages go to, where they left.

@@ -2,7 +2,7 @@
 
 use super::firing::{Fire, Value};
 use super::table::{Place, Shown, Table};
-use super::{FINISH_WINDOWS_MAX, Windowed, new_part, note_fold};
+use super::{Windowed, new_part, note_fold};
 use crate::aggregate::Unfolded;
 use crate::batch::Batch;
 use crate::lane::Way;
@@ -130,7 +130,7 @@ impl Windowed {
     }
 
     /// Fires the sessions with this end; those that have grown since are due later.
-    pub(super) fn close_sessions(&mut self, end: i64, places: &[Place], way: &mut Way<'_>) {
+    pub(super) fn close_sessions(&mut self, end: i64, places: &[Place], bytes_max: usize, way: &mut Way<'_>) {
         let mut over: Vec<(i64, Place)> = Vec::new();
         for place in places {
             for at in 0..self.table.at(*place).parts.len() {
@@ -147,7 +147,10 @@ impl Windowed {
         }
         // Stable: the places are in the keys' order.
         over.sort_by_key(|(start, _)| *start);
-        for some in over.chunks(FINISH_WINDOWS_MAX) {
+        let mut rest = over.as_slice();
+        while !rest.is_empty() {
+            let (some, more) = rest.split_at(rest.len().min(Self::windows_at_once(bytes_max)));
+            rest = more;
             let mut fires = Vec::with_capacity(some.len());
             for (start, place) in some {
                 let Ok(at) = self.table.at(*place).find(*start) else { continue };
@@ -166,6 +169,10 @@ impl Windowed {
             self.send(fires, way);
             for (_, place) in some {
                 self.table.tidy(*place);
+            }
+            if !rest.is_empty() && self.is_full(bytes_max, way) {
+                rest.iter().for_each(|(_, place)| self.table.register(end, *place));
+                return;
             }
         }
     }

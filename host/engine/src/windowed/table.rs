@@ -135,6 +135,8 @@ pub(super) struct Table {
     /// Keys by the ends at which they are to be looked at; one may stand there in vain, or twice.
     due: BTreeMap<i64, Vec<Place>>,
     evicted: Evicted,
+    /// An end of which windows are put off, and the last key that is not.
+    put_off: Option<(i64, Vec<u8>)>,
     deleted: Vec<Vec<u8>>,
     deleted_bytes: usize,
     /// How many parts were added since the last barrier, less those removed.
@@ -155,6 +157,7 @@ impl Table {
             keys: Residents::new(key_groups, bytes_max),
             due: BTreeMap::new(),
             evicted: Evicted::new(groups),
+            put_off: None,
             deleted: Vec::new(),
             deleted_bytes: 0,
             opened: 0,
@@ -377,9 +380,22 @@ impl Table {
         Ok(taken)
     }
 
-    /// The stored parts with this end.
+    /// Has these keys, and those that the store has behind `last`, looked at later for this end. Up to `last`
+    /// the store may still have what is gone.
+    pub fn put_off(&mut self, end: i64, places: &[Place], last: Vec<u8>) {
+        self.put_off = Some((end, last));
+        places.iter().for_each(|place| self.register(end, *place));
+    }
+
+    /// Nothing is put off any more.
+    pub fn forget_put_off(&mut self) {
+        self.put_off = None;
+    }
+
+    /// The stored parts with this end, behind those that are gone.
     pub fn stored_due<'a>(&self, store: &'a dyn StateStore, end: i64) -> Result<Due<'a>, StoreError> {
-        Due::open(store, self.stage, &self.evicted, end)
+        let last = self.put_off.as_ref().filter(|(of, _)| *of == end).map(|(_, last)| last.as_slice());
+        Due::open(store, self.stage, &self.evicted, end, last)
     }
 
     /// All parts with ends up to this one are closed.

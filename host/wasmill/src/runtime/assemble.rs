@@ -14,7 +14,7 @@ use wasmill_engine::commit::Collector;
 use wasmill_engine::coordinator::{Coordinator, FoundPartition};
 use wasmill_engine::input::Decoder;
 use wasmill_engine::key::Path as FieldPath;
-use wasmill_engine::lane::{EVERYTHING, KeyedSpec, Lane};
+use wasmill_engine::lane::{EVERYTHING, KeyedSpec, Lane, LaneBounds};
 use wasmill_engine::output::{Routes, SinkRoute, Takes};
 use wasmill_engine::position::{PartitionId, Progress};
 use wasmill_engine::stage::{StageKind, StageSpec};
@@ -173,10 +173,11 @@ pub(super) async fn assemble(
         true => pipeline.limits.state_cache_bytes_max / lanes.max(1),
         false => EVERYTHING,
     };
+    let bounds = LaneBounds { cache_bytes, epoch_bytes: pipeline.epoch.bytes_max };
     let restored = || {
         let (topology, routes, read) = (Arc::clone(&topology), Arc::clone(&routes), Arc::clone(&read));
         let lane =
-            move |n| Lane::new(&topology.keyed, &routes, &read, topology.key_groups, (n, lanes), cache_bytes);
+            move |n| Lane::new(&topology.keyed, &routes, &read, topology.key_groups, (n, lanes), bounds);
         off_the_network(move || (0..lanes).map(lane).collect::<Result<Vec<_>, StoreError>>())
     };
     let lanes = insist!(ends, "the store", restored()).map_err(outside)?;

@@ -31,8 +31,10 @@ pub(super) enum Event {
     Prepared(Prepared),
     /// A lane has taken in so many bytes, and so many wait in it for the next barrier.
     LaneDone { lane: usize, bytes: usize, waiting_bytes: usize },
-    /// A lane has handed its part of an epoch over.
-    LaneEpoch(usize, Epoch, LaneEpoch),
+    /// A lane has handed its part of an epoch over; whether it owes windows to the next one.
+    LaneEpoch { lane: usize, epoch: Epoch, part: LaneEpoch, owes: bool },
+    /// A lane has fired what it owed, as much as an epoch may have.
+    LaneWentOn { lane: usize, waiting_bytes: usize },
     /// A partition's source is away: that it is quiet says nothing.
     Away(PartitionId),
     /// A partition has become this process's; its reader follows.
@@ -136,6 +138,8 @@ struct Flow {
     lane_bytes: usize,
     lane_inputs: usize,
     lane_waiting: Vec<usize>,
+    /// Which lanes had windows left over at their last barrier: these are in the open epoch.
+    lane_owes: Vec<bool>,
     epochs: usize,
     epoch_since: Instant,
     /// When each partition was last heard of.
@@ -161,6 +165,7 @@ impl Coordinate {
             lane_bytes: 0,
             lane_inputs: 0,
             lane_waiting: vec![0; self.lanes.len()],
+            lane_owes: vec![false; self.lanes.len()],
             epochs: 0,
             epoch_since: Instant::now(),
             heard: self.credits.keys().map(|id| (*id, Instant::now())).collect(),
@@ -216,7 +221,9 @@ impl Coordinate {
 
     /// Whether the open epoch has anything to commit.
     fn is_touched(&self, flow: &Flow) -> bool {
-        self.coordinator.is_touched() || flow.lane_waiting.iter().any(|n| *n > 0)
+        self.coordinator.is_touched()
+            || flow.lane_waiting.iter().any(|n| *n > 0)
+            || flow.lane_owes.contains(&true)
     }
 
     fn take(&mut self, event: Event, flow: &mut Flow) -> Result<(), Halt> {
@@ -259,9 +266,11 @@ impl Coordinate {
             Event::Away(partition) => {
                 flow.heard.remove(&partition);
             }
-            Event::LaneEpoch(lane, epoch, part) => {
+            Event::LaneWentOn { lane, waiting_bytes } => flow.lane_waiting[lane] = waiting_bytes,
+            Event::LaneEpoch { lane, epoch, part, owes } => {
                 // What it had waiting is in the part.
                 flow.lane_waiting[lane] = 0;
+                flow.lane_owes[lane] = owes;
                 let commit = self.collector.lane(epoch, part);
                 self.hand_over(commit);
             }

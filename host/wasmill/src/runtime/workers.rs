@@ -96,7 +96,17 @@ impl Worker {
                 lane.process(input);
                 Event::LaneDone { lane: *number, bytes, waiting_bytes: lane.waiting_bytes() }
             }
-            LaneWork::Barrier(epoch) => Event::LaneEpoch(*number, epoch, lane.barrier(epoch)),
+            LaneWork::Barrier(epoch) => {
+                let (part, owes) = (lane.barrier(epoch), lane.owes());
+                if self.events.send(Event::LaneEpoch { lane: *number, epoch, part, owes }).is_err() {
+                    return false;
+                }
+                if !owes {
+                    return true;
+                }
+                lane.go_on();
+                Event::LaneWentOn { lane: *number, waiting_bytes: lane.waiting_bytes() }
+            }
             LaneWork::Committed(epoch, merged) => {
                 lane.committed(epoch, &merged);
                 return true;
