@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::batch::Batch;
-use crate::key::{key_group, lane_of};
+use crate::exchange::Exchange;
 use crate::lane::{Counts, LaneInput};
 use crate::output::{Outbox, Routes};
 use crate::position::{PartitionId, Position, Progress};
@@ -16,7 +15,7 @@ use crate::shape;
 use crate::state::{Checkpoint, Epoch};
 use crate::time::{END, START};
 use crate::topology::{Order, Topology};
-use crate::virtual_log::{Reached, Released, Run, VirtualLog};
+use crate::virtual_log::{Reached, Run, VirtualLog};
 
 /// The coordinator's part of an epoch.
 #[derive(Debug)]
@@ -472,54 +471,5 @@ fn beginning(partition: &FoundPartition, stream_time: i64) -> Position {
         index: 0,
         stream_time,
         progress: Progress::Live,
-    }
-}
-
-fn empty_batch(messages: usize, bytes: usize) -> Batch {
-    Batch::with_capacity(PartitionId { source: 0, partition: 0 }, 0, messages, bytes)
-}
-
-/// Hands messages to the lanes that own their keys.
-struct Exchange {
-    lanes: Vec<Vec<Batch>>,
-    key_groups: u16,
-    batch_messages_max: usize,
-}
-
-impl Exchange {
-    fn new(lanes: usize, key_groups: u16, batch_messages_max: usize) -> Self {
-        Self { lanes: vec![Vec::new(); lanes.max(1)], key_groups, batch_messages_max }
-    }
-
-    fn take(&mut self, released: Released<'_>) {
-        match released {
-            // One lane: the batch goes through without a copy.
-            Released::Whole(batch) if self.lanes.len() == 1 && batch.len() <= self.batch_messages_max => {
-                self.lanes[0].push(batch);
-            }
-            Released::Whole(batch) => self.copy(&batch, 0..batch.len()),
-            Released::Some(batch, range) => self.copy(batch, range),
-        }
-    }
-
-    fn copy(&mut self, from: &Batch, range: std::ops::Range<usize>) {
-        let lanes = self.lanes.len();
-        for index in range {
-            let message = from.frame.get(index);
-            let lane = if lanes == 1 {
-                0
-            } else {
-                let group = key_group(message.key().unwrap_or_default(), self.key_groups);
-                lane_of(group, self.key_groups, lanes)
-            };
-            let batches = &mut self.lanes[lane];
-            if batches.last().is_none_or(|b| b.len() >= self.batch_messages_max) {
-                batches.push(empty_batch(from.len(), from.frame.size_bytes() / lanes));
-            }
-            if let Some(to) = batches.last_mut() {
-                to.frame.push_message(&message);
-                to.rows.push(from.rows[index]);
-            }
-        }
     }
 }

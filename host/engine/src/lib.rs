@@ -9,6 +9,8 @@
 #![forbid(unsafe_code)]
 
 mod aggregate;
+mod answer;
+mod exchange;
 mod json;
 mod residents;
 mod running;

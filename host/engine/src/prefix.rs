@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use wasmill_frame::Message;
 
+use crate::answer::{Fate, LeavingAt, retime};
 use crate::batch::{Batch, Passed, Row};
 use crate::dead_letter::{Buried, DeadLetter};
 use crate::input::RawBatch;
@@ -12,7 +13,7 @@ use crate::key::{Found, OnNull};
 use crate::lane::send_main;
 use crate::output::{Outbox, OutputId, Routes};
 use crate::position::PartitionId;
-use crate::stage::{Fate, LeavingAt, Origins, Stage, retime};
+use crate::stage::{Origins, Stage};
 use crate::time::{TIMESTAMP_NONE, timestamp_in_range};
 use crate::topology::{OnAhead, TimeSpec, Topology};
 

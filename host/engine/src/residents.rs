@@ -7,6 +7,7 @@
 //! back when it is asked for.
 
 use hashbrown::HashTable;
+use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::key::group_of_hash;
@@ -21,7 +22,8 @@ pub(crate) const UNBOUNDED: usize = usize::MAX;
 /// What every resident key has.
 #[derive(Default)]
 pub(crate) struct Head {
-    pub key: Box<[u8]>,
+    /// Most keys are short: in place they cost no other look at the memory.
+    pub key: SmallVec<[u8; 16]>,
     pub group: u16,
     /// Whether a barrier is to store it.
     dirty: bool,
@@ -117,7 +119,7 @@ impl<T: Resident> Residents<T> {
         let hash = xxh3_64(key);
         let mut entry = T::default();
         let group = group_of_hash(hash, self.key_groups);
-        *entry.head_mut() = Head { key: key.into(), group, is_here: true, ..Head::default() };
+        *entry.head_mut() = Head { key: SmallVec::from_slice(key), group, is_here: true, ..Head::default() };
         let place = match self.free.pop() {
             Some(place) => {
                 self.entries[place as usize] = entry;
@@ -177,7 +179,8 @@ impl<T: Resident> Residents<T> {
             return;
         }
         let entry = &mut self.entries[place as usize];
-        let key_bytes = entry.head().key.len() + ALLOCATION_BYTES;
+        let key = &entry.head().key;
+        let key_bytes = if key.spilled() { key.len() + ALLOCATION_BYTES } else { 0 };
         let now = size_of::<T>() + INDEX_BYTES + key_bytes + entry.heap_bytes();
         let now = u32::try_from(now).unwrap_or(u32::MAX);
         let before = std::mem::replace(&mut entry.head_mut().bytes, now);
@@ -268,7 +271,7 @@ mod tests {
         }
     }
 
-    const EACH: usize = size_of::<Number>() + INDEX_BYTES + ALLOCATION_BYTES + 8;
+    const EACH: usize = size_of::<Number>() + INDEX_BYTES;
 
     fn of(n: u64) -> [u8; 8] {
         n.to_be_bytes()

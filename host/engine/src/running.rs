@@ -12,10 +12,11 @@ use std::sync::Arc;
 use wasmill_frame::{Edit, EditsWriter};
 
 use crate::aggregate::{Aggregate, Aggregator, Item, Unfolded};
+use crate::answer::{Answer, apply};
 use crate::batch::Batch;
 use crate::output::{Outbox, Routes};
 use crate::residents::{Head, Place, Resident, Residents};
-use crate::stage::{Answer, Origins, apply, unreadable};
+use crate::stage::{Origins, unreadable};
 use crate::state::{
     Change, Delta, Epoch, Share, StateKind, StateStore, StoreError, group_prefix, running_key, stage_of,
 };

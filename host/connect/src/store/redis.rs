@@ -17,9 +17,13 @@
 //! A shared key is merged by this process with the value that it saw last; the script stores the result
 //! only if that is still the value, and else answers the one it has, to be merged anew.
 
+mod claims;
+mod entries;
+mod guards;
 mod link;
 mod order;
 mod tools;
+mod wire;
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
@@ -28,16 +32,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::{Connection, FromRedisValue, RedisResult, Script, Value};
-use wasmill_engine::position::{PartitionId, Position};
+use wasmill_engine::position::PartitionId;
 use wasmill_engine::state::{Checkpoint, Delta, Epoch, Merged, Share, StateStore, StoreError, VisitEntry};
-use wasmill_engine::stored_key::{PREFIX_BYTES, STAGE_PREFIX_BYTES};
-use wasmill_engine::time::START;
+use wasmill_engine::stored_key::PREFIX_BYTES;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::refuse_stale;
+use entries::{Restored, SCAN_FIELDS};
+use guards::Sharing;
 use link::Link;
 pub use link::{RedisAddress, check_url};
 pub use tools::RedisView;
+use wire::{bytes, json, pack, pack_texts, text};
 
 /// The version of what is in Redis.
 pub const REDIS_FORMAT: u32 = 1;
@@ -45,8 +50,6 @@ pub const REDIS_FORMAT: u32 = 1;
 /// Merges what one epoch put to a stored key, the last argument, into what is stored, the one before it.
 pub type Merge = Arc<dyn Fn(&[u8], &[u8], &[u8]) -> Result<Vec<u8>, String> + Send + Sync>;
 
-/// How many values of shared keys are remembered, to save a round trip.
-const SEEN_KEYS_MAX: usize = 100_000;
 /// How often a commit merges anew because others were faster, before it waits as for a server that is away.
 const MERGE_TRIES_MAX: u32 = 64;
 /// After how many of them it asks the others to wait for it.
@@ -55,8 +58,6 @@ const PATIENT_ROUNDS: u32 = 4;
 const JITTER_MICROS_MAX: u64 = 10_000;
 /// The longest argument that Redis takes, by default.
 const ARGUMENT_BYTES_MAX: usize = 512 << 20;
-/// How many fields are asked for at once.
-const SCAN_FIELDS: usize = 1_000;
 
 /// State in Redis.
 pub struct RedisStore {
@@ -118,23 +119,6 @@ struct Held {
     merged: Merged,
     /// Shared: the counts that are in Redis already, of those that the checkpoints of this process tell.
     counted: BTreeMap<String, u64>,
-}
-
-/// What one pass over the state found for each key group that a lane has not asked for yet: one pass for
-/// each of them would read everything again each time.
-#[derive(Default)]
-struct Restored {
-    stage: Vec<u8>,
-    groups: BTreeMap<Vec<u8>, BTreeMap<Vec<u8>, Vec<u8>>>,
-    asked: std::collections::HashSet<Vec<u8>>,
-}
-
-/// A shared key on its way into Redis.
-struct Sharing<'a> {
-    key: &'a [u8],
-    share: &'a [u8],
-    expected: Option<Vec<u8>>,
-    new: Vec<u8>,
 }
 
 impl RedisStore {
@@ -225,61 +209,6 @@ impl RedisStore {
         Self::unopened(&at.into(), pipeline, Usage::Alone)?.raise_generation()
     }
 
-    /// Takes partitions over, beside those claimed before, whose epochs go on: whoever had them commits
-    /// nothing more of them. Answers the positions of those that have one, in their order. Only epochs that
-    /// begin there may be committed from now on, so none in flight may have one of `partitions`.
-    ///
-    /// # Errors
-    /// When Redis is away, or refuses; when the state is not shared.
-    pub fn claim(&self, partitions: &[PartitionId]) -> Result<Vec<(PartitionId, Position)>, StoreError> {
-        let mut held = self.held();
-        let claimed = self.take_over(partitions, &held.token)?;
-        let positions = self.positions(&claimed)?;
-        held.claimed.get_or_insert_default().extend(claimed);
-        Ok(positions)
-    }
-
-    fn take_over(
-        &self,
-        partitions: &[PartitionId],
-        token: &str,
-    ) -> Result<BTreeMap<PartitionId, String>, StoreError> {
-        if matches!(self.usage, Usage::Alone) {
-            let cause = "it is open for one process alone, which has all partitions".to_owned();
-            return Err(StoreError::Io {
-                what: format!("cannot claim partitions in {}", self.place()),
-                cause,
-            });
-        }
-        if partitions.is_empty() {
-            return Ok(BTreeMap::new());
-        }
-        let mut call = self.scripts.claim.prepare_invoke();
-        call.key(&self.keys.positions).arg(token);
-        for partition in partitions {
-            call.arg(partition.to_string());
-        }
-        let fields: Vec<String> = self.write("cannot claim partitions", |c| call.invoke(c))?;
-        Ok(partitions.iter().copied().zip(fields).collect())
-    }
-
-    fn positions(
-        &self,
-        claimed: &BTreeMap<PartitionId, String>,
-    ) -> Result<Vec<(PartitionId, Position)>, StoreError> {
-        let mut positions = Vec::with_capacity(claimed.len());
-        for (id, field) in claimed {
-            let json = field.splitn(3, '\n').nth(2).unwrap_or_default();
-            if json.is_empty() {
-                continue;
-            }
-            let position = serde_json::from_str(json)
-                .map_err(|e| self.corrupt(&format!("the position of partition {id}"), e.to_string()))?;
-            positions.push((*id, position));
-        }
-        Ok(positions)
-    }
-
     fn held(&self) -> MutexGuard<'_, Held> {
         lock(&self.held)
     }
@@ -344,142 +273,6 @@ impl RedisStore {
         let Some(bytes) = meta.get(field) else { return Ok(0) };
         let text = String::from_utf8_lossy(bytes);
         text.parse().map_err(|_| self.corrupt(&format!("`{field}`"), format!("it is {text:?}, not a number")))
-    }
-
-    /// What a shared use has for a checkpoint: the claimed partitions' positions, and everybody's counts.
-    fn shared_checkpoint(&self) -> Result<Option<Checkpoint>, StoreError> {
-        let mut held = self.held();
-        let Some(claimed) = &held.claimed else { return Ok(None) };
-        let positions = self.positions(claimed)?;
-        let meta = self.meta()?;
-        let Some(shape) = meta.get("shape") else { return Ok(None) };
-        let mut counts = BTreeMap::new();
-        for field in meta.keys() {
-            if let Some(name) = field.strip_prefix("count:") {
-                counts.insert(name.to_owned(), self.number(&meta, field)?);
-            }
-        }
-        held.counted.clone_from(&counts);
-        Ok(Some(Checkpoint {
-            epoch: self.number(&meta, "epoch")?,
-            generation: self.number(&meta, "generation")?,
-            shape: String::from_utf8_lossy(shape).into_owned(),
-            stream_time: START,
-            positions,
-            sinks: Vec::new(),
-            counts,
-        }))
-    }
-
-    /// Reads every entry under a prefix.
-    fn all_entries(&self, prefix: &[u8]) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, StoreError> {
-        let mut entries = BTreeMap::new();
-        self.each_entry(prefix, |key, value| {
-            entries.insert(key, value);
-        })?;
-        Ok(entries)
-    }
-
-    /// Visits every entry under a prefix, in no order; some may come twice.
-    fn each_entry(&self, prefix: &[u8], mut visit: impl FnMut(Vec<u8>, Vec<u8>)) -> Result<(), StoreError> {
-        let mut pattern = Vec::with_capacity(prefix.len() + 1);
-        for byte in prefix {
-            if b"*?[]\\".contains(byte) {
-                pattern.push(b'\\');
-            }
-            pattern.push(*byte);
-        }
-        pattern.push(b'*');
-        let mut cursor = "0".to_owned();
-        loop {
-            let step = |c: &mut Connection| {
-                let mut step = redis::cmd("HSCAN");
-                step.arg(&self.keys.state).arg(&cursor).arg("MATCH").arg(&pattern);
-                step.arg("COUNT").arg(SCAN_FIELDS).query::<(String, Vec<Vec<u8>>)>(c)
-            };
-            let (next, found) = self.read("cannot read the state", step)?;
-            let mut found = found.into_iter();
-            while let (Some(key), Some(value)) = (found.next(), found.next()) {
-                visit(key, value);
-            }
-            if next == "0" {
-                return Ok(());
-            }
-            cursor = next;
-        }
-    }
-
-    /// The entries of one key group, out of one pass over its stage's.
-    fn group_entries(&self, prefix: &[u8]) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, StoreError> {
-        let mut restored = lock(&self.restored);
-        let stage = &prefix[..STAGE_PREFIX_BYTES];
-        if restored.stage != stage || restored.asked.contains(prefix) {
-            *restored = Restored { stage: stage.to_owned(), ..Restored::default() };
-            for (key, value) in self.all_entries(stage)? {
-                let group = key.get(..PREFIX_BYTES).unwrap_or(&key).to_owned();
-                restored.groups.entry(group).or_default().insert(key, value);
-            }
-        }
-        restored.asked.insert(prefix.to_owned());
-        Ok(restored.groups.remove(prefix).unwrap_or_default())
-    }
-
-    /// The fields that a commit is guarded by, as (field, as it is stored, as it will be).
-    fn guards(
-        &self,
-        held: &Held,
-        attempt: &str,
-        checkpoint: &Checkpoint,
-    ) -> Result<Vec<(String, String, String)>, StoreError> {
-        if matches!(self.usage, Usage::Alone) {
-            let new = format!("{}\n{attempt}", held.token);
-            return Ok(vec![("owner".to_owned(), held.owner.clone(), new)]);
-        }
-        let mut guards = Vec::with_capacity(checkpoint.positions.len());
-        for (id, position) in &checkpoint.positions {
-            let Some(stored) = held.claimed.as_ref().and_then(|claimed| claimed.get(id)) else {
-                return Err(self.fenced(&id.to_string()));
-            };
-            let json = json(position)?;
-            guards.push((id.to_string(), stored.clone(), format!("{}\n{attempt}\n{json}", held.token)));
-        }
-        Ok(guards)
-    }
-
-    fn fenced(&self, field: &str) -> StoreError {
-        match self.usage {
-            Usage::Alone => StoreError::Fenced {
-                what: self.place(),
-                cause: "its owner is another one now: run one process of this pipeline, or let them share"
-                    .into(),
-            },
-            Usage::Shared(_) => StoreError::Fenced {
-                what: format!("partition {field} of {}", self.place()),
-                cause: "this process has not claimed it, or lost it since".into(),
-            },
-        }
-    }
-
-    /// The shared keys of a delta, merged with what was seen of them last.
-    fn sharing<'a>(&self, held: &Held, delta: &'a Delta) -> Result<Vec<Sharing<'a>>, StoreError> {
-        let mut sharing = Vec::new();
-        for change in &delta.changes {
-            let (Usage::Shared(_), Some(Share::Accumulator(share))) = (&self.usage, &change.share) else {
-                continue;
-            };
-            let expected = held.seen.get(&change.key).cloned().flatten();
-            let new = self.merge(&change.key, expected.as_deref(), share)?;
-            sharing.push(Sharing { key: &change.key, share, expected, new });
-        }
-        Ok(sharing)
-    }
-
-    fn merge(&self, key: &[u8], stored: Option<&[u8]>, share: &[u8]) -> Result<Vec<u8>, StoreError> {
-        let (Usage::Shared(merge), Some(stored)) = (&self.usage, stored) else { return Ok(share.to_vec()) };
-        merge(key, stored, share).map_err(|cause| StoreError::Io {
-            what: format!("cannot merge this process's totals into {}", self.place()),
-            cause,
-        })
     }
 }
 
@@ -681,86 +474,9 @@ impl StateStore for RedisStore {
     }
 }
 
-impl RedisStore {
-    fn refused(&self, outcome: &str, found: &str, checkpoint: &Checkpoint) -> StoreError {
-        let number = || found.parse().unwrap_or_default();
-        let stale = match outcome {
-            "fenced" => return self.fenced(found),
-            "generation" => refuse_stale(&self.address, checkpoint, number(), 0),
-            "epoch" => refuse_stale(&self.address, checkpoint, checkpoint.generation, number()),
-            _ => Ok(()),
-        };
-        let cause = match stale {
-            Err(e) => return e,
-            Ok(()) if outcome == "shape" => {
-                "another process of this pipeline runs other stages: let all run the same, or run `wasmill reset`"
-                    .to_owned()
-            }
-            Ok(()) => format!("Redis answered {outcome:?} {found:?}, which this wasmill doesn't know"),
-        };
-        StoreError::Io { what: self.what(&format!("cannot commit epoch {}", checkpoint.epoch)), cause }
-    }
-}
-
-impl Held {
-    /// Keeps what a commit that is stored has changed.
-    fn keep(
-        &mut self,
-        guards: Vec<(String, String, String)>,
-        checkpoint: &Checkpoint,
-        sharing: &[Sharing<'_>],
-    ) {
-        match &mut self.claimed {
-            Some(claimed) => {
-                let ids = checkpoint.positions.iter().map(|(id, _)| *id);
-                claimed.extend(ids.zip(guards.into_iter().map(|(_, _, new)| new)));
-                self.counted.clone_from(&checkpoint.counts);
-            }
-            None => self.owner = guards.into_iter().next().map(|(_, _, new)| new).unwrap_or_default(),
-        }
-        if self.seen.len() + sharing.len() > SEEN_KEYS_MAX {
-            self.seen.clear();
-        }
-        self.merged.clear();
-        for shared in sharing {
-            self.seen.insert(shared.key.to_vec(), Some(shared.new.clone()));
-            self.merged.push((shared.key.to_vec(), shared.new.clone()));
-        }
-    }
-}
-
 // No holder of a lock here can panic between two changes that belong together.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A part as the scripts take it: its length, then its bytes; a length of all ones for none.
-fn pack(into: &mut Vec<u8>, part: Option<&[u8]>) {
-    let length = part.map_or(u32::MAX, |part| u32::try_from(part.len()).unwrap_or(u32::MAX - 1));
-    into.extend_from_slice(&length.to_be_bytes());
-    into.extend_from_slice(part.unwrap_or_default());
-}
-
-fn pack_texts(into: &mut Vec<u8>, parts: &[&str]) {
-    for part in parts {
-        pack(into, Some(part.as_bytes()));
-    }
-}
-
-fn json<T: serde::Serialize>(value: &T) -> Result<String, StoreError> {
-    serde_json::to_string(value)
-        .map_err(|e| StoreError::Io { what: "cannot write a checkpoint".into(), cause: e.to_string() })
-}
-
-fn bytes(value: Value) -> Option<Vec<u8>> {
-    match value {
-        Value::BulkString(bytes) => Some(bytes),
-        _ => None,
-    }
-}
-
-fn text(value: Value) -> String {
-    bytes(value).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
 
 /// A random number; the standard library seeds its hashers from the system's chance.

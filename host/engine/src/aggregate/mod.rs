@@ -6,10 +6,11 @@ mod shared;
 
 use std::sync::Arc;
 
+use crate::answer::Answer;
 use crate::batch::Batch;
 use crate::builtin::BuiltIns;
 use crate::guest::{GuestInfo, PluginRef};
-use crate::stage::{Answer, Origins};
+use crate::stage::Origins;
 
 use native::NativeAggregator;
 use plugin::PluginAggregator;

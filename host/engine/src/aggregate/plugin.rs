@@ -2,9 +2,10 @@
 
 use wasmill_frame::{Blobs, BlobsWriter, Edits, GroupsWriter};
 
+use crate::answer::{Answer, check, is_json};
 use crate::batch::Batch;
 use crate::guest::{AggregateInfo, CallContext, CallError, Guest, GuestInfo, PluginRef, Trial};
-use crate::stage::{Answer, Origins, StageKind, check, context, verdict};
+use crate::stage::{Origins, StageKind, context, verdict};
 
 use super::{Finished, Item, Unfolded};
 
@@ -215,7 +216,7 @@ impl PluginAggregator {
         Ok(blobs
             .iter()
             .map(|(tag, bytes)| match tag {
-                0 if crate::stage::is_json(bytes) => Ok(bytes.to_vec()),
+                0 if is_json(bytes) => Ok(bytes.to_vec()),
                 0 => Err(("finish answered a value that is not JSON".to_owned(), "answer")),
                 _ => Err((String::from_utf8_lossy(bytes).into_owned(), "error")),
             })

@@ -5,7 +5,8 @@ use std::io;
 use wasmill_engine::state::{Checkpoint, Epoch, StoreError};
 
 use super::place::Place;
-use super::{CHECKPOINT, DiskStore, FORETOLD, entry, hashed, too_long};
+use super::values::{CHECKPOINT, FORETOLD, entry, hashed};
+use super::{DiskStore, too_long};
 use crate::os;
 use crate::store::Replacement;
 

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use fjall::{Iter, Keyspace, Readable as _, Snapshot};
 use wasmill_engine::state::{Checkpoint, Epoch, StateView, StoreError, VisitEntry};
 
-use super::{CHECKPOINT, FORETOLD, behind, checked, decode_checkpoint, decode_foretold, entry, guarded};
+use super::values::{CHECKPOINT, FORETOLD, checked, decode_checkpoint, decode_foretold, entry};
+use super::{behind, guarded};
 
 /// A block of a file, as the system counts them.
 const BLOCK_BYTES: u64 = 512;

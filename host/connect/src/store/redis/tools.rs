@@ -7,7 +7,8 @@ use wasmill_engine::position::{PartitionId, Position};
 use wasmill_engine::state::{Checkpoint, Epoch, StateView, StoreError, VisitEntry};
 use wasmill_engine::time::START;
 
-use super::{Connection, REDIS_FORMAT, RedisAddress, RedisStore, Usage, json, pack_texts, text, token};
+use super::wire::{json, pack_texts, text};
+use super::{Connection, REDIS_FORMAT, RedisAddress, RedisStore, Usage, token};
 use crate::store::Replacement;
 
 /// How many entries are sent at once.

@@ -1,0 +1,275 @@
+//! What a plugin answers for a batch: checked, then applied. What leaves the main way is taken out.
+
+use std::ops::Range;
+
+use wasmill_frame::{Edit, Edits, FrameBuf, MetaKind};
+
+use crate::batch::{Batch, Leaving, Ordinals, Passed, Row};
+use crate::dead_letter::{Buried, DeadLetter};
+use crate::guest::{CallError, GuestInfo};
+use crate::output::{Outbox, Routes};
+use crate::stage::{Origins, StageKind};
+
+/// The most messages that one call of a plugin may emit for one message.
+const EMITS_PER_MESSAGE_MAX: usize = 1_000;
+/// The most bytes that the copies among them may have together: a copy costs the plugin nothing, the sinks
+/// its whole size.
+const EMITTED_BYTES_PER_MESSAGE_MAX: usize = 16 << 20;
+
+/// Checks an answer: its layout, and what the layout can't say: that a filter only filters, that JSON is
+/// JSON, that what becomes of each message is bounded. `bytes_of` is the size of a message. Answers whether
+/// any message is emitted.
+pub(crate) fn check(
+    answer: &[u8],
+    messages: usize,
+    kind: StageKind,
+    bytes_of: impl Fn(usize) -> usize,
+) -> Result<bool, CallError> {
+    let mut any_emit = false;
+    let mut current = usize::MAX;
+    let (mut emits, mut bytes) = (0, 0);
+    let mut wrong = None;
+    Edits::parse_each(answer, messages, |index, edit| {
+        if index != current {
+            (current, emits, bytes) = (index, 0, 0);
+        }
+        let found = match edit {
+            Edit::Drop | Edit::Fail(_) => None,
+            _ if kind == StageKind::Filter => Some("a filter may only drop or fail messages".to_owned()),
+            Edit::SetMetadata { name, value, json: true } if !is_json(value) => {
+                Some(format!("metadata `{name}` is set to JSON that isn't"))
+            }
+            Edit::Emit { copy } => {
+                any_emit = true;
+                emits += 1;
+                bytes += if copy { bytes_of(index) } else { 0 };
+                (emits > EMITS_PER_MESSAGE_MAX)
+                    .then(|| format!("more than {EMITS_PER_MESSAGE_MAX} messages emitted for one"))
+            }
+            _ => None,
+        };
+        let found = found.or_else(|| {
+            (bytes > EMITTED_BYTES_PER_MESSAGE_MAX).then(|| {
+                format!("copies of more than {EMITTED_BYTES_PER_MESSAGE_MAX} bytes emitted for one message")
+            })
+        });
+        wrong = wrong.take().or(found);
+    })
+    .map_err(|m| CallError::Answer(m.to_string()))?;
+    wrong.map_or(Ok(any_emit), |wrong| Err(CallError::Answer(wrong)))
+}
+
+/// Whether bytes are one JSON value.
+pub(crate) fn is_json(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<&serde_json::value::RawValue>(bytes).is_ok()
+}
+
+/// What the plugin said about a part of a batch.
+pub(crate) enum Answer {
+    /// Edits, checked, for these messages.
+    Edits {
+        /// Which messages.
+        range: Range<usize>,
+        /// The edits' bytes.
+        bytes: Vec<u8>,
+        /// Whether any message is emitted.
+        emits: bool,
+    },
+    /// One message that it can't process.
+    Failed {
+        /// Which.
+        index: usize,
+        /// The error's kind, as metrics label it.
+        kind: &'static str,
+        /// Why.
+        reason: String,
+        /// How often it was tried.
+        attempts: u32,
+    },
+}
+
+/// What becomes of one message.
+pub(crate) enum Fate<'a> {
+    Keep,
+    Drop,
+    Route(&'a str),
+    Fail { kind: &'static str, reason: &'a str, attempts: u32 },
+}
+
+/// Applies answers, which stand in the messages' order and cover the batch, and takes out what leaves.
+pub(crate) fn apply(
+    batch: &mut Batch,
+    answers: &[Answer],
+    stage: &str,
+    plugin: Option<&GuestInfo>,
+    origins: Origins<'_>,
+    routes: &Routes,
+    out: &mut Outbox,
+) {
+    let messages = batch.len();
+    let mut fates: Vec<(usize, Fate<'_>)> = Vec::new();
+    let mut emitted: Vec<(usize, usize)> = Vec::new(); // (behind which message, place in the frame)
+    for answer in answers {
+        match answer {
+            Answer::Failed { index, kind, reason, attempts } => {
+                fates.push((*index, Fate::Fail { kind, reason, attempts: *attempts }));
+            }
+            Answer::Edits { range, bytes, emits } => {
+                let edits = Edits::open(bytes);
+                let mut current = None;
+                let mut target = 0;
+                let mut original = None;
+                for (index, edit) in edits.iter() {
+                    let index = range.start + index;
+                    if current != Some(index) {
+                        current = Some(index);
+                        target = index;
+                        // What an emitted copy copies: the message as it came, before it is changed.
+                        original = emits.then(|| batch.frame.record(index));
+                    }
+                    match edit {
+                        Edit::Drop => fates.push((target, Fate::Drop)),
+                        Edit::Output(name) => fates.push((target, Fate::Route(name))),
+                        Edit::Fail(reason) => {
+                            fates.push((target, Fate::Fail { kind: "error", reason, attempts: 1 }));
+                        }
+                        Edit::Emit { copy } => {
+                            if let Some(original) = &original {
+                                batch.frame.push_record(original);
+                            }
+                            target = messages + emitted.len();
+                            emitted.push((index, target));
+                            if !copy {
+                                batch.frame.set_payload(target, b"", false);
+                                batch.frame.clear_metadata(target);
+                            }
+                        }
+                        edit => change(&mut batch.frame, target, edit),
+                    }
+                }
+            }
+        }
+    }
+    if fates.is_empty() && emitted.is_empty() {
+        return;
+    }
+    // A bisected scan's answers may each add messages behind any of the frame's.
+    emitted.sort_by_key(|(behind, _)| *behind);
+    let leaving = LeavingAt { stage, plugin, origins, routes };
+    leaving.take_out(batch, &fates, &emitted, out);
+}
+
+/// Where messages leave the main way.
+pub(crate) struct LeavingAt<'a> {
+    pub stage: &'a str,
+    pub plugin: Option<&'a GuestInfo>,
+    pub origins: Origins<'a>,
+    pub routes: &'a Routes,
+}
+
+impl LeavingAt<'_> {
+    /// Puts emitted messages in their places and takes out what leaves.
+    pub fn take_out(
+        &self,
+        batch: &mut Batch,
+        fates: &[(usize, Fate<'_>)],
+        emitted: &[(usize, usize)],
+        out: &mut Outbox,
+    ) {
+        rebuild(batch, fates, emitted, |frame, index, (row, ordinal), fate| {
+            let id = self.origins.id(row).left_at(self.stage, ordinal);
+            let message = frame.get(index);
+            let bury = |out: &mut Outbox, kind, reason: &str, attempts| {
+                let why = DeadLetter { reason, kind, stage: self.stage, plugin: self.plugin, attempts };
+                out.bury(self.routes, &why, Buried::Message(message), &id);
+            };
+            let dead = out.dead;
+            match fate {
+                Fate::Route(name) => match self.routes.named(name) {
+                    Ok(sinks) => out.send(self.routes, sinks, message, &id),
+                    Err(reason) => bury(out, "error", &reason, 1),
+                },
+                Fate::Fail { kind, reason, attempts } => bury(out, kind, reason, *attempts),
+                Fate::Keep | Fate::Drop => {}
+            }
+            out.dead > dead
+        });
+    }
+}
+
+/// Sets an event time in the form that the message's came in: the text is the encoder's to renew.
+pub(crate) fn retime(frame: &mut FrameBuf, index: usize, time: i64) {
+    let as_text = frame.get(index).metadata().timestamp_text().is_some();
+    frame.set_timestamp(index, time, as_text.then_some(""));
+}
+
+/// One edit of a message's own fields.
+fn change(frame: &mut FrameBuf, target: usize, edit: Edit<'_>) {
+    match edit {
+        Edit::Payload(payload) => frame.set_payload(target, payload, false),
+        Edit::Key(key) => frame.set_key(target, key),
+        Edit::Timestamp(time) => retime(frame, target, time),
+        Edit::Kind(kind) => frame.set_kind(target, kind),
+        Edit::Id(id) => frame.set_id(target, id),
+        Edit::SetMetadata { name, value, json } => {
+            let kind = if json { MetaKind::Json } else { MetaKind::Text };
+            frame.set_metadata(target, kind, name, value);
+        }
+        Edit::RemoveMetadata(name) => frame.remove_metadata(target, name),
+        Edit::Drop | Edit::Output(_) | Edit::Fail(_) | Edit::Emit { .. } => {}
+    }
+}
+
+/// Puts emitted messages in their places and takes out what leaves; `leave` is told of each that is
+/// neither kept nor dropped, and answers whether it became a dead letter.
+fn rebuild<'a>(
+    batch: &mut Batch,
+    fates: &[(usize, Fate<'a>)],
+    emitted: &[(usize, usize)],
+    mut leave: impl FnMut(&FrameBuf, usize, (&Row, u32), &Fate<'a>) -> bool,
+) {
+    let messages = batch.len();
+    let total = messages + emitted.len();
+    // The first fate that is not Keep decides: a message that failed stays failed.
+    let mut fate: Vec<&Fate<'a>> = vec![&Fate::Keep; total];
+    for (index, f) in fates.iter().rev() {
+        fate[*index] = f;
+    }
+    let mut order = Vec::with_capacity(total);
+    // Nothing emitted, the usual case: rows only move towards the front, in place.
+    let mut rows = std::mem::take(&mut batch.rows);
+    let mut grown = Vec::with_capacity(if emitted.is_empty() { 0 } else { total });
+    let mut leaving = Leaving::new();
+    let mut emits = emitted.iter().peekable();
+    let mut ordinals = Ordinals::default();
+    for message in 0..messages {
+        let behind = std::iter::from_fn(|| emits.next_if(|(m, _)| *m == message).map(|(_, place)| *place));
+        for place in std::iter::once(message).chain(behind) {
+            let mut row = rows[message];
+            if place != message {
+                row.own = Passed::NONE;
+                row.passed = Passed::NONE;
+            }
+            let ordinal = ordinals.of(&row);
+            if matches!(fate[place], Fate::Keep) {
+                leaving.stay(&mut row);
+                if emitted.is_empty() {
+                    rows[order.len()] = row;
+                } else {
+                    grown.push(row);
+                }
+                order.push(place);
+                continue;
+            }
+            let time = batch.frame.get(place).timestamp();
+            let dropped = matches!(fate[place], Fate::Drop);
+            let dead = leave(&batch.frame, place, (&row, ordinal), fate[place]);
+            // TIMESTAMP_NONE is START: no event time, no progress.
+            leaving.leave(&row, time, dropped, dead);
+        }
+    }
+    batch.tail = leaving.tail().and(batch.tail);
+    batch.frame.arrange(&order);
+    rows.truncate(order.len());
+    batch.rows = if emitted.is_empty() { rows } else { grown };
+}
