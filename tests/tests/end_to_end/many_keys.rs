@@ -93,7 +93,7 @@ fn totals_of_more_keys_than_fit_in_memory_survive_kill_9() {
         place.file("pipeline.yaml", spec(stages));
         let killing = Killing {
             kills: 6,
-            age_ms: (200, 1_200),
+            age_ms: (200, 1_200 * (keys / 100_000).clamp(1, 10)),
             rate: (keys / 4).max(10_000),
             workers: &[1, 2, 3],
             batch_sizes: &[64, 256],
