@@ -253,31 +253,29 @@ impl Windowed {
 
     fn pass_some(&mut self, to: i64, bytes_max: usize, way: &mut Way<'_>) -> bool {
         debug_assert!(self.segment.is_empty(), "what was taken is folded before time goes on");
-        let mut any = false;
-        while self.next_moment() <= to.min(END - 1) {
-            // At least something, so that it comes to an end under any bound.
-            if std::mem::replace(&mut any, true) && self.is_full(bytes_max, way) {
-                self.time = self.time.max(self.next_moment() - 1);
-                return false;
-            }
+        let until = to.min(END - 1);
+        while self.next_moment() <= until {
             if self.close_moment() <= self.tick {
-                let end = self.table.first_due();
                 let lacks_parts = self.table.lacks_parts();
-                let places = self.table.take_due(end);
+                let closing = self.table.take_due();
                 match self.spec.window.0 {
                     Kind::Paned(panes) if lacks_parts => {
-                        self.close_with_stored(panes, end, places, bytes_max, way);
+                        self.close_with_stored(panes, closing, bytes_max, way);
                     }
-                    Kind::Paned(panes) => self.close_in_memory(panes, end, &places, bytes_max, way),
-                    Kind::Session { .. } => self.close_sessions(end, &places, bytes_max, way),
+                    Kind::Paned(panes) => self.close_in_memory(panes, closing, bytes_max, way),
+                    Kind::Session { .. } => self.close_sessions(closing, bytes_max, way),
                 }
             } else {
                 self.send_changed(way);
             }
+            // Behind something that went out, so that it comes to an end under any bound.
+            if self.is_full(bytes_max, way) && self.next_moment() <= until {
+                self.time = self.time.max(self.next_moment() - 1);
+                return false;
+            }
         }
         // Behind the end of everything nothing is open. If more comes all the same, it begins anew.
         self.time = if to == END { START } else { self.time.max(to) };
-        self.table.forget_put_off();
         true
     }
 

@@ -6,7 +6,7 @@ use wasmill_frame::TIMESTAMP_NONE;
 
 use super::firing::{Fire, Value};
 use super::runs::{Run, Wanted, values};
-use super::table::{Keyed, NEVER, Place, Table};
+use super::table::{Closing, Keyed, NEVER, Place, Table};
 use super::{FINISH_WINDOWS_MAX, Windowed, new_part};
 use crate::batch::Batch;
 use crate::lane::Way;
@@ -129,20 +129,16 @@ impl Windowed {
     pub(super) fn close_in_memory(
         &mut self,
         panes: Panes,
-        end: i64,
-        places: &[Place],
+        mut closing: Closing,
         bytes_max: usize,
         way: &mut Way<'_>,
     ) {
         let at_once = Self::windows_at_once(bytes_max);
-        let mut rest = places;
-        while let Some(last) = rest.get(at_once.min(rest.len()).wrapping_sub(1)) {
-            let last = self.table.at(*last).key().to_vec();
-            let (some, more) = rest.split_at(at_once.min(rest.len()));
-            self.close_panes(panes, end, some, way);
-            rest = more;
-            if !rest.is_empty() && self.is_full(bytes_max, way) {
-                return self.table.put_off(end, rest, last);
+        while closing.places.len() > 0 {
+            let some: Vec<Place> = closing.places.by_ref().take(at_once).collect();
+            self.close_panes(panes, closing.end, &some, way);
+            if closing.places.len() > 0 && self.is_full(bytes_max, way) {
+                return self.table.put_off(closing);
             }
         }
     }
@@ -200,12 +196,11 @@ impl Windowed {
     pub(super) fn close_with_stored(
         &mut self,
         panes: Panes,
-        end: i64,
-        places: Vec<Place>,
+        closing: Closing,
         bytes_max: usize,
         way: &mut Way<'_>,
     ) {
-        if let Err(fault) = self.try_close_with_stored(panes, end, places, bytes_max, way) {
+        if let Err(fault) = self.try_close_with_stored(panes, closing, bytes_max, way) {
             unreadable(&self.spec.name, &fault);
         }
     }
@@ -213,29 +208,29 @@ impl Windowed {
     fn try_close_with_stored(
         &mut self,
         panes: Panes,
-        end: i64,
-        places: Vec<Place>,
+        mut closing: Closing,
         bytes_max: usize,
         way: &mut Way<'_>,
     ) -> Result<(), StoreError> {
-        let store = Arc::clone(&self.store);
-        // A key may be in memory, and stand at this end, while its window is in the store alone.
-        let has = |place: &Place| has_window(panes, self.table.at(*place), end);
-        let (places, in_vain): (Vec<Place>, Vec<Place>) = places.into_iter().partition(has);
-        for place in in_vain {
-            self.retire(panes, place, end);
+        let (store, end) = (Arc::clone(&self.store), closing.end);
+        if !closing.is_begun {
+            // A key may be in memory, and stand at this end, while its window is in the store alone.
+            let has = |place: &Place| has_window(panes, self.table.at(*place), end);
+            let (places, in_vain): (Vec<Place>, Vec<Place>) = closing.places.partition(has);
+            for place in in_vain {
+                self.retire(panes, place, end);
+            }
+            closing.places = places.into_iter().peekable();
         }
         let at_once = Self::windows_at_once(bytes_max);
-        let mut places = places.into_iter().peekable();
-        let mut stored = self.table.stored_due(store.as_ref(), end)?;
+        let mut stored = self.table.stored_due(store.as_ref(), end, closing.last.as_deref())?;
         loop {
-            let some = self.table.take_due_of_both(&mut places, &mut stored, at_once)?;
+            let some = self.table.take_due_of_both(&mut closing.places, &mut stored, at_once)?;
             let Some(last) = some.last() else { break };
-            let last = self.table.at(*last).key().to_vec();
+            closing.last = Some(self.table.at(*last).key().to_vec());
             self.close_panes(panes, end, &some, way);
             if self.is_full(bytes_max, way) {
-                let rest: Vec<Place> = places.collect();
-                self.table.put_off(end, &rest, last);
+                self.table.put_off(closing);
                 return Ok(());
             }
         }

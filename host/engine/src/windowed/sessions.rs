@@ -1,7 +1,7 @@
 //! Sessions: messages of a key no further apart than the gap.
 
 use super::firing::{Fire, Value};
-use super::table::{Place, Shown, Table};
+use super::table::{Closing, Part, Place, Shown, Table};
 use super::{Windowed, new_part, note_fold};
 use crate::aggregate::Unfolded;
 use crate::batch::Batch;
@@ -129,36 +129,23 @@ impl Windowed {
         }
     }
 
-    /// Fires the sessions with this end; those that have grown since are due later.
-    pub(super) fn close_sessions(&mut self, end: i64, places: &[Place], bytes_max: usize, way: &mut Way<'_>) {
-        let mut over: Vec<(i64, Place)> = Vec::new();
-        for place in places {
-            for at in 0..self.table.at(*place).parts.len() {
-                let part = self.table.part(*place, at);
-                if part.due != end {
-                    continue;
-                }
-                if part.end == end {
-                    over.push((part.start, *place));
-                } else {
-                    register(&mut self.table, *place, at);
-                }
-            }
+    /// Fires the sessions with this end, as many as the epoch may have; those that have grown since are due later.
+    pub(super) fn close_sessions(&mut self, mut closing: Closing, bytes_max: usize, way: &mut Way<'_>) {
+        let end = closing.end;
+        if !closing.is_begun {
+            closing.places = self.sessions_over(end, closing.places).into_iter().peekable();
         }
-        // Stable: the places are in the keys' order.
-        over.sort_by_key(|(start, _)| *start);
-        let mut rest = over.as_slice();
-        while !rest.is_empty() {
-            let (some, more) = rest.split_at(rest.len().min(Self::windows_at_once(bytes_max)));
-            rest = more;
+        while closing.places.len() > 0 {
+            let some: Vec<Place> = closing.places.by_ref().take(Self::windows_at_once(bytes_max)).collect();
             let mut fires = Vec::with_capacity(some.len());
-            for (start, place) in some {
-                let Ok(at) = self.table.at(*place).find(*start) else { continue };
+            for place in &some {
+                let is_over = |part: &Part| part.due == end && part.end == end;
+                let Some(at) = self.table.at(*place).parts.iter().position(is_over) else { continue };
                 self.take_back(*place, at, end - 1, &mut fires);
                 let part = self.table.remove(*place, at);
                 fires.push(Fire {
                     place: *place,
-                    start: *start,
+                    start: part.start,
                     end,
                     last: true,
                     revision: if self.spec.emit == Emit::Close { 0 } else { part.count },
@@ -167,14 +154,34 @@ impl Windowed {
                 });
             }
             self.send(fires, way);
-            for (_, place) in some {
-                self.table.tidy(*place);
+            for place in some {
+                self.table.tidy(place);
             }
-            if !rest.is_empty() && self.is_full(bytes_max, way) {
-                rest.iter().for_each(|(_, place)| self.table.register(end, *place));
-                return;
+            if closing.places.len() > 0 && self.is_full(bytes_max, way) {
+                return self.table.put_off(closing);
             }
         }
+    }
+
+    /// The keys with a session that is over at this end, by its start and then by key.
+    fn sessions_over(&mut self, end: i64, places: impl Iterator<Item = Place>) -> Vec<Place> {
+        let mut over: Vec<(i64, Place)> = Vec::new();
+        for place in places {
+            for at in 0..self.table.at(place).parts.len() {
+                let part = self.table.part(place, at);
+                if part.due != end {
+                    continue;
+                }
+                if part.end == end {
+                    over.push((part.start, place));
+                } else {
+                    register(&mut self.table, place, at);
+                }
+            }
+        }
+        // Stable: the places are in the keys' order.
+        over.sort_by_key(|(start, _)| *start);
+        over.into_iter().map(|(_, place)| place).collect()
     }
 
     /// Takes back the windows that went out for a session and are not its own any more.

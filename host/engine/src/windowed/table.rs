@@ -3,7 +3,9 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashSet};
+use std::iter::Peekable;
 use std::ops::{ControlFlow, Range};
+use std::vec::IntoIter;
 
 use smallvec::SmallVec;
 
@@ -126,6 +128,17 @@ impl Keyed {
     }
 }
 
+/// What is due at an end.
+pub(super) struct Closing {
+    pub end: i64,
+    /// The keys in memory, in the order in which they go out.
+    pub places: Peekable<IntoIter<Place>>,
+    /// Whether an earlier epoch had some of it.
+    pub is_begun: bool,
+    /// The last key that it had, where up to that one the store may still have what is gone.
+    pub last: Option<Vec<u8>>,
+}
+
 /// The keys of a lane.
 pub(super) struct Table {
     stage: u16,
@@ -135,8 +148,8 @@ pub(super) struct Table {
     /// Keys by the ends at which they are to be looked at; one may stand there in vain, or twice.
     due: BTreeMap<i64, Vec<Place>>,
     evicted: Evicted,
-    /// An end of which windows are put off, and the last key that is not.
-    put_off: Option<(i64, Vec<u8>)>,
+    /// What is left of an end for a later epoch. Until then no key leaves memory: its place stands here.
+    put_off: Option<Closing>,
     deleted: Vec<Vec<u8>>,
     deleted_bytes: usize,
     /// How many parts were added since the last barrier, less those removed.
@@ -238,13 +251,25 @@ impl Table {
 
     /// The earliest end at which something is due.
     pub fn first_due(&self) -> i64 {
-        self.due.first_key_value().map_or(NEVER, |(end, _)| *end).min(self.evicted.first())
+        let in_memory = self.due.first_key_value().map_or(NEVER, |(end, _)| *end);
+        let put_off = self.put_off.as_ref().map_or(NEVER, |closing| closing.end);
+        in_memory.min(put_off).min(self.evicted.first())
     }
 
-    /// The keys in memory that are due at this end, each once, by key.
-    pub fn take_due(&mut self, end: i64) -> Vec<Place> {
-        let Some(places) = self.due.remove(&end) else { return Vec::new() };
-        self.sorted(places)
+    /// What is due at the earliest end: the keys in memory each once and by key, or what was put off.
+    pub fn take_due(&mut self) -> Closing {
+        let end = self.first_due();
+        if let Some(closing) = self.put_off.take_if(|closing| closing.end == end) {
+            return closing;
+        }
+        let places = self.due.remove(&end).unwrap_or_default();
+        Closing { end, places: self.sorted(places).into_iter().peekable(), is_begun: false, last: None }
+    }
+
+    /// Leaves the rest of an end for a later epoch.
+    pub fn put_off(&mut self, closing: Closing) {
+        debug_assert!(self.put_off.is_none(), "what was put off comes first");
+        self.put_off = Some(Closing { is_begun: true, ..closing });
     }
 
     /// Each place once, by key; those with nothing left are gone.
@@ -314,6 +339,9 @@ impl Table {
 
     /// Has keys leave where the table is above its bound.
     pub fn make_room(&mut self) {
+        if self.put_off.is_some() {
+            return;
+        }
         let evicted = &mut self.evicted;
         self.keys.make_room(|gone| {
             gone.parts.iter().for_each(|part| evicted.add(gone.head.group, part.end));
@@ -351,7 +379,7 @@ impl Table {
     /// that `stored` brings back.
     pub fn take_due_of_both(
         &mut self,
-        places: &mut std::iter::Peekable<std::vec::IntoIter<Place>>,
+        places: &mut Peekable<IntoIter<Place>>,
         stored: &mut Due<'_>,
         most: usize,
     ) -> Result<Vec<Place>, StoreError> {
@@ -380,21 +408,13 @@ impl Table {
         Ok(taken)
     }
 
-    /// Has these keys, and those that the store has behind `last`, looked at later for this end. Up to `last`
-    /// the store may still have what is gone.
-    pub fn put_off(&mut self, end: i64, places: &[Place], last: Vec<u8>) {
-        self.put_off = Some((end, last));
-        places.iter().for_each(|place| self.register(end, *place));
-    }
-
-    /// Nothing is put off any more.
-    pub fn forget_put_off(&mut self) {
-        self.put_off = None;
-    }
-
-    /// The stored parts with this end, behind those that are gone.
-    pub fn stored_due<'a>(&self, store: &'a dyn StateStore, end: i64) -> Result<Due<'a>, StoreError> {
-        let last = self.put_off.as_ref().filter(|(of, _)| *of == end).map(|(_, last)| last.as_slice());
+    /// The stored parts with this end, behind the last key that is gone.
+    pub fn stored_due<'a>(
+        &self,
+        store: &'a dyn StateStore,
+        end: i64,
+        last: Option<&[u8]>,
+    ) -> Result<Due<'a>, StoreError> {
         Due::open(store, self.stage, &self.evicted, end, last)
     }
 
