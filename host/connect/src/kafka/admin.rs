@@ -83,6 +83,26 @@ fn refused(code: Code) -> Result<(), RDKafkaErrorCode> {
     if code.is_error() { Err(code.into()) } else { Ok(()) }
 }
 
+/// The list of an answer's result, which belongs to the event; empty where there is none.
+///
+/// # Safety
+/// `result` is null or part of the event, and `of` answers null, or as many as it counts.
+unsafe fn list<R, T>(
+    _: &Owned<Event>,
+    result: *const R,
+    of: unsafe extern "C" fn(*const R, *mut usize) -> *mut T,
+) -> &[T] {
+    if result.is_null() {
+        return &[];
+    }
+    let mut count = 0;
+    // SAFETY: by the contract of this function; null is no list.
+    unsafe {
+        let all = of(result, &raw mut count);
+        if all.is_null() { &[] } else { std::slice::from_raw_parts(all, count) }
+    }
+}
+
 fn text(of: &str) -> Result<CString, RDKafkaErrorCode> {
     CString::new(of).map_err(|_| RDKafkaErrorCode::InvalidArgument)
 }
@@ -117,19 +137,11 @@ pub(super) fn topic_id<C: ClientContext>(
         Err(code) => return Err(code),
     };
     // SAFETY: what is read belongs to the event, which lives to the end of this function. Each pointer is
-    // checked, and the list is read within the length that came with it; the id's text ends in 0.
+    // checked; the id's text ends in 0.
     unsafe {
         let result = native::rd_kafka_event_DescribeTopics_result(event.raw());
-        let mut count = 0;
-        let all = if result.is_null() {
-            ptr::null_mut()
-        } else {
-            native::rd_kafka_DescribeTopics_result_topics(result, &raw mut count)
-        };
-        if all.is_null() || count == 0 {
-            return Err(RDKafkaErrorCode::UnknownTopicOrPartition);
-        }
-        let found = *all;
+        let all = list(&event, result, native::rd_kafka_DescribeTopics_result_topics);
+        let found = *all.first().ok_or(RDKafkaErrorCode::UnknownTopicOrPartition)?;
         let error = native::rd_kafka_TopicDescription_error(found);
         if !error.is_null() {
             refused(native::rd_kafka_error_code(error))?;
@@ -176,26 +188,14 @@ pub(super) fn topic_setting<C: ClientContext>(
             native::rd_kafka_DescribeConfigs(client, asked.as_mut_ptr(), asked.len(), options, queue);
         }
     })?;
-    // SAFETY: as in `topic_id`: all of it belongs to the event, and each pointer and length is checked; names
-    // and values are texts that end in 0.
+    // SAFETY: as in `topic_id`: all of it belongs to the event, and each pointer is checked; names and values
+    // are texts that end in 0.
     unsafe {
         let result = native::rd_kafka_event_DescribeConfigs_result(event.raw());
-        let mut count = 0;
-        let all = if result.is_null() {
-            ptr::null_mut()
-        } else {
-            native::rd_kafka_DescribeConfigs_result_resources(result, &raw mut count)
-        };
-        if all.is_null() || count == 0 {
-            return Err(RDKafkaErrorCode::UnknownTopicOrPartition);
-        }
-        refused(native::rd_kafka_ConfigResource_error(*all))?;
-        let mut count = 0;
-        let entries = native::rd_kafka_ConfigResource_configs(*all, &raw mut count);
-        if entries.is_null() {
-            return Ok(None);
-        }
-        for entry in std::slice::from_raw_parts(entries, count) {
+        let all = list(&event, result, native::rd_kafka_DescribeConfigs_result_resources);
+        let found = *all.first().ok_or(RDKafkaErrorCode::UnknownTopicOrPartition)?;
+        refused(native::rd_kafka_ConfigResource_error(found))?;
+        for entry in list(&event, found, native::rd_kafka_ConfigResource_configs) {
             let name = native::rd_kafka_ConfigEntry_name(*entry);
             let value = native::rd_kafka_ConfigEntry_value(*entry);
             if !name.is_null() && !value.is_null() && CStr::from_ptr(name).to_bytes() == setting.as_bytes() {
@@ -243,23 +243,18 @@ pub(super) fn forget_offsets<C: ClientContext>(
     // SAFETY: as in `topic_id`: all of it belongs to the event, and each pointer and length is checked.
     unsafe {
         let result = native::rd_kafka_event_DeleteConsumerGroupOffsets_result(event.raw());
-        let mut count = 0;
-        let all = if result.is_null() {
-            ptr::null_mut()
-        } else {
-            native::rd_kafka_DeleteConsumerGroupOffsets_result_groups(result, &raw mut count)
-        };
-        if all.is_null() || count == 0 {
-            return Err(RDKafkaErrorCode::Fail);
-        }
-        let error = native::rd_kafka_group_result_error(*all);
+        let all = list(&event, result, native::rd_kafka_DeleteConsumerGroupOffsets_result_groups);
+        let found = *all.first().ok_or(RDKafkaErrorCode::Fail)?;
+        let error = native::rd_kafka_group_result_error(found);
         if !error.is_null() {
             refused(native::rd_kafka_error_code(error))?;
         }
-        let list = native::rd_kafka_group_result_partitions(*all);
-        if !list.is_null() && !(*list).elems.is_null() {
-            let length = usize::try_from((*list).cnt).unwrap_or(0);
-            std::slice::from_raw_parts((*list).elems, length).iter().try_for_each(|p| refused(p.err))?;
+        let partitions = native::rd_kafka_group_result_partitions(found);
+        if !partitions.is_null() && !(*partitions).elems.is_null() {
+            let length = usize::try_from((*partitions).cnt).unwrap_or(0);
+            std::slice::from_raw_parts((*partitions).elems, length)
+                .iter()
+                .try_for_each(|p| refused(p.err))?;
         }
     }
     Ok(())
