@@ -7,11 +7,10 @@ use wasmill_engine::lane::LaneInput;
 use wasmill_engine::position::PartitionId;
 use wasmill_engine::time::START;
 use wasmill_engine::window::Windows;
-use wasmill_frame::Parts;
 
 use crate::clock::{Times, timed};
 use crate::report::{Report, Row, Target};
-use crate::stream::{BATCH, SCATTER, count_and_sum, lane_in_memory};
+use crate::stream::{BATCH, SCATTER, count_and_sum, lane_in_memory, push};
 
 /// Messages that are made at once, so that they need not all be in memory.
 const SLICE: usize = BATCH * 1_024;
@@ -56,16 +55,8 @@ fn batch(first: usize, keys: usize, decimals: bool) -> Batch {
             "{{\"user\":\"u{user:07}\",\"ok\":true,\"tags\":[\"a\",\"b\"],\"n\":{n:<6},\"pad\":\"{}\"}}",
             "x".repeat(36)
         );
-        let parts = Parts {
-            id: "message",
-            kind: "click",
-            key: Some(&payload.as_bytes()[9..17]),
-            payload: payload.as_bytes(),
-            timestamp: 1_700_000_000_000 + (i as i64 % 1_000),
-            metadata: b"",
-            payload_is_json: true,
-        };
-        batch.push(&parts, i as u64);
+        let timestamp = 1_700_000_000_000 + (i as i64 % 1_000);
+        push(&mut batch, i as u64, timestamp, &payload.as_bytes()[9..17], &payload);
     }
     batch
 }

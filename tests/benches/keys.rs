@@ -15,11 +15,10 @@ use wasmill_engine::position::PartitionId;
 use wasmill_engine::state::{Checkpoint, Epoch, StateStore};
 use wasmill_engine::time::START;
 use wasmill_engine::window::Windows;
-use wasmill_frame::Parts;
 
 use crate::clock::{Times, process_cpu, timed};
 use crate::report::{Report, Row, Target};
-use crate::stream::{BATCH, SCATTER, count_and_sum, lane, splitmix};
+use crate::stream::{BATCH, SCATTER, count_and_sum, lane, push, splitmix};
 
 const FEW: usize = 10_000;
 const MANY: usize = 10_000_000;
@@ -224,16 +223,8 @@ fn batch(first: usize, key: impl Fn(usize) -> usize) -> Batch {
     let mut batch = Batch::with_capacity(PartitionId { source: 0, partition: 0 }, 0, BATCH, BATCH * 160);
     for n in first..first + BATCH {
         let payload = format!("{{\"user\":\"u{:08}\",\"n\":{:<6}}}", key(n), n % 1_000);
-        let parts = Parts {
-            id: "message",
-            kind: "click",
-            key: Some(&payload.as_bytes()[9..18]),
-            payload: payload.as_bytes(),
-            timestamp: 1_700_000_000_000 + (n as i64 % 1_000),
-            metadata: b"",
-            payload_is_json: true,
-        };
-        batch.push(&parts, n as u64);
+        let timestamp = 1_700_000_000_000 + (n as i64 % 1_000);
+        push(&mut batch, n as u64, timestamp, &payload.as_bytes()[9..18], &payload);
     }
     batch
 }

@@ -17,11 +17,10 @@ use wasmill_engine::position::PartitionId;
 use wasmill_engine::prefix::Prepared;
 use wasmill_engine::topology::{Order, Topology};
 use wasmill_engine::window::Windows;
-use wasmill_frame::Parts;
 
 use crate::clock::{Contender, by_turns, timed};
 use crate::report::{Report, Row, Target};
-use crate::stream::{BATCH, count_and_sum, lane_in_memory, splitmix};
+use crate::stream::{BATCH, count_and_sum, lane_in_memory, push, splitmix};
 
 const KEYS: usize = 10_000;
 const MESSAGES: usize = BATCH * 8 * 512;
@@ -103,16 +102,7 @@ fn prepared(round: usize, partition: u32, partitions: u32, routes: &Routes) -> P
             format!("user-{:08}", splitmix(n as u64) as usize % KEYS),
             format!("{{\"n\":{},\"pad\":\"{}\"}}", n % 1_000, "x".repeat(72)),
         );
-        let parts = Parts {
-            id: "message",
-            kind: "click",
-            key: Some(key.as_bytes()),
-            payload: payload.as_bytes(),
-            timestamp: n as i64,
-            metadata: b"",
-            payload_is_json: true,
-        };
-        batch.push(&parts, offset as u64);
+        push(&mut batch, offset as u64, n as i64, key.as_bytes(), &payload);
     }
     let held_bytes = batch.frame.size_bytes();
     let out = Outbox::new(routes);

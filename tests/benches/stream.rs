@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use wasmill_connect::store::MemoryStore;
 use wasmill_engine::WindowSpec;
+use wasmill_engine::batch::Batch;
 use wasmill_engine::builtin::{BuiltIn, BuiltIns, Kind};
 use wasmill_engine::lane::{KeyedSpec, Lane, LaneBounds};
 use wasmill_engine::output::Routes;
 use wasmill_engine::state::StateStore;
 use wasmill_engine::topology::Topology;
 use wasmill_engine::window::{Emit, Late, Windows};
+use wasmill_frame::Parts;
 
 /// Messages a batch, as the engine's default.
 pub const BATCH: usize = 256;
@@ -22,6 +24,20 @@ pub fn splitmix(n: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
+}
+
+/// Adds a message to a batch.
+pub fn push(batch: &mut Batch, offset: u64, timestamp: i64, key: &[u8], payload: &str) {
+    let parts = Parts {
+        id: "message",
+        kind: "click",
+        key: Some(key),
+        payload: payload.as_bytes(),
+        timestamp,
+        metadata: b"",
+        payload_is_json: true,
+    };
+    batch.push(&parts, offset);
 }
 
 /// `count`, and `sum` of `payload.n`, in these windows.

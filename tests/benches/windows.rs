@@ -10,11 +10,10 @@ use wasmill_engine::lane::LaneInput;
 use wasmill_engine::position::PartitionId;
 use wasmill_engine::time::START;
 use wasmill_engine::window::Windows;
-use wasmill_frame::Parts;
 
 use crate::clock::{Times, timed};
 use crate::report::{Report, Row, Target};
-use crate::stream::{BATCH, count_and_sum, lane_in_memory, splitmix};
+use crate::stream::{BATCH, count_and_sum, lane_in_memory, push, splitmix};
 
 const KEYS: usize = 10_000;
 /// Of each key, in a second of event time in which it is active.
@@ -123,16 +122,7 @@ fn second_of(second: i64, active: Active, first: u64) -> Vec<Batch> {
         let Some(batch) = batches.last_mut() else { continue };
         let timestamp = second * 1_000 + (n * 1_000 / each_second) as i64;
         let (key, payload) = (format!("key-{key:08}"), format!("{{\"n\":{}}}", n % 1_000));
-        let parts = Parts {
-            id: "id",
-            kind: "a",
-            key: Some(key.as_bytes()),
-            payload: payload.as_bytes(),
-            timestamp,
-            metadata: b"",
-            payload_is_json: true,
-        };
-        batch.push(&parts, offset);
+        push(batch, offset, timestamp, key.as_bytes(), &payload);
         if let Some(row) = batch.rows.last_mut() {
             row.stamp = timestamp;
         }
