@@ -1,5 +1,5 @@
-//! The prefix: decode, event time, stateless stages, bounds on event times, key. It keeps no state, so several workers may run
-//! a partition's batches side by side; the coordinator puts the results back in order.
+//! The prefix: decode, event time, stateless stages, bounds on event times, key. It keeps no state, so several
+//! workers may run a partition's batches side by side; the coordinator puts the results back in order.
 
 use std::sync::Arc;
 

@@ -297,6 +297,7 @@ impl VirtualLog {
             take(Released::Some(&ready.batch, cursor..end));
             queue.cursor = end;
         }
+        let has_finished = queue.has_finished_batch();
         let released = (end - cursor) as u64;
         self.beside.passed.released += released;
         if self.order == Order::Arrival {
@@ -311,7 +312,7 @@ impl VirtualLog {
                 self.replay.pop_front();
             }
         }
-        if self.queues.get(&partition).is_some_and(Queue::has_finished_batch) {
+        if has_finished {
             self.finish_batches(partition);
         }
         bytes

@@ -275,9 +275,10 @@ impl DiskStore {
         let json = serde_json::to_vec(checkpoint).map_err(|e| corrupt(&self.directory, e.to_string()))?;
         let keyspace = self.keyspace();
         self.write(&mut writer, &keyspace, |batch, writer| {
-            // By key, for what is near one another is found faster.
+            // By key, for what is near one another is found faster; stable, so that of two changes of one
+            // key the later one still counts.
             let mut changes: Vec<&Change> = delta.changes.iter().collect();
-            changes.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+            changes.sort_by(|a, b| a.key.cmp(&b.key));
             for Change { key, value, .. } in changes {
                 let key = entry(key);
                 match value {

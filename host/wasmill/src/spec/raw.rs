@@ -70,7 +70,7 @@ pub struct RawPipeline {
 }
 
 /// Which field is a message's event time.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RawTime {
     /// `timestamp`, `payload.FIELD` or `metadata.NAME`. Default: `timestamp`.

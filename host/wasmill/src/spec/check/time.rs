@@ -23,10 +23,7 @@ pub(super) struct Time {
 impl Checker {
     /// None where the field is wrong, which is told.
     pub(super) fn time(&mut self, raw: Option<RawTime>, sources: &[Located<SourceSpec>]) -> Option<Time> {
-        let (field, idle_timeout, max_ahead, on_ahead) = match raw {
-            Some(raw) => (raw.field, raw.idle_timeout, raw.max_ahead, raw.on_ahead),
-            None => (None, None, None, None),
-        };
+        let RawTime { field, idle_timeout, max_ahead, on_ahead } = raw.unwrap_or_default();
         let field = field.map_or(Some(FieldPath::Timestamp), |f| self.event_time(&f));
         let idle_timeout = self.idle_timeout(idle_timeout, sources);
         if let (Some(on_ahead), None) = (&on_ahead, &max_ahead) {
