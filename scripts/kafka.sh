@@ -3,7 +3,9 @@
 #
 #   scripts/kafka.sh jars              fetches Kafka into target/kafka/lib, once
 #   scripts/kafka.sh start DIR PORT    runs a broker on 127.0.0.1:PORT in the foreground, its data in DIR;
-#                                      its controller listens on CONTROLLER_PORT (default: PORT + 1)
+#                                      its controller listens on CONTROLLER_PORT (default: PORT + 1);
+#                                      with PROXIED=PORT:TOLD it also listens on that port, and tells who
+#                                      comes there to go on at the port TOLD: where a proxy stands before it
 #
 # A broker that is started again in the same DIR goes on with its data. Stop it with a signal.
 set -euo pipefail
@@ -32,11 +34,19 @@ start() {
   command -v java >/dev/null || fail "java is missing: install Java 17 or newer"
   jars
   mkdir -p "$dir"
+  local listeners=PLAINTEXT://127.0.0.1:$port told=PLAINTEXT://127.0.0.1:$port
+  if [[ -n ${PROXIED:-} ]]; then
+    listeners+=,PROXIED://127.0.0.1:${PROXIED%:*}
+    told+=,PROXIED://127.0.0.1:${PROXIED#*:}
+  fi
   cat >"$dir/server.properties" <<PROPERTIES
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:$controller
-listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$controller
+listeners=$listeners,CONTROLLER://127.0.0.1:$controller
+advertised.listeners=$told
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=PLAINTEXT
 controller.listener.names=CONTROLLER
 log.dirs=$dir/data
 auto.create.topics.enable=false

@@ -123,6 +123,7 @@ impl Source for GeneratorSource {
             name: format!("generator {number}"),
             incarnation: incarnation.clone(),
             begin: 0,
+            position: None,
             extent: s.count,
         };
         Ok((0..s.partitions).map(partition).collect())

@@ -19,8 +19,10 @@ pub mod units;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+pub use kafka::GroupOffsets;
 use wasmill_engine::input::RawBatch;
 use wasmill_engine::output::{EncodedBatch, Encoder};
+use wasmill_engine::position::Position;
 
 /// Why a connector can't do what was asked; it tells the host what to do.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +42,13 @@ pub enum ConnectorError {
     /// what it is now, from what is committed.
     #[error("{0}")]
     Outdated(String),
+    /// The transaction that this was a part of can't be committed: abort it, and do all of it again in
+    /// another one.
+    #[error("{0}")]
+    Aborted(String),
+    /// Another process has this one's place, and all that it does from now on counts for nothing: end.
+    #[error("{0}")]
+    Fenced(String),
 }
 
 /// What a source is like, for `explain` and for the guarantee.
@@ -66,6 +75,8 @@ pub struct Partition {
     pub incarnation: String,
     /// The offset to read first where nothing is committed.
     pub begin: u64,
+    /// The pipeline's position as the source itself keeps it, where it keeps the whole of it.
+    pub position: Option<Position>,
     /// The offset behind its last record, where that is known: for the lag.
     pub extent: Option<u64>,
 }
@@ -127,6 +138,11 @@ pub trait Source: Send {
     /// A reader of one partition from `offset` on: the next offset to read, or [`Partition::begin`] where
     /// nothing is committed. An offset outside the log is fatal and says so.
     async fn open(&mut self, partition: u32, offset: u64) -> Result<Box<dyn Reader>, ConnectorError>;
+    /// What makes these positions a part of a transaction of the brokers that it reads from; none where its
+    /// positions are kept elsewhere. Outdated where a partition of it may be another process's by now.
+    fn offsets(&mut self, _: &[(u32, Position)]) -> Result<Option<GroupOffsets>, ConnectorError> {
+        Ok(None)
+    }
     /// Everything before these offsets is committed by the pipeline: acknowledge it.
     async fn commit(&mut self, offsets: &[(u32, u64)]) -> Result<(), ConnectorError>;
     /// The offset behind the last record of each partition that is read, as far as it is known without

@@ -14,6 +14,7 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::json;
 
+use crate::kafka::KafkaSinkSpec;
 use crate::{ConnectorError, Sink, SinkTraits, Source, SourceTraits};
 
 /// A spec that makes a source.
@@ -32,6 +33,10 @@ pub trait SourceConnector: DeserializeOwned + JsonSchema {
     fn reset(&self) -> Result<(), ConnectorError> {
         Ok(())
     }
+    /// Whether its positions can be a part of the transactions of the cluster that a sink writes to.
+    fn is_in_transactions_of(&self, _: &KafkaSinkSpec) -> bool {
+        false
+    }
 }
 
 /// A spec that makes a sink.
@@ -49,6 +54,10 @@ pub trait SinkConnector: DeserializeOwned + JsonSchema {
     /// What could not be removed.
     fn reset(&self) -> Result<(), ConnectorError> {
         Ok(())
+    }
+    /// Itself, where what it writes can be a part of a Kafka cluster's transactions.
+    fn in_transactions(&self) -> Option<&KafkaSinkSpec> {
+        None
     }
 }
 
@@ -208,6 +217,12 @@ impl SourceSpec {
         self.spec().clear()
     }
 
+    /// Whether its positions can be a part of the transactions of the cluster that a sink writes to.
+    #[must_use]
+    pub fn is_in_transactions_of(&self, sink: &KafkaSinkSpec) -> bool {
+        self.spec().commits_with(sink)
+    }
+
     /// The source; connects to nothing yet.
     ///
     /// # Errors
@@ -222,6 +237,12 @@ impl SinkSpec {
     #[must_use]
     pub fn traits(&self) -> SinkTraits {
         self.spec().like()
+    }
+
+    /// The spec of what it writes, where that can be a part of a Kafka cluster's transactions.
+    #[must_use]
+    pub fn in_transactions(&self) -> Option<&KafkaSinkSpec> {
+        self.spec().transactional()
     }
 
     /// The sink; connects to nothing yet.
@@ -243,12 +264,16 @@ impl SinkSpec {
 
 /// The part of [`SourceConnector`] that a `dyn` can have.
 trait SourceOf {
+    fn commits_with(&self, sink: &KafkaSinkSpec) -> bool;
     fn like(&self) -> SourceTraits;
     fn clear(&self) -> Result<(), ConnectorError>;
     fn make(&self) -> Result<Box<dyn Source>, ConnectorError>;
 }
 
 impl<T: SourceConnector> SourceOf for T {
+    fn commits_with(&self, sink: &KafkaSinkSpec) -> bool {
+        self.is_in_transactions_of(sink)
+    }
     fn like(&self) -> SourceTraits {
         self.traits()
     }
@@ -262,12 +287,16 @@ impl<T: SourceConnector> SourceOf for T {
 
 /// The part of [`SinkConnector`] that a `dyn` can have.
 trait SinkOf {
+    fn transactional(&self) -> Option<&KafkaSinkSpec>;
     fn like(&self) -> SinkTraits;
     fn make(&self) -> Result<Box<dyn Sink>, ConnectorError>;
     fn clear(&self) -> Result<(), ConnectorError>;
 }
 
 impl<T: SinkConnector> SinkOf for T {
+    fn transactional(&self) -> Option<&KafkaSinkSpec> {
+        self.in_transactions()
+    }
     fn like(&self) -> SinkTraits {
         T::TRAITS
     }

@@ -122,6 +122,7 @@ fn partition(number: usize, path: &std::path::Path) -> Result<Partition, Connect
         name: path.display().to_string(),
         incarnation,
         begin: 0,
+        position: None,
         extent: plain.then_some(length),
     })
 }

@@ -92,47 +92,78 @@ pub(super) struct Topic {
     pub incarnation: String,
 }
 
-/// Asks what a topic is like, with a client of its own.
+/// What can be asked about topics.
+pub(super) struct Facts<'a>(&'a Client<Asking>);
+
+impl Facts<'_> {
+    /// What a topic is like.
+    ///
+    /// # Errors
+    /// As [`partitions_of`].
+    pub fn topic(&self, brokers: &str, topic: &str) -> Result<Topic, ConnectorError> {
+        let numbers = partitions_of(self.0, brokers, topic)?;
+        let incarnation = incarnation_of(self.0, brokers, topic, ASK_MAX)?;
+        Ok(Topic { numbers, incarnation })
+    }
+
+    /// Whether there is a topic.
+    ///
+    /// # Errors
+    /// As [`partitions_of`], but for a topic that is missing.
+    pub fn is_there(&self, brokers: &str, topic: &str) -> Result<bool, ConnectorError> {
+        match admin::topic_id(self.0, topic, ASK_MAX) {
+            Ok(_) => Ok(true),
+            Err(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(false),
+            Err(code) => Err(not_there(code, brokers, topic)),
+        }
+    }
+
+    /// How a topic is set; none where this user may not know, or the brokers don't have the setting.
+    ///
+    /// # Errors
+    /// As [`partitions_of`].
+    pub fn setting(
+        &self,
+        brokers: &str,
+        topic: &str,
+        setting: &str,
+    ) -> Result<Option<String>, ConnectorError> {
+        match admin::topic_setting(self.0, topic, setting, ASK_MAX) {
+            Ok(value) => Ok(value),
+            Err(
+                RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed,
+            ) => Ok(None),
+            Err(code) => Err(not_there(code, brokers, topic)),
+        }
+    }
+}
+
+/// Asks what a topic is like.
 ///
 /// # Errors
 /// As [`partitions_of`].
 pub(super) fn ask_topic(config: &ClientConfig, brokers: &str, topic: &str) -> Result<Topic, ConnectorError> {
-    ask(config, |client| {
-        let numbers = partitions_of(client, brokers, topic)?;
-        let incarnation = incarnation_of(client, brokers, topic, ASK_MAX)?;
-        Ok(Topic { numbers, incarnation })
-    })
+    ask(config, |facts| facts.topic(brokers, topic))
 }
 
-/// Asks how a topic is set, with a client of its own; none where this user may not know, or the brokers
-/// don't have the setting.
+/// The greatest record that a topic takes, in bytes, if this user may know.
+pub(super) fn record_bytes_max(facts: &Facts<'_>, brokers: &str, topic: &str) -> Option<u64> {
+    facts.setting(brokers, topic, "max.message.bytes").ok().flatten()?.parse().ok()
+}
+
+/// Asks the brokers with a client of its own.
 ///
 /// # Errors
-/// As [`partitions_of`].
-pub(super) fn ask_setting(
+/// As of the question; what the client was told is the cause where they are away.
+pub(super) fn ask<T>(
     config: &ClientConfig,
-    brokers: &str,
-    topic: &str,
-    setting: &str,
-) -> Result<Option<String>, ConnectorError> {
-    ask(config, |client| match admin::topic_setting(client, topic, setting, ASK_MAX) {
-        Ok(value) => Ok(value),
-        Err(RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed) => {
-            Ok(None)
-        }
-        Err(code) => Err(not_there(code, brokers, topic)),
-    })
-}
-
-fn ask<T>(
-    config: &ClientConfig,
-    question: impl FnOnce(&Client<Asking>) -> Result<T, ConnectorError>,
+    question: impl FnOnce(&Facts<'_>) -> Result<T, ConnectorError>,
 ) -> Result<T, ConnectorError> {
     let mut config = config.clone();
     config.remove("group.id").remove("group.instance.id");
     let client: BaseConsumer<Asking> =
         config.create_with_context(Asking::default()).map_err(|e| refused(&e))?;
-    question(client.client()).map_err(|error| match error {
+    let answer = question(&Facts(client.client())).map_err(|error| match error {
         ConnectorError::Disconnected { what, cause } => {
             // Errors are told by polling.
             for _ in 0..32 {
@@ -141,7 +172,14 @@ fn ask<T>(
             ConnectorError::Disconnected { what, cause: client.client().context().0.or(&cause) }
         }
         other => other,
-    })
+    });
+    end_aside(client);
+    answer
+}
+
+/// Ends a client, without waiting for its threads.
+pub(super) fn end_aside(client: impl Send + 'static) {
+    std::thread::spawn(move || drop(client));
 }
 
 /// What librdkafka says of settings that don't go together.

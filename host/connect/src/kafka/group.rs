@@ -79,6 +79,8 @@ pub(super) struct Shared {
     failed: Mutex<Option<String>>,
     /// Why what was taken in is no longer all that there is.
     outdated: Mutex<Option<String>>,
+    /// Why partitions may be another process's though what was read of them is on its way here.
+    lost: Mutex<Option<String>>,
     state: Mutex<State>,
     last_error: LastError,
     consumer: OnceLock<Weak<GroupConsumer>>,
@@ -109,6 +111,22 @@ impl Shared {
     /// What people call a partition.
     pub(super) fn name_of(&self, partition: u32) -> String {
         name(&self.topic, partition)
+    }
+
+    pub(super) fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    pub(super) fn group(&self) -> &str {
+        &self.group
+    }
+
+    /// Refuses to go on once partitions went before what was read of them was committed.
+    pub(super) fn is_whole(&self) -> Result<(), ConnectorError> {
+        match lock(&self.lost).clone() {
+            Some(text) => Err(ConnectorError::Outdated(text)),
+            None => Ok(()),
+        }
     }
 
     /// Whether reading goes on, and why not.
@@ -254,6 +272,13 @@ impl Shared {
         let lost = consumer.assignment_lost();
         let stopping = self.stop.load(Ordering::Acquire);
         if lost {
+            let text = format!(
+                "{} partitions of topic {} were lost to other processes",
+                partitions.len(),
+                self.topic
+            );
+            // Before the group can give them, or others, to this process again.
+            lock(&self.lost).get_or_insert(text);
             tracing::warn!(topic = %self.topic, group = %self.group, ?partitions, "partitions lost: this process was away for longer than session.timeout.ms, or didn't reach the group");
         } else {
             tracing::info!(topic = %self.topic, group = %self.group, ?partitions, stopping, "partitions revoked");
@@ -267,6 +292,12 @@ impl Shared {
                     let until = Instant::now() + RELEASE_MAX;
                     while matches!(released.try_recv(), Err(oneshot::error::TryRecvError::Empty)) {
                         if Instant::now() > until || self.stop.load(Ordering::Acquire) {
+                            let text = format!(
+                                "{} partitions of topic {} were not let go of in time",
+                                partitions.len(),
+                                self.topic
+                            );
+                            lock(&self.lost).get_or_insert(text);
                             tracing::warn!(topic = %self.topic, ?partitions, "the pipeline did not let go of revoked partitions in time; who gets them reads a part again");
                             break;
                         }
@@ -400,6 +431,7 @@ impl Group {
             away: Mutex::new(None),
             failed: Mutex::new(None),
             outdated: Mutex::new(None),
+            lost: Mutex::new(None),
             state: Mutex::new(State::default()),
             last_error: LastError::default(),
             consumer: OnceLock::new(),
@@ -469,6 +501,14 @@ impl Handle {
     pub(super) fn consumer(&self) -> Result<Arc<GroupConsumer>, ConnectorError> {
         let gone = || ConnectorError::Fatal(format!("topic {}: its group is left already", self.0.topic));
         self.0.consumer.get().and_then(Weak::upgrade).ok_or_else(gone)
+    }
+
+    /// Connects to a broker: what is asked before that waits for librdkafka's timers, up to a second. One that
+    /// is away shows later.
+    pub(super) fn connect(&self, partition: u32) {
+        if let Ok(consumer) = self.consumer() {
+            let _ = consumer.fetch_watermarks(&self.0.topic, number(partition), ASK_MAX);
+        }
     }
 
     /// Becomes a member; members get partitions.

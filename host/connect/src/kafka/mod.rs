@@ -6,22 +6,31 @@
 //! | `group` | the thread that polls the consumer: rebalances, commits |
 //! | `reader`, `queue` | one partition's queue: what is read of it, and how librdkafka hands it over |
 //! | `encoder` | messages as records |
+//! | `transaction`, `offsets`, `logs` | records and offsets that count all at once; the guard of that; librdkafka's log |
+//! | `changelog` | state in a topic, in the same transactions |
 //! | `admin` | a topic's id, and the end of a group's offsets: librdkafka's C interface |
 //! | `client`, `properties` | what both sides need of librdkafka |
 //!
 //! librdkafka's calls block: none but the ones that only look into a queue run on tokio's workers.
 
 mod admin;
+mod changelog;
 mod client;
 mod encoder;
 mod group;
+mod logs;
+mod offsets;
 mod properties;
 mod queue;
 mod reader;
 mod sink;
 mod source;
+mod transaction;
 
+pub use changelog::{Changelog, Followed, Replay, Replayed};
 pub use encoder::KeyFrom;
+pub use offsets::GroupOffsets;
 pub use properties::{KnownProperty, Property, property_of};
 pub use sink::{KafkaSink, KafkaSinkSpec};
 pub use source::{KafkaSource, KafkaSourceSpec, OffsetReset};
+pub use transaction::Transactions;

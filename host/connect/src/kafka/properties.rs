@@ -117,6 +117,11 @@ pub fn property_of(variable: &str) -> Result<KnownProperty, Option<String>> {
     Err(nearest.map(|(_, name)| name))
 }
 
+/// Whether both sides have a setting.
+pub(super) fn is_common(name: &str) -> bool {
+    known().any(|(known, letter)| known == name && letter == "*")
+}
+
 fn nearest(name: &str, side: Side) -> Option<&'static str> {
     let near =
         known().filter(|(_, letter)| side.takes(letter)).map(|(k, _)| (strsim::jaro_winkler(name, k), k));

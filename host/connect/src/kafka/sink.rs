@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
-use rdkafka::client::{ClientContext, DefaultClientContext};
+use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders, OwnedMessage};
@@ -18,20 +17,22 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use wasmill_engine::output::{EncodedBatch, EncodedRecord, Encoder};
 
-use super::client::{ASK_MAX, DEFAULTS, LastError, ask_topic, lock, log, missing, refused, why};
+use super::client::{
+    DEFAULTS, LastError, ask, ask_topic, lock, log, missing, record_bytes_max, refused, why,
+};
 use super::encoder::{KafkaEncoder, KeyFrom};
-use super::properties::{Property, Side, config};
+use super::properties::{Property, Side, config, is_common};
 use crate::table::SinkConnector;
 use crate::{ConnectorError, Refused, Sink, SinkTraits, os};
 
 /// How long nothing may be acknowledged before the brokers count as away.
-const SILENCE_MAX: Duration = Duration::from_secs(5);
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// How long to wait before a full queue is tried again: the brokers take a part of it in that time.
-const FULL_WAIT: Duration = Duration::from_millis(1);
+pub(super) const FULL_WAIT: Duration = Duration::from_millis(1);
 /// After how many records other tasks get their turn.
-const YIELD_EVERY: usize = 1000;
+pub(super) const YIELD_EVERY: usize = 1000;
 /// librdkafka's own `batch.size`.
-const BATCH_BYTES: u64 = 1_000_000;
+pub(super) const BATCH_BYTES: u64 = 1_000_000;
 
 /// A topic of Apache Kafka: a record a message, whose value is the JSON envelope.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -60,6 +61,20 @@ impl KafkaSinkSpec {
             properties: BTreeMap::new(),
         }
     }
+
+    /// Whether one transaction can hold what both write: the same cluster, with the same settings.
+    #[must_use]
+    pub fn shares_transactions_with(&self, other: &Self) -> bool {
+        is_same_cluster(&self.brokers, &other.brokers) && self.properties == other.properties
+    }
+}
+
+/// Whether two lists of brokers name the same cluster, as far as the lists can tell.
+pub(super) fn is_same_cluster(one: &str, other: &str) -> bool {
+    let brokers = |list: &str| {
+        list.split(',').map(|b| b.trim().to_owned()).collect::<std::collections::BTreeSet<String>>()
+    };
+    brokers(one) == brokers(other)
 }
 
 impl SinkConnector for KafkaSinkSpec {
@@ -68,12 +83,16 @@ impl SinkConnector for KafkaSinkSpec {
     fn sink(&self) -> Result<Box<dyn Sink>, ConnectorError> {
         Ok(Box::new(KafkaSink::new(self.clone())?))
     }
+
+    fn in_transactions(&self) -> Option<&KafkaSinkSpec> {
+        Some(self)
+    }
 }
 
 const LOSES: &str = "without it records could be lost, doubled or swapped; remove it";
 
 /// What the host decides itself, and why.
-const OWNED: &[(&str, &str)] = &[
+pub(super) const OWNED: &[(&str, &str)] = &[
     ("bootstrap.servers", "set `brokers` instead"),
     ("metadata.broker.list", "set `brokers` instead"),
     ("enable.idempotence", LOSES),
@@ -84,13 +103,16 @@ const OWNED: &[(&str, &str)] = &[
     ("delivery.timeout.ms", "wasmill waits for the brokers as long as it takes; remove it"),
     ("retries", LOSES),
     ("message.send.max.retries", LOSES),
-    ("transactional.id", "this sink has no transactions; remove it"),
+    (
+        "transactional.id",
+        "`delivery: exactly_once` sets it, from the pipeline's name and its `slot`; remove it",
+    ),
     ("delivery.report.only.error", "wasmill counts what is acknowledged; remove it"),
     ("allow.auto.create.topics", "wasmill creates no topics; remove it"),
     ("statistics.interval.ms", "nobody reads the statistics of a sink; remove it"),
 ];
 
-const PRODUCER: &[(&str, &str)] = &[
+pub(super) const PRODUCER: &[(&str, &str)] = &[
     ("enable.idempotence", "true"),
     ("acks", "all"),
     // Java's choice for keys; records without one go anywhere.
@@ -161,20 +183,7 @@ impl ProducerContext for Deliveries {
 
 impl Deliveries {
     fn refuse(&self, code: RDKafkaErrorCode, nth: usize, value: &[u8], key: Option<&[u8]>) {
-        let size = value.len() + key.map_or(0, <[u8]>::len);
-        let reason = match code {
-            RDKafkaErrorCode::MessageSizeTooLarge => format!(
-                "{} takes no record of {size} bytes: raise the topic's max.message.bytes, or make the message smaller",
-                self.what
-            ),
-            RDKafkaErrorCode::InvalidTimestamp => format!(
-                "{} refuses the record's timestamp: it is too far from now for the topic's message.timestamp.before.max.ms and after.max.ms",
-                self.what
-            ),
-            _ => format!("{} refuses the record: {code}", self.what),
-        };
-        let (value, key) = (value.to_vec(), key.map(<[u8]>::to_vec));
-        lock(&self.refused).push(Refused { nth, value, key, reason });
+        lock(&self.refused).push(refusal(&self.what, code, nth, value, key));
     }
 
     fn fail(&self, cause: &str) {
@@ -187,8 +196,29 @@ impl Deliveries {
     }
 }
 
+/// What it means that a topic refuses a record for good.
+pub(super) fn refusal(
+    what: &str,
+    code: RDKafkaErrorCode,
+    nth: usize,
+    value: &[u8],
+    key: Option<&[u8]>,
+) -> Refused {
+    let size = value.len() + key.map_or(0, <[u8]>::len);
+    let reason = match code {
+        RDKafkaErrorCode::MessageSizeTooLarge => format!(
+            "{what} takes no record of {size} bytes: raise the topic's max.message.bytes, or make the message smaller"
+        ),
+        RDKafkaErrorCode::InvalidTimestamp => format!(
+            "{what} refuses the record's timestamp: it is too far from now for the topic's message.timestamp.before.max.ms and after.max.ms"
+        ),
+        _ => format!("{what} refuses the record: {code}"),
+    };
+    Refused { nth, value: value.to_vec(), key: key.map(<[u8]>::to_vec), reason }
+}
+
 /// Whether a record is refused for good, for what it is.
-fn is_refusal(code: RDKafkaErrorCode) -> bool {
+pub(super) fn is_refusal(code: RDKafkaErrorCode) -> bool {
     matches!(
         code,
         RDKafkaErrorCode::MessageSizeTooLarge
@@ -203,6 +233,29 @@ fn is_refusal(code: RDKafkaErrorCode) -> bool {
 enum Sent {
     Taken,
     Full,
+}
+
+/// An encoded record, as librdkafka takes it.
+pub(super) struct Parts<'a> {
+    pub value: Option<&'a [u8]>,
+    pub key: Option<&'a [u8]>,
+    pub headers: Option<OwnedHeaders>,
+}
+
+/// The parts of a record.
+pub(super) fn parts<'a>(batch: &'a EncodedBatch, record: &EncodedRecord) -> Parts<'a> {
+    let text = |r: &std::ops::Range<usize>| batch.data.get(r.clone()).unwrap_or_default();
+    let headers = (!record.headers.is_empty()).then(|| {
+        record.headers.iter().fold(OwnedHeaders::new_with_capacity(record.headers.len()), |all, h| {
+            let name = String::from_utf8_lossy(text(&h.name));
+            all.insert(Header { key: &name, value: h.value.as_ref().map(text) })
+        })
+    });
+    Parts {
+        value: (!record.tombstone).then(|| text(&record.value)),
+        key: record.key.as_ref().map(text),
+        headers,
+    }
 }
 
 struct Records {
@@ -264,15 +317,8 @@ impl Records {
         batch: &EncodedBatch,
         record: &EncodedRecord,
     ) -> Result<Sent, ConnectorError> {
-        let text = |r: &std::ops::Range<usize>| batch.data.get(r.clone()).unwrap_or_default();
-        let headers = (!record.headers.is_empty()).then(|| {
-            record.headers.iter().fold(OwnedHeaders::new_with_capacity(record.headers.len()), |all, h| {
-                let name = String::from_utf8_lossy(text(&h.name));
-                all.insert(Header { key: &name, value: h.value.as_ref().map(text) })
-            })
-        });
-        let value = (!record.tombstone).then(|| text(&record.value));
-        self.send(nth, value, record.key.as_ref().map(text), record.timestamp, headers)
+        let Parts { value, key, headers } = parts(batch, record);
+        self.send(nth, value, key, record.timestamp, headers)
     }
 
     fn check(&self) -> Result<(), ConnectorError> {
@@ -362,7 +408,10 @@ impl KafkaSink {
         let mut config = self.config.clone();
         if !self.spec.properties.contains_key("batch.size") {
             // A batch above the topic's limit is refused whole, so none may be. A single record may.
-            let limit = record_bytes_max(&config, &topic).await.unwrap_or(BATCH_BYTES);
+            let (asked, brokers, topic) = (asking(&config), brokers.clone(), topic.clone());
+            let limit =
+                os::blocking(move || ask(&asked, |facts| Ok(record_bytes_max(facts, &brokers, &topic))));
+            let limit = limit.await?.unwrap_or(BATCH_BYTES);
             config.set("batch.size", limit.clamp(1, BATCH_BYTES).to_string());
         }
         self.records = Some(Arc::new(
@@ -387,43 +436,30 @@ impl KafkaSink {
     }
 
     async fn topic_exists(&self) -> Result<(), ConnectorError> {
-        let (config, brokers, topic) =
-            (self.config.clone(), self.spec.brokers.clone(), self.spec.topic.clone());
-        os::blocking(move || {
-            // Settings of a producer alone would be told as warnings.
-            let mut asking = ClientConfig::new();
-            asking.set_log_level(config.log_level);
-            for (name, value) in config.config_map() {
-                if !PRODUCER.iter().any(|(n, _)| *n == name) {
-                    asking.set(name, value);
-                }
-            }
-            ask_topic(&asking, &brokers, &topic).map(drop)
-        })
-        .await
+        topic_exists(&self.config, &self.spec.brokers, &self.spec.topic).await
     }
 }
 
-/// The topic's limit of a record, if this user may ask.
-async fn record_bytes_max(config: &ClientConfig, topic: &str) -> Option<u64> {
-    let config = config.clone();
-    let made =
-        os::blocking(move || config.create::<AdminClient<DefaultClientContext>>().map_err(|e| refused(&e)));
-    let admin = made.await.ok()?;
-    let options = AdminOptions::new().request_timeout(Some(ASK_MAX));
-    let answer = admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await;
-    let limit = answer.ok().and_then(|found| {
-        let found = found.into_iter().next()?.ok()?;
-        found.get("max.message.bytes")?.value.as_ref()?.parse().ok()
-    });
-    // Its end waits for its thread.
-    os::blocking(move || {
-        drop(admin);
-        Ok(())
-    })
-    .await
-    .ok()?;
-    limit
+/// Makes sure that a topic is there.
+pub(super) async fn topic_exists(
+    config: &ClientConfig,
+    brokers: &str,
+    topic: &str,
+) -> Result<(), ConnectorError> {
+    let (asking, brokers, topic) = (asking(config), brokers.to_owned(), topic.to_owned());
+    os::blocking(move || ask_topic(&asking, &brokers, &topic).map(drop)).await
+}
+
+/// The settings of a producer that a client has which only asks: others would be told as warnings.
+pub(super) fn asking(config: &ClientConfig) -> ClientConfig {
+    let mut asking = ClientConfig::new();
+    asking.set_log_level(RDKafkaLogLevel::Warning);
+    for (name, value) in config.config_map() {
+        if is_common(name) {
+            asking.set(name, value);
+        }
+    }
+    asking
 }
 
 #[async_trait]

@@ -12,15 +12,17 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinHandle;
+use wasmill_engine::position::Position;
 
 use super::admin;
 use super::client::{
-    ASK_MAX, DEFAULTS, Topic, ask_setting, ask_topic, incarnation_of, is_of, is_same_topic, made_anew,
-    refused, why,
+    ASK_MAX, DEFAULTS, Topic, ask, ask_topic, incarnation_of, is_of, is_same_topic, made_anew, refused, why,
 };
 use super::group::{Group, Handle, Hold, Raw, alone, members, name, number};
+use super::offsets::{GroupOffsets, incarnation_in, position_of};
 use super::properties::{Property, Side, config};
 use super::reader::{KafkaReader, outside};
+use super::sink::{KafkaSinkSpec, is_same_cluster};
 use crate::table::SourceConnector;
 use crate::{Change, ConnectorError, Membership, Partition, Positions, Reader, Source, SourceTraits, os};
 
@@ -94,6 +96,10 @@ impl SourceConnector for KafkaSourceSpec {
 
     fn reset(&self) -> Result<(), ConnectorError> {
         KafkaSource::new(self.clone())?.forget_offsets()
+    }
+
+    fn is_in_transactions_of(&self, sink: &KafkaSinkSpec) -> bool {
+        is_same_cluster(&self.brokers, &sink.brokers)
     }
 }
 
@@ -245,6 +251,8 @@ struct Committed {
     offset: u64,
     /// Which log it counts in, where wasmill has noted that.
     incarnation: Option<String>,
+    /// The whole position, where wasmill has noted that.
+    position: Option<Position>,
 }
 
 impl Lister {
@@ -277,9 +285,10 @@ impl Lister {
             if let (Ok(n), Offset::Offset(offset)) = (u32::try_from(element.partition()), element.offset()) {
                 let offset = u64::try_from(offset).unwrap_or(0);
                 // Others' notes are theirs.
-                let note = Some(element.metadata()).filter(|note| is_of(note, &self.topic));
-                let incarnation = note.map(str::to_owned);
-                committed.insert(n, Committed { offset, incarnation });
+                let note = Some(element.metadata()).filter(|n| is_of(incarnation_in(n), &self.topic));
+                let incarnation = note.map(|note| incarnation_in(note).to_owned());
+                let position = note.and_then(|note| position_of(note, offset));
+                committed.insert(n, Committed { offset, incarnation, position });
             }
         }
         Ok(committed)
@@ -301,7 +310,8 @@ impl Lister {
             let earliest = self.reset == OffsetReset::Earliest || *n >= self.first;
             let reset = if earliest { low } else { high };
             let begin = committed.get(n).map_or(reset, |c| c.offset);
-            Ok(Partition { begin, extent: Some(high), ..bare(&self.topic, *n, &incarnation) })
+            let position = committed.get(n).and_then(|c| c.position.clone());
+            Ok(Partition { begin, position, extent: Some(high), ..bare(&self.topic, *n, &incarnation) })
         };
         let listed = numbers.iter().map(one).collect::<Result<Vec<_>, ConnectorError>>()?;
         handle.note(numbers, &incarnation);
@@ -315,6 +325,7 @@ fn bare(topic: &str, number: u32, incarnation: &str) -> Partition {
         name: name(topic, number),
         incarnation: incarnation.to_owned(),
         begin: 0,
+        position: None,
         extent: None,
     }
 }
@@ -372,7 +383,8 @@ impl Source for KafkaSource {
         const SETTING: &str = "message.timestamp.type";
         let (config, brokers, topic) =
             (self.config.clone(), self.spec.brokers.clone(), self.spec.topic.clone());
-        let found = os::blocking(move || ask_setting(&config, &brokers, &topic, SETTING)).await?;
+        let found =
+            os::blocking(move || ask(&config, |facts| facts.setting(&brokers, &topic, SETTING))).await?;
         let topic = &self.spec.topic;
         match found.as_deref() {
             Some("LogAppendTime") => {}
@@ -404,6 +416,7 @@ impl Source for KafkaSource {
             (group.handle(), self.lister(Positions::Store, numbers.len()), self.session);
         let (id, topic) = (self.spec.group.clone(), self.spec.topic.clone());
         let listed = os::blocking(move || {
+            handle.connect(0);
             wait_for_others(&handle, &id, session)?;
             handle.subscribe()?;
             wait_for_all(&handle, &id, &topic, &numbers)?;
@@ -417,7 +430,12 @@ impl Source for KafkaSource {
         let numbers = self.topic().await?.numbers;
         let (changes, changed) = unbounded_channel();
         let group = self.start(Hold::Shared(changes), numbers.len())?;
-        group.handle().subscribe()?;
+        let handle = group.handle();
+        os::blocking(move || {
+            handle.connect(0);
+            handle.subscribe()
+        })
+        .await?;
         let lister = self.lister(positions, numbers.len());
         let member = Member { changed, listing: None, group: group.handle(), lister };
         self.group = Some(group);
@@ -438,6 +456,10 @@ impl Source for KafkaSource {
         })
         .await?;
         Ok(Box::new(KafkaReader { slot, shared }))
+    }
+
+    fn offsets(&mut self, positions: &[(u32, Position)]) -> Result<Option<GroupOffsets>, ConnectorError> {
+        self.started()?.offsets(positions).map(Some)
     }
 
     async fn commit(&mut self, offsets: &[(u32, u64)]) -> Result<(), ConnectorError> {

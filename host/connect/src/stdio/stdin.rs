@@ -63,7 +63,14 @@ impl Source for StdinSource {
         // Every run's stdin is another log, so that no position of an earlier one fits.
         let random = std::hash::RandomState::new().hash_one(0);
         let incarnation = format!("stdin-{random:016x}");
-        Ok(vec![Partition { number: 0, name: "stdin".into(), incarnation, begin: 0, extent: None }])
+        Ok(vec![Partition {
+            number: 0,
+            name: "stdin".into(),
+            incarnation,
+            begin: 0,
+            position: None,
+            extent: None,
+        }])
     }
 
     async fn open(&mut self, _partition: u32, offset: u64) -> Result<Box<dyn Reader>, ConnectorError> {

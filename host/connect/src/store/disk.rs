@@ -38,7 +38,7 @@ use super::{Replacement, behind, preflight, refuse_stale, witness};
 use crate::os;
 use failure::{corrupt, guarded, store_error};
 use place::Place;
-use replace::DiskReplacement;
+pub use replace::DiskReplacement;
 use values::{
     BATCHES, CHECKPOINT, FORETOLD, entry, hashed, put_foretold, read, read_batches, read_checkpoint,
     read_foretold, slot_key,
@@ -111,7 +111,15 @@ impl DiskStore {
     /// # Errors
     /// When they can't be written.
     pub fn replace(self, generation: u64) -> Result<Box<dyn Replacement>, StoreError> {
-        Ok(Box::new(DiskReplacement::begin(self, generation)?))
+        Ok(Box::new(self.rebuild(generation)?))
+    }
+
+    /// As [`DiskStore::replace`], for contents whose entries come and go.
+    ///
+    /// # Errors
+    /// When they can't be written.
+    pub fn rebuild(self, generation: u64) -> Result<DiskReplacement, StoreError> {
+        DiskReplacement::begin(self, generation)
     }
 
     fn open_at(directory: &Path, place: Place) -> Result<Self, StoreError> {

@@ -8,7 +8,7 @@ mod redis;
 mod replacement;
 mod witness;
 
-pub use disk::{DiskStore, FORMAT};
+pub use disk::{DiskReplacement, DiskStore, FORMAT};
 pub use memory::MemoryStore;
 pub use redis::{Merge, REDIS_FORMAT, RedisAddress, RedisStore, RedisView, check_url};
 pub use replacement::Replacement;

@@ -22,6 +22,8 @@ pub struct Broker {
     directory: tempfile::TempDir,
     port: u16,
     controller_port: u16,
+    /// The port that a proxy passes on to, and the proxy's own.
+    proxied: Option<(u16, u16)>,
     child: Option<Child>,
 }
 
@@ -64,10 +66,28 @@ fn script() -> PathBuf {
 impl Broker {
     /// Starts one and waits until it answers.
     pub fn start() -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let mut broker = Self { directory, port: free_port(), controller_port: free_port(), child: None };
+        let mut broker = Self::on_free_ports();
         broker.run();
         broker
+    }
+
+    /// Starts one with a port more, for a proxy that `proxy` starts: it is given that port and answers its own.
+    pub fn start_behind(proxy: impl FnOnce(u16) -> u16) -> Self {
+        let port = free_port();
+        let mut broker = Self::on_free_ports();
+        broker.proxied = Some((port, proxy(port)));
+        broker.run();
+        broker
+    }
+
+    fn on_free_ports() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        Self { directory, port: free_port(), controller_port: free_port(), proxied: None, child: None }
+    }
+
+    /// `host:port` of the proxy before it.
+    pub fn proxied_address(&self) -> String {
+        format!("127.0.0.1:{}", self.proxied.expect("a proxy").1)
     }
 
     /// Starts it, after `kill`, with the data that it had.
@@ -78,6 +98,7 @@ impl Broker {
             .args(["start".as_ref(), self.directory.path().as_os_str()])
             .arg(self.port.to_string())
             .env("CONTROLLER_PORT", self.controller_port.to_string())
+            .env("PROXIED", self.proxied.map_or_else(String::new, |(to, told)| format!("{to}:{told}")))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log"))
             .stderr(log)

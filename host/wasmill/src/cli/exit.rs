@@ -16,6 +16,8 @@ pub enum Exit {
     Outside = 4,
     /// Test cases failed.
     Tests = 5,
+    /// Another process has taken this one's place, as of the same `slot`.
+    Replaced = 6,
     /// A second signal ended the run before it could end in order.
     Interrupted = 130,
 }
@@ -29,6 +31,7 @@ Exit codes:
     3  a plugin was refused: it can't be loaded, or does not fit its stage
     4  a source, sink or data directory can't be used
     5  test cases failed
+    6  another process has taken this one's place: it has the same `slot`
   130  a second signal ended the run before it could end in order";
 
 impl From<Exit> for std::process::ExitCode {

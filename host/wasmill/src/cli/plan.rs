@@ -1,6 +1,7 @@
 //! What a pipeline will do and promise, as `check` and `explain` tell it.
 
 use serde::Serialize;
+use wasmill_connect::kafka::Changelog;
 use wasmill_connect::{SinkTraits, SourceTraits};
 use wasmill_engine::topology::OnAhead;
 
@@ -107,13 +108,15 @@ pub fn plan(pipeline: &Pipeline) -> Result<Plan, Stop> {
     let (sources, source_traits) = sources(pipeline)?;
     let (mut sinks, sink_traits) = sinks(pipeline)?;
     let kept = pipeline.kept();
+    let exact = pipeline.transactions().is_some();
     let mut routes = Vec::new();
     for (source, traits) in sources.iter().zip(&source_traits) {
         for (sink, sink_traits) in sinks.iter().zip(&sink_traits) {
             routes.push(route(
                 RouteSource { name: &source.name, traits: *traits },
                 kept,
-                RouteSink { name: &sink.name, traits: *sink_traits },
+                exact,
+                RouteSink { name: &sink.name, traits: *sink_traits, more: more_of(pipeline, &sink.name) },
             ));
         }
     }
@@ -144,7 +147,7 @@ pub fn plan(pipeline: &Pipeline) -> Result<Plan, Stop> {
     }
     if let Some(dead) = &pipeline.dead_letter {
         dead.sink().map_err(|e| Stop::error(Exit::Usage, format!("dead_letter: {e}")))?;
-        let traits = dead.traits();
+        let traits = pipeline.sink_traits(dead);
         sinks.push(End {
             name: dead.name().to_owned(),
             settings: settings(dead),
@@ -213,8 +216,30 @@ fn kept_where(pipeline: &Pipeline, kept: Kept) -> String {
             let folder = pipeline.data_dir.as_deref().unwrap_or(std::path::Path::new("."));
             format!("in the data directory {}", folder.display())
         }
+        (Kept::Changelog, _) => {
+            let topic = Changelog::topic_of(&pipeline.name);
+            match &pipeline.data_dir {
+                Some(folder) => format!("in the topic {topic}, and what follows it in {}", folder.display()),
+                None => format!("in the topic {topic}, and what follows it in memory"),
+            }
+        }
         (Kept::Memory, _) => "in memory: nothing outlives the process".to_owned(),
     }
+}
+
+/// What would make a sink promise more.
+fn more_of(pipeline: &Pipeline, sink: &str) -> Option<String> {
+    (sink == "kafka").then(|| match (&pipeline.delivery, pipeline.transactions()) {
+        (Delivery::AtLeastOnce, _) => {
+            "set `delivery: exactly_once`: then it is written by transactions".to_owned()
+        }
+        (Delivery::ExactlyOnce, None) => {
+            "keep state in this process: what is in Redis can't be a part of Kafka's transactions".to_owned()
+        }
+        (Delivery::ExactlyOnce, Some(_)) => {
+            "write to one cluster alone, with the same `properties`: one transaction holds no more".to_owned()
+        }
+    })
 }
 
 fn millis(duration: std::time::Duration) -> u64 {
@@ -294,7 +319,7 @@ fn sinks(pipeline: &Pipeline) -> Result<(Vec<End>, Vec<SinkTraits>), Stop> {
             None => "what comes out of the last stage".to_owned(),
             Some(output) => format!("the output `{output}`"),
         };
-        let traits = spec.traits();
+        let traits = pipeline.sink_traits(spec);
         let is = sink_is(traits);
         ends.push(End { name: numbered(&names, i), settings: settings(spec), is, takes: Some(takes) });
         all.push(traits);

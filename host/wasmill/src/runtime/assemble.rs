@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use tokio::sync::Mutex;
 use wasmill_connect::codec::json::JsonDecoder;
 use wasmill_connect::codec::rfc3339;
+use wasmill_connect::kafka::{Changelog, Transactions};
 use wasmill_connect::store::{DiskStore, MemoryStore, RedisStore};
 use wasmill_connect::{Membership, Partition, Positions, Sink, Source};
 use wasmill_engine::commit::Collector;
@@ -26,10 +27,13 @@ use wasmill_engine::{Aggregate, RunningSpec, ShareMerger, WindowSpec};
 use wasmill_plugin::Sandbox;
 
 use super::claims::Claims;
+use super::coordinate::Halt;
 use super::dead_letter_log::DeadLetterLog;
 use super::members::SharedSource;
 use super::patient_store::PatientStore;
 use super::retry::{Ends, insist, off_the_network};
+use super::transaction::{TRANSACTION, Transacted};
+use super::{failpoint, follower};
 use crate::cli::check::{load_fitting, unambiguous};
 use crate::cli::sandbox as admission;
 use crate::cli::{Exit, RunFailure};
@@ -51,6 +55,8 @@ pub(super) struct Input {
 pub(super) struct NamedSink {
     pub name: String,
     pub sink: Box<dyn Sink>,
+    /// Whether what it writes is a part of a transaction.
+    pub in_transaction: bool,
 }
 
 /// A shared source's group, joined.
@@ -72,6 +78,8 @@ pub(super) struct Assembled {
     pub groups: Vec<Group>,
     /// Where the positions of shared sources are, if not with them.
     pub claims: Option<Claims>,
+    /// What commits in place of the store.
+    pub transacted: Option<Transacted>,
     /// How many partitions the sources have, others' included.
     pub partition_count: usize,
     pub sinks: Vec<NamedSink>,
@@ -95,18 +103,8 @@ pub(super) async fn assemble(
     let instances = pipeline.workers * pipeline.stages.len();
     let sandbox = admission::open(Some(&pipeline.limits), instances).map_err(stopped)?;
     let topology = Arc::new(topology(pipeline, &sandbox)?);
-    let (store, claims) = open_store(pipeline, &topology, ends, kept).await?;
-    let stored = || {
-        let store = Arc::clone(&store);
-        off_the_network(move || Ok((store.checkpoint()?, store.foretold()?, store.generation()?)))
-    };
-    let (mut checkpoint, foretold, generation) = insist!(ends, "the store", stored()).map_err(outside)?;
-
-    let (sinks, sink_routes) = open_sinks(pipeline, checkpoint.as_ref(), ends).await?;
     let mut sources = Vec::new();
-    let mut found = Vec::new();
-    let mut groups = Vec::new();
-    let mut names = BTreeMap::new();
+    let mut listed = Vec::new();
     for (number, spec) in pipeline.sources.iter().enumerate() {
         let source_number = u16::try_from(number).context("more than 65,535 sources")?;
         let name = format!("source {}", spec.name());
@@ -120,27 +118,53 @@ pub(super) async fn assemble(
         }
         .map_err(outside)?;
         for partition in partitions {
-            let id = PartitionId { source: source_number, partition: partition.number };
-            names.insert(id, partition.name.clone());
-            if sharing == Sharing::Alone {
-                settle(&mut *source, id, &partition, checkpoint.as_mut()).await?;
-                let Partition { name, begin, extent, incarnation, .. } = partition;
-                found.push((FoundPartition { id, name, incarnation, begin }, extent));
-            }
+            listed.push((PartitionId { source: source_number, partition: partition.number }, partition));
         }
-        let positions = match sharing {
-            Sharing::Alone => None,
-            Sharing::Source => Some(Positions::Source),
-            Sharing::Store => Some(Positions::Store),
-        };
-        if let Some(positions) = positions {
-            let membership = insist!(ends, &name, source.join(positions)).map_err(outside)?;
-            // Which partitions are this process's comes with the group's first answer.
-            ends.health.ill(&name, "waiting for its share of the partitions");
-            groups.push(Group { source: source_number, name, membership });
-        }
-        sources.push(Arc::new(Mutex::new(source)));
+        sources.push((source_number, name, source));
     }
+    // Once the partitions are this process's: who had its place before is fenced out.
+    let (sinks, sink_specs, mut transacted) = open_sinks(pipeline)?;
+    if let Some(transacted) = &mut transacted {
+        insist!(ends, TRANSACTION, transacted.transactions.init()).map_err(stopped_by)?;
+        if pipeline.kept() == Kept::Changelog {
+            let open = || Changelog::open(&transacted.transactions, &pipeline.name);
+            transacted.changelog = Some(insist!(ends, TRANSACTION, open()).map_err(outside)?);
+        }
+    }
+    let changelog = transacted.as_ref().and_then(|t| t.changelog.as_ref());
+    let (store, claims) = open_store(pipeline, &topology, changelog, ends, kept).await?;
+    let stored = || {
+        let store = Arc::clone(&store);
+        off_the_network(move || Ok((store.checkpoint()?, store.foretold()?, store.generation()?)))
+    };
+    let (mut checkpoint, foretold, generation) = insist!(ends, "the store", stored()).map_err(outside)?;
+    let (sinks, sink_routes) = recover_sinks(sinks, sink_specs, checkpoint.as_ref(), ends).await?;
+    let mut found = Vec::new();
+    let mut names = BTreeMap::new();
+    for (id, partition) in listed {
+        names.insert(id, partition.name.clone());
+        if sharing == Sharing::Alone {
+            let (_, _, source) = &mut sources[usize::from(id.source)];
+            settle(&mut **source, id, &partition, checkpoint.as_mut()).await?;
+            let Partition { name, begin, extent, incarnation, .. } = partition;
+            found.push((FoundPartition { id, name, incarnation, begin }, extent));
+        }
+    }
+    let positions = match sharing {
+        Sharing::Alone => None,
+        Sharing::Source => Some(Positions::Source),
+        Sharing::Store => Some(Positions::Store),
+    };
+    let mut groups = Vec::new();
+    for (source, name, connected) in &mut sources {
+        if let Some(positions) = positions {
+            let membership = insist!(ends, name.as_str(), connected.join(positions)).map_err(outside)?;
+            // Which partitions are this process's comes with the group's first answer.
+            ends.health.ill(name, "waiting for its share of the partitions");
+            groups.push(Group { source: *source, name: name.clone(), membership });
+        }
+    }
+    let sources = sources.into_iter().map(|(_, _, source)| Arc::new(Mutex::new(source))).collect();
 
     let partition_count = names.len();
     let routes = Arc::new(Routes::new(sink_routes, names));
@@ -191,6 +215,7 @@ pub(super) async fn assemble(
         inputs,
         groups,
         claims,
+        transacted,
         partition_count,
         sinks,
         store,
@@ -209,11 +234,15 @@ pub(super) fn shape(pipeline: &Pipeline) -> anyhow::Result<String> {
 
 /// Forgets positions and state, and what the sinks hold of earlier runs.
 pub(super) fn reset(pipeline: &Pipeline) -> anyhow::Result<()> {
-    if pipeline.kept() == Kept::Source {
+    let transactions = pipeline.transactions();
+    if pipeline.kept() == Kept::Source || transactions.is_some() {
         // First, for it is refused while others are in the group: then nothing else is forgotten either.
         for source in &pipeline.sources {
             source.reset().map_err(outside)?;
         }
+    }
+    if let Some(sink) = transactions.filter(|_| pipeline.kept() == Kept::Changelog) {
+        Changelog::reset(sink, &pipeline.name).map_err(outside)?;
     }
     if let Some(directory) = state_directory(pipeline) {
         DiskStore::reset_at(&directory).map_err(outside)?;
@@ -232,6 +261,12 @@ fn outside(error: impl std::fmt::Display) -> anyhow::Error {
     RunFailure { exit: Exit::Outside, text: error.to_string() }.into()
 }
 
+/// What stops a start: what another process's taking its place means, else something outside.
+fn stopped_by(halt: Halt) -> anyhow::Error {
+    let exit = if matches!(halt, Halt::Replaced(_)) { Exit::Replaced } else { Exit::Outside };
+    RunFailure { exit, text: halt.to_string() }.into()
+}
+
 fn stopped(stop: crate::cli::Stop) -> anyhow::Error {
     let text = stop.shown.strip_prefix("error: ").unwrap_or(&stop.shown).to_owned();
     RunFailure { exit: stop.exit, text }.into()
@@ -245,15 +280,26 @@ fn state_directory(pipeline: &Pipeline) -> Option<PathBuf> {
 async fn open_store(
     pipeline: &Pipeline,
     topology: &Topology,
+    changelog: Option<&Changelog>,
     ends: &Ends,
     kept: &mut Option<Arc<dyn StateStore>>,
 ) -> anyhow::Result<(Arc<dyn StateStore>, Option<Claims>)> {
+    if let Some(changelog) = changelog {
+        let open = || {
+            let (changelog, used) = (changelog.clone(), kept.clone());
+            let (directory, observed) = (state_directory(pipeline), Arc::clone(&ends.observed));
+            follower::followed(used, directory, changelog, observed)
+        };
+        let store = insist!(ends, "the changelog", open()).map_err(outside)?;
+        *kept = Some(Arc::clone(&store));
+        return Ok((store, None));
+    }
     if let Some(store) = kept {
         return Ok((Arc::clone(store), None));
     }
     match pipeline.kept() {
         // Without state nothing is kept here: positions are the group's.
-        Kept::Source => Ok((Arc::new(MemoryStore::new()), None)),
+        Kept::Source | Kept::Changelog => Ok((Arc::new(MemoryStore::new()), None)),
         Kept::Memory => Ok((Arc::clone(kept.insert(Arc::new(MemoryStore::new()))), None)),
         Kept::Disk => {
             let directory = state_directory(pipeline).unwrap_or_default();
@@ -325,31 +371,67 @@ fn refuse_grown(
     Ok(())
 }
 
-async fn open_sinks(
-    pipeline: &Pipeline,
+/// The sinks, connected to nothing yet, with what each takes; and the transactions that some of them are in.
+type Opened = (Vec<NamedSink>, Vec<Takes>, Option<Transacted>);
+
+fn open_sinks(pipeline: &Pipeline) -> anyhow::Result<Opened> {
+    let transactions = match pipeline.transactions() {
+        Some(spec) => {
+            let transactions = Transactions::new(spec, &pipeline.transactional_id()).map_err(outside)?;
+            Some(if failpoint::is_asked(failpoint::UNGUARDED) {
+                transactions.unguarded()
+            } else {
+                transactions
+            })
+        }
+        None => None,
+    };
+    let open = |name: String, spec: &spec::SinkSpec| -> anyhow::Result<NamedSink> {
+        let within = transactions.as_ref().zip(spec.in_transactions());
+        // `check` has refused what one transaction can't hold.
+        let (sink, in_transaction) = match within {
+            Some((transactions, spec)) => (transactions.sink(spec), true),
+            None => (spec.sink(), false),
+        };
+        Ok(NamedSink { name, sink: sink.map_err(outside)?, in_transaction })
+    };
+    let mut sinks = Vec::new();
+    let mut takes = Vec::new();
+    for (number, spec) in pipeline.sinks.iter().enumerate() {
+        takes.push(spec.output.clone().map_or(Takes::Main, Takes::Named));
+        sinks.push(open(format!("{number}:{}", spec.connector.name()), &spec.connector)?);
+    }
+    takes.push(Takes::DeadLetters);
+    sinks.push(match &pipeline.dead_letter {
+        Some(spec) => open(DEAD_LETTER_SINK.to_owned(), spec)?,
+        None => NamedSink {
+            name: DEAD_LETTER_SINK.to_owned(),
+            sink: Box::new(DeadLetterLog),
+            in_transaction: false,
+        },
+    });
+    let transacted = transactions.map(|transactions| Transacted {
+        transactions,
+        changelog: None,
+        replaced: 0,
+        shortened: false,
+    });
+    Ok((sinks, takes, transacted))
+}
+
+/// Connects the sinks, and takes them back to what is committed.
+async fn recover_sinks(
+    mut sinks: Vec<NamedSink>,
+    takes: Vec<Takes>,
     checkpoint: Option<&Checkpoint>,
     ends: &Ends,
 ) -> anyhow::Result<(Vec<NamedSink>, Vec<SinkRoute>)> {
-    let mut opened: Vec<(String, Takes, Box<dyn Sink>)> = Vec::new();
-    for (number, spec) in pipeline.sinks.iter().enumerate() {
-        let takes = spec.output.clone().map_or(Takes::Main, Takes::Named);
-        let name = format!("{number}:{}", spec.connector.name());
-        opened.push((name, takes, spec.connector.sink().map_err(outside)?));
-    }
-    let dead_letters: Box<dyn Sink> = match &pipeline.dead_letter {
-        Some(spec) => spec.sink().map_err(outside)?,
-        None => Box::new(DeadLetterLog),
-    };
-    opened.push((DEAD_LETTER_SINK.to_owned(), Takes::DeadLetters, dead_letters));
-    let mut sinks = Vec::new();
     let mut routes = Vec::new();
-    for (name, takes, mut sink) in opened {
-        let token = checkpoint
-            .and_then(|c| c.sinks.iter().find(|(n, _)| *n == name))
-            .map(|(_, token)| token.as_str());
-        insist!(ends, &name, sink.recover(token)).map_err(outside)?;
+    for (NamedSink { name, sink, .. }, takes) in sinks.iter_mut().zip(takes) {
+        let token =
+            checkpoint.and_then(|c| c.sinks.iter().find(|(n, _)| n == name)).map(|(_, token)| token.as_str());
+        insist!(ends, name.as_str(), sink.recover(token)).map_err(outside)?;
         routes.push(SinkRoute { takes, encoder: sink.encoder() });
-        sinks.push(NamedSink { name, sink });
     }
     Ok((sinks, routes))
 }

@@ -1,5 +1,6 @@
 //! The committer: takes epochs one after the other, and makes each durable in the one order in which a
-//! crash at any point loses nothing: foretell, write, flush, store, publish, acknowledge.
+//! crash at any point loses nothing: foretell, write, flush, store, publish, acknowledge. Where Kafka's
+//! transactions commit a pipeline the order is theirs: `transaction`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use super::assemble::NamedSink;
 use super::coordinate::{Event, Halt};
 use super::members::SharedSource;
 use super::retry::{Ends, insist, off_the_network};
+use super::transaction::{TRANSACTION, Transacted};
 
 /// What the committer works with.
 pub(super) struct Committer {
@@ -27,6 +29,8 @@ pub(super) struct Committer {
     pub sources: Vec<SharedSource>,
     pub routes: Arc<Routes>,
     pub store: Arc<dyn StateStore>,
+    /// What commits in place of the store.
+    pub transacted: Option<Transacted>,
     pub events: Sender<Event>,
     pub ends: Ends,
     /// When the ends of the sources' partitions were asked for last.
@@ -70,6 +74,9 @@ impl Committer {
 
     /// Commits an epoch; `next` answers the facts of the one behind, if it is there already.
     async fn commit(&mut self, commit: Commit, next: impl FnOnce() -> Option<Vec<u8>>) -> Result<(), Halt> {
+        if self.transacted.is_some() {
+            return self.commit_in_transaction(commit).await;
+        }
         let Commit { foretell, mut out, delta, mut checkpoint, mut counts, open_windows } = commit;
         let epoch = checkpoint.epoch;
         // Nothing that a transactional sink has flushed is seen before the commit: only others need facts first.
@@ -108,7 +115,7 @@ impl Committer {
             None => store.commit(&delta, &checkpoint),
         })
         .await?;
-        for NamedSink { name, sink } in &mut self.sinks {
+        for NamedSink { name, sink, .. } in &mut self.sinks {
             insist!(self.ends, name, sink.publish())?;
         }
         for (source, offsets) in offsets {
@@ -123,8 +130,12 @@ impl Committer {
 
     /// Writes an epoch's messages to a sink and waits until it has them; answers those that it will never
     /// take, and the sink's token.
-    async fn write(&mut self, number: usize, batch: &EncodedBatch) -> Result<(Vec<Refused>, String), Halt> {
-        let NamedSink { name, sink } = &mut self.sinks[number];
+    pub(super) async fn write(
+        &mut self,
+        number: usize,
+        batch: &EncodedBatch,
+    ) -> Result<(Vec<Refused>, String), Halt> {
+        let NamedSink { name, sink, .. } = &mut self.sinks[number];
         if !batch.records.is_empty() {
             insist!(self.ends, name, sink.write(batch))?;
         }
@@ -134,25 +145,29 @@ impl Committer {
 
     /// Writes dead letters again that their sink's other end refused, with less in them. One that is refused
     /// even so stops the pipeline, for it must not vanish: what is not committed is read again.
-    async fn write_shorter(&mut self, number: usize, refused: &[Refused]) -> Result<String, Halt> {
-        let name = self.sinks[number].name.clone();
-        let mut shorter = Outbox::new(&self.routes);
-        for Refused { value, reason, .. } in refused {
-            tracing::warn!(sink = %name, %reason, "a dead letter was refused; it is cut and written again");
-            let id = OutputId::Refused { sink: &name, digest: digest(value), origin: None };
-            shorter.bury_shorter(&self.routes, value, reason, &id);
-        }
-        let (refused, token) = self.write(number, &shorter.sinks[number]).await?;
+    pub(super) async fn write_shorter(&mut self, number: usize, refused: &[Refused]) -> Result<String, Halt> {
+        let shorter = self.shorter(number, refused);
+        let (refused, token) = self.write(number, &shorter).await?;
         match refused.first() {
             None => Ok(token),
-            Some(Refused { reason, .. }) => Err(Halt::Failed(format!(
-                "a dead letter is refused, even cut to {SHORT_ORIGINAL_BYTES_MAX} bytes of its message: {reason}. Mend that and run again: nothing is lost, for what is not committed is read again"
-            ))),
+            Some(refused) => Err(refused_even_so(refused)),
         }
     }
 
+    /// Dead letters that their sink's other end refused, with less in them.
+    pub(super) fn shorter(&self, number: usize, refused: &[Refused]) -> EncodedBatch {
+        let name = &self.sinks[number].name;
+        let mut shorter = Outbox::new(&self.routes);
+        for Refused { value, reason, .. } in refused {
+            tracing::warn!(sink = %name, %reason, "a dead letter was refused; it is cut and written again");
+            let id = OutputId::Refused { sink: name, digest: digest(value), origin: None };
+            shorter.bury_shorter(&self.routes, value, reason, &id);
+        }
+        std::mem::take(&mut shorter.sinks[number])
+    }
+
     /// Asks the sources now and then how far their partitions go: for the lag.
-    async fn look_ahead(&mut self) {
+    pub(super) async fn look_ahead(&mut self) {
         if self.looked_ahead.is_some_and(|at| at.elapsed() < EXTENTS_EVERY) {
             return;
         }
@@ -165,7 +180,7 @@ impl Committer {
     }
 
     /// A call of the store, off the threads that wait for the network; again for as long as it is away.
-    fn blocking<F>(&self, call: F) -> impl Future<Output = Result<(), Halt>> + Send + use<F>
+    pub(super) fn blocking<F>(&self, call: F) -> impl Future<Output = Result<(), Halt>> + Send + use<F>
     where
         F: Fn(&dyn StateStore) -> Result<(), StoreError> + Send + Sync + 'static,
     {
@@ -181,8 +196,11 @@ impl Committer {
 
     /// Closes the sinks in order, once everything is committed, and leaves the sources.
     pub async fn close(mut self) -> Result<(), Halt> {
-        for NamedSink { name, sink } in &mut self.sinks {
+        for NamedSink { name, sink, .. } in &mut self.sinks {
             insist!(self.ends, name, sink.close(true))?;
+        }
+        if let Some(transacted) = &self.transacted {
+            insist!(self.ends, TRANSACTION, transacted.transactions.close())?;
         }
         for source in &self.sources {
             let mut source = source.lock().await;
@@ -195,6 +213,11 @@ impl Committer {
     pub async fn abandon(mut self) {
         for NamedSink { sink, .. } in &mut self.sinks {
             let _ = sink.close(false).await;
+        }
+        if let Some(Transacted { transactions, .. }) = &self.transacted {
+            // What is left open would keep readers waiting until the brokers give it up.
+            let _ = transactions.abort().await;
+            let _ = transactions.close().await;
         }
         for source in &self.sources {
             let _ = source.lock().await.close().await;
@@ -209,7 +232,12 @@ fn take_next(next: &mut Option<Commit>, commits: &mut UnboundedReceiver<Commit>)
 }
 
 /// What a sink's other end refused of what was written, as dead letters.
-fn dead_letters(routes: &Routes, sink: &str, written: &EncodedBatch, refused: &[Refused]) -> Outbox {
+pub(super) fn dead_letters(
+    routes: &Routes,
+    sink: &str,
+    written: &EncodedBatch,
+    refused: &[Refused],
+) -> Outbox {
     let mut out = Outbox::new(routes);
     for Refused { value, reason, nth, .. } in refused {
         let why = DeadLetter { reason, kind: "refused", stage: "sink", plugin: None, attempts: 1 };
@@ -219,6 +247,14 @@ fn dead_letters(routes: &Routes, sink: &str, written: &EncodedBatch, refused: &[
         out.bury(routes, &why, Buried::Bytes(head), &id);
     }
     out
+}
+
+/// That a dead letter can't be written in any form.
+pub(super) fn refused_even_so(refused: &Refused) -> Halt {
+    Halt::Failed(format!(
+        "a dead letter is refused, even cut to {SHORT_ORIGINAL_BYTES_MAX} bytes of its message: {}. Mend that and run again: nothing is lost, for what is not committed is read again",
+        refused.reason
+    ))
 }
 
 fn digest(value: &[u8]) -> u64 {

@@ -52,6 +52,8 @@ pub(super) enum Event {
     /// What it was begun with is no longer so, as where another process has taken over what this one would
     /// have committed: begin again from what is stored.
     Fenced(String),
+    /// Another process has this one's place.
+    Replaced(String),
 }
 
 /// How many epochs may be ended and not committed: one commits while the next one's outputs wait.
@@ -79,6 +81,8 @@ pub(super) enum Halt {
     Failed(String),
     /// It must begin again from what is stored: why.
     Fenced(String),
+    /// Another process has its place: it ends, whatever it has. Who.
+    Replaced(String),
 }
 
 impl From<String> for Halt {
@@ -92,13 +96,14 @@ impl From<Halt> for Event {
         match halt {
             Halt::Failed(text) => Self::Failed(text),
             Halt::Fenced(text) => Self::Fenced(text),
+            Halt::Replaced(text) => Self::Replaced(text),
         }
     }
 }
 
 impl std::fmt::Display for Halt {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (Self::Failed(text) | Self::Fenced(text)) = self;
+        let (Self::Failed(text) | Self::Fenced(text) | Self::Replaced(text)) = self;
         f.write_str(text)
     }
 }
@@ -121,9 +126,9 @@ pub(super) struct Coordinate {
     pub lanes: Vec<Sender<LaneWork>>,
     pub commits: UnboundedSender<Commit>,
     pub credits: BTreeMap<PartitionId, Arc<Credit>>,
-    /// Whether the store has the positions: what was lost may not be committed then, not even what is on
-    /// its way.
-    pub claims: bool,
+    /// Whether the store has the positions, or a transaction: what was lost may not be committed then, not
+    /// even what is on its way.
+    pub exact: bool,
     /// How many tasks follow the groups of shared sources; each ends as a reader does.
     pub members: usize,
     pub bounds: Bounds,
@@ -297,7 +302,7 @@ impl Coordinate {
                     flow.releases.push((None, release));
                 }
             }
-            Event::Lost(partitions) if self.claims => {
+            Event::Lost(partitions) if self.exact => {
                 return Err(Halt::Fenced(format!(
                     "{} partitions were lost to other processes",
                     partitions.len()
@@ -311,6 +316,7 @@ impl Coordinate {
             }
             Event::Failed(text) => return Err(Halt::Failed(text)),
             Event::Fenced(text) => return Err(Halt::Fenced(text)),
+            Event::Replaced(text) => return Err(Halt::Replaced(text)),
         }
         Ok(())
     }

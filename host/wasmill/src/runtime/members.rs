@@ -133,8 +133,8 @@ impl MemberTask {
             Some(claims) => claims.claim(&ids, &self.reading.ends).await?,
             None => BTreeMap::new(),
         };
-        for (partition, id) in partitions.into_iter().zip(ids) {
-            let mut position = positions.remove(&id);
+        for (mut partition, id) in partitions.into_iter().zip(ids) {
+            let mut position = positions.remove(&id).or_else(|| partition.position.take());
             if let Some(position) = &mut position {
                 self.settle(&partition, position).await?;
             }

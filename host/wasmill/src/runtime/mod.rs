@@ -13,6 +13,8 @@ mod claims;
 mod commit;
 mod coordinate;
 mod dead_letter_log;
+mod failpoint;
+mod follower;
 mod health;
 mod http;
 mod members;
@@ -22,6 +24,7 @@ mod progress;
 mod readers;
 mod retry;
 mod state_pages;
+mod transaction;
 mod workers;
 
 use std::collections::BTreeMap;
@@ -51,12 +54,15 @@ use members::{MemberTask, SharedSource};
 use observe::{Observed, Snapshot};
 use progress::grouped;
 use readers::{Credit, ReaderTask, Reading};
-use retry::Ends;
+use retry::{Backoff, Ends};
 use state_pages::StatePages;
 use workers::Worker;
 
 /// The most raw bytes that one poll of a reader asks for.
 const POLL_BYTES_MAX: usize = 256 << 10;
+
+/// A run that lasted so long went well before it had to begin again.
+const RUN_WELL_MIN: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// The runtime of the binary.
 pub struct Threads;
@@ -159,17 +165,29 @@ fn watch_signals(stop: watch::Sender<bool>) -> anyhow::Result<()> {
 async fn run_one(
     pipeline: Pipeline,
     pages: Arc<Pages>,
-    stopped: watch::Receiver<bool>,
+    mut stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<Value> {
     let name = &pipeline.name;
     let observed = Arc::new(Observed::new(name, &pages.registry)?);
     let ends = Ends { health: Arc::clone(&pages.health), observed };
     let mut kept = None;
+    let mut backoff = Backoff::new();
     let ended = loop {
+        let began = Instant::now();
         let until = stopped.clone();
         match run_once(&pipeline, &pages, &ends, &mut kept, until).await? {
             Ok(ended) => break ended,
-            Err(fenced) => tracing::warn!(pipeline = %name, %fenced, "beginning again from what is stored"),
+            Err(fenced) => {
+                tracing::warn!(pipeline = %name, %fenced, "beginning again from what is stored");
+                // One that fails at once, again and again, must not spin.
+                if began.elapsed() > RUN_WELL_MIN {
+                    backoff.end();
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(backoff.next()) => {}
+                    _ = stopped.wait_for(|stop| *stop) => {}
+                }
+            }
         }
     };
     Ok(summary(name, ended, &ends.observed.snapshot()))
@@ -235,11 +253,13 @@ async fn run_once(
     drop(reading);
     let lanes =
         start_workers(pipeline, &assembled.topology, &assembled.routes, assembled.lanes, &jobs, &events)?;
+    let exact = assembled.claims.is_some() || assembled.transacted.is_some();
     let committer = Committer {
         sinks: assembled.sinks,
         sources: assembled.sources,
         routes: Arc::clone(&assembled.routes),
         store: assembled.store,
+        transacted: assembled.transacted,
         events: events.clone(),
         ends: ends.clone(),
         looked_ahead: None,
@@ -260,7 +280,7 @@ async fn run_once(
         lanes,
         commits: commit_sender,
         credits,
-        claims: assembled.claims.is_some(),
+        exact,
         members,
         bounds: Bounds {
             epoch_interval: pipeline.epoch.interval,
@@ -285,6 +305,9 @@ async fn run_once(
             // As behind `| head`: whoever reads has seen enough. What is not committed is read again.
             tracing::info!(pipeline = %name, "{PIPE_CLOSED}: stopped");
             return Ok(Ok(Ended::Stopped));
+        }
+        Err(Halt::Replaced(text)) => {
+            return Err(RunFailure { exit: Exit::Replaced, text: format!("{name}: {text}") }.into());
         }
         Err(Halt::Failed(text)) => {
             return Err(RunFailure { exit: Exit::Failed, text: format!("{name}: {text}") }.into());

@@ -30,6 +30,9 @@ pub(super) struct Observed {
     rebalances: IntCounter,
     away: IntCounter,
     held_back: Counter,
+    restoring: IntGauge,
+    aborted: IntCounter,
+    replaced: IntCounter,
     inner: Mutex<Inner>,
 }
 
@@ -153,6 +156,18 @@ impl Observed {
                 "Tries that failed because a source, sink or store was away.",
             )?,
             held_back,
+            restoring: gauge(
+                "wasmill_restoring_records",
+                "Records of the changelog that are still to be read before the pipeline goes on.",
+            )?,
+            aborted: counter(
+                "wasmill_transactions_aborted_total",
+                "Transactions that were given up; what was in them was written again in another one.",
+            )?,
+            replaced: counter(
+                "wasmill_producers_replaced_total",
+                "Producers replaced because a request of a transaction had no answer.",
+            )?,
             inner: Mutex::new(Inner {
                 inputs: Vec::new(),
                 counts: Counts::default(),
@@ -208,6 +223,21 @@ impl Observed {
 
     pub fn held_back(&self, time: Duration) {
         self.held_back.inc_by(time.as_secs_f64());
+    }
+
+    /// So many records of the changelog are to be read yet.
+    pub fn restoring(&self, records: u64) {
+        self.restoring.set(i64::try_from(records).unwrap_or(i64::MAX));
+    }
+
+    /// A transaction was given up.
+    pub fn aborted(&self) {
+        self.aborted.inc();
+    }
+
+    /// So many producers were replaced since this was asked last.
+    pub fn replaced(&self, more: u64) {
+        self.replaced.inc_by(more);
     }
 
     fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {

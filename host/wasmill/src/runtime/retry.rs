@@ -56,11 +56,17 @@ impl Ends {
     /// Something failed at an end: what stops the run if it can't be waited for, else nothing, once it is
     /// told and waited for.
     pub async fn wait(&self, end: &str, backoff: &mut Backoff, error: ConnectorError) -> Result<(), Halt> {
-        let (what, cause) = match error {
-            ConnectorError::Disconnected { what, cause } => (what, cause),
-            ConnectorError::Fatal(text) => return Err(Halt::Failed(text)),
-            ConnectorError::Outdated(text) => return Err(Halt::Fenced(text)),
-        };
+        self.wait_if_away(end, backoff, error).await.map_err(Halt::from)
+    }
+
+    /// Waits for an end that is away; answers any other error.
+    pub async fn wait_if_away(
+        &self,
+        end: &str,
+        backoff: &mut Backoff,
+        error: ConnectorError,
+    ) -> Result<(), ConnectorError> {
+        let ConnectorError::Disconnected { what, cause } = error else { return Err(error) };
         tokio::time::sleep(self.away(end, backoff, &what, &cause)).await;
         Ok(())
     }
@@ -83,9 +89,22 @@ impl Ends {
     }
 }
 
-/// Asks an end until it answers, or can't: `insist!(ends, "its name", a future)`, which is made anew for each
-/// try. A macro, for the compiler can't show that the future of an async closure may change its thread.
-macro_rules! insist {
+impl From<ConnectorError> for Halt {
+    fn from(error: ConnectorError) -> Self {
+        match error {
+            // Where nobody does the transaction again: from what is committed.
+            ConnectorError::Outdated(text) | ConnectorError::Aborted(text) => Self::Fenced(text),
+            ConnectorError::Fenced(text) => Self::Replaced(text),
+            ConnectorError::Fatal(text) => Self::Failed(text),
+            away @ ConnectorError::Disconnected { .. } => Self::Failed(away.to_string()),
+        }
+    }
+}
+
+/// Asks an end until it answers, or fails otherwise than by being away: `answered!(ends, "its name", a future)`,
+/// which is made anew for each try. A macro, for the compiler can't show that the future of an async closure
+/// may change its thread.
+macro_rules! answered {
     ($ends:expr, $end:expr, $ask:expr) => {{
         let mut backoff = $crate::runtime::retry::Backoff::new();
         loop {
@@ -97,13 +116,21 @@ macro_rules! insist {
                     break Ok(answer);
                 }
                 Err(error) => {
-                    if let Err(halt) = $ends.wait($end, &mut backoff, error).await {
-                        break Err(halt);
+                    if let Err(error) = $ends.wait_if_away($end, &mut backoff, error).await {
+                        break Err(error);
                     }
                 }
             }
         }
     }};
+}
+pub(super) use answered;
+
+/// As `answered!`, where an error stops the run.
+macro_rules! insist {
+    ($ends:expr, $end:expr, $ask:expr) => {
+        $crate::runtime::retry::answered!($ends, $end, $ask).map_err($crate::runtime::coordinate::Halt::from)
+    };
 }
 pub(super) use insist;
 

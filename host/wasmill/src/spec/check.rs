@@ -29,6 +29,9 @@ const SHUTDOWN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 /// How often results of a broker are committed that are seen at once, where the spec says nothing: a
 /// message waits for half of it on average. What each commit costs would matter with a store on disk.
 const EPOCH_AT_ONCE: EpochBounds = EpochBounds { interval: Duration::from_millis(5), bytes_max: 2 << 20 };
+/// How often results are committed in transactions of Kafka, where the spec says nothing: as Kafka Streams does.
+const EPOCH_IN_TRANSACTIONS: EpochBounds =
+    EpochBounds { interval: Duration::from_millis(100), bytes_max: 8 << 20 };
 /// The schemes of a Redis server's URL.
 const REDIS_SCHEMES: [&str; 2] = ["redis", "rediss"];
 /// The longest window or allowed lateness: a hundred years, far inside the range of event times.
@@ -103,7 +106,11 @@ impl Checker {
         self.outputs(&sinks, &places);
         let time = self.time(raw.time, &sources);
         let (epoch, limits) = (raw.epoch, raw.limits);
-        let mut bounds = default_epoch(&sources, &sinks);
+        let delivery = raw.delivery.map_or(Delivery::default(), |d| d.value);
+        let mut bounds = default_epoch(&sources, &sinks, delivery);
+        if let Some(slot) = &raw.slot {
+            self.name("slot", slot);
+        }
         if let Some(e) = epoch {
             bounds.interval = self.duration("epoch.interval", e.interval, 1, bounds.interval);
             bounds.bytes_max = self.size("epoch.bytes", e.bytes, 1, bounds.bytes_max);
@@ -155,7 +162,8 @@ impl Checker {
             stages: stages.into_iter().map(|s| s.value).collect(),
             sinks,
             dead_letter: raw.dead_letter.map(|d| d.value),
-            delivery: raw.delivery.map_or(Delivery::default(), |d| d.value),
+            delivery,
+            slot: raw.slot.map(|s| s.value),
             epoch: bounds,
             limits,
             http: match raw.http {
@@ -350,7 +358,10 @@ impl Checker {
 
 /// How often results are committed where the spec says nothing. Between a broker and a sink that shows
 /// messages at once nobody gains by waiting; files and the like are written in greater pieces.
-fn default_epoch(sources: &[Located<SourceSpec>], sinks: &[Sink]) -> EpochBounds {
+fn default_epoch(sources: &[Located<SourceSpec>], sinks: &[Sink], delivery: Delivery) -> EpochBounds {
+    if delivery == Delivery::ExactlyOnce && sinks.iter().any(|s| s.connector.in_transactions().is_some()) {
+        return EPOCH_IN_TRANSACTIONS;
+    }
     let shown_at_once = |s: &Sink| !s.connector.traits().transactional;
     let at_once = sinks.iter().filter(|s| s.output.is_none()).any(shown_at_once);
     if at_once && sources.iter().any(|s| s.value.traits().shared) {

@@ -37,12 +37,14 @@ pub struct RouteSource<'a> {
 }
 
 /// A sink, as the guarantee sees it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct RouteSink<'a> {
     /// What people call it.
     pub name: &'a str,
     /// What it can do.
     pub traits: SinkTraits,
+    /// How it could do more, if it could.
+    pub more: Option<String>,
 }
 
 /// A route with its guarantee.
@@ -63,9 +65,9 @@ pub struct Route {
     pub sink_is_weak: bool,
 }
 
-/// The guarantee of one route.
+/// The guarantee of one route. `exact`: the pipeline is committed by transactions of Kafka.
 #[must_use]
-pub fn route(source: RouteSource<'_>, kept: Kept, sink: RouteSink<'_>) -> Route {
+pub fn route(source: RouteSource<'_>, kept: Kept, exact: bool, sink: RouteSink<'_>) -> Route {
     let mut because = Vec::new();
     let mut for_more = Vec::new();
     let once = sink.traits.transactional || sink.traits.refuses_repeats;
@@ -88,6 +90,14 @@ pub fn route(source: RouteSource<'_>, kept: Kept, sink: RouteSink<'_>) -> Route 
             "state and positions are committed together in Redis, by one script; what Redis loses in a crash of its own is read again"
                 .to_owned(),
         ),
+        Kept::Changelog => because.push(
+            "state and positions are committed in a changelog topic, by the transaction of the outputs"
+                .to_owned(),
+        ),
+        Kept::Source if exact => because.push(format!(
+            "positions are with the group of {}, committed by the transaction of the outputs",
+            source.name
+        )),
         Kept::Source => {
             guarantee = guarantee.min(Guarantee::AtLeastOnce);
             because.push(format!(
@@ -107,6 +117,9 @@ pub fn route(source: RouteSource<'_>, kept: Kept, sink: RouteSink<'_>) -> Route 
     }
     if sink.traits.transactional {
         because.push(format!("{} shows only what is committed", sink.name));
+        if exact && sink.name == "kafka" {
+            because.push("its readers must set isolation.level=read_committed".to_owned());
+        }
     } else if sink.traits.refuses_repeats {
         because.push(format!("{} refuses what it has taken before", sink.name));
     } else {
@@ -115,7 +128,10 @@ pub fn route(source: RouteSource<'_>, kept: Kept, sink: RouteSink<'_>) -> Route 
             "{} shows messages at once: a crash before their commit writes them again",
             sink.name
         ));
-        for_more.push("write to a sink that commits with the pipeline, such as `file`".to_owned());
+        let more = sink
+            .more
+            .unwrap_or_else(|| "write to a sink that commits with the pipeline, such as `file`".to_owned());
+        for_more.push(more);
     }
     Route {
         source: source.name.to_owned(),
@@ -161,7 +177,8 @@ mod tests {
             let route = route(
                 RouteSource { name: "in", traits: source },
                 kept,
-                RouteSink { name: "out", traits: sink },
+                false,
+                RouteSink { name: "out", traits: sink, more: None },
             );
             assert_eq!(route.guarantee, expected, "{route:?}");
             assert!(route.because.iter().any(|b| b.contains(reason)), "{route:?}");
@@ -170,9 +187,13 @@ mod tests {
         }
         let broker = RouteSource { name: "kafka", traits: SourceTraits { shared: true, ..log } };
         for traits in [files, print] {
-            let route = route(broker, Kept::Source, RouteSink { name: "out", traits });
-            assert_eq!(route.guarantee, AtLeastOnce, "{route:?}");
-            assert!(route.because.iter().any(|b| b.contains("with the group of kafka")), "{route:?}");
+            let sink = RouteSink { name: "out", traits, more: None };
+            let plain = route(broker, Kept::Source, false, sink.clone());
+            assert_eq!(plain.guarantee, AtLeastOnce, "{plain:?}");
+            assert!(plain.because.iter().any(|b| b.contains("with the group of kafka")), "{plain:?}");
+            let exact = route(broker, Kept::Source, true, sink);
+            let expected = if traits.transactional { ExactlyOnce } else { AtLeastOnce };
+            assert_eq!(exact.guarantee, expected, "{exact:?}");
         }
     }
 }

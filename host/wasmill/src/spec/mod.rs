@@ -87,6 +87,8 @@ pub struct Pipeline {
     pub dead_letter: Option<SinkSpec>,
     /// What the pipeline must promise.
     pub delivery: Delivery,
+    /// Which of the pipeline's processes this is; none: as [`Pipeline::transactional_id`] says.
+    pub slot: Option<String>,
     /// When results are committed.
     pub epoch: EpochBounds,
     /// Bounds on messages, plugins and queues.

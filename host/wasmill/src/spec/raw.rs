@@ -59,6 +59,10 @@ pub struct RawPipeline {
     /// What the pipeline must promise. Default: at_least_once. A promise that its source, store and sinks
     /// can't keep together is refused at start.
     pub delivery: Option<Located<Delivery>>,
+    /// Which of the pipeline's processes this is, where it writes to Kafka exactly once: its transactions have
+    /// the id NAME-SLOT. It must outlive the process and be no other's. Default: 0 where one process runs the
+    /// pipeline alone, else the host's name. Environment: WASMILL_SLOT.
+    pub slot: Option<Located<String>>,
     /// How often results are committed.
     pub epoch: Option<RawEpoch>,
     /// Bounds on messages, plugins and queues.

@@ -1,8 +1,10 @@
 //! Where a pipeline's positions are kept, and whether several processes can run it together.
 
+use wasmill_connect::SinkTraits;
+use wasmill_connect::kafka::KafkaSinkSpec;
 use wasmill_connect::store::RedisAddress;
 
-use super::{Grant, Order, Pipeline, SecretUrl, Stage};
+use super::{Delivery, Grant, Order, Pipeline, SecretUrl, SinkSpec, Stage};
 
 /// Where state is kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -55,6 +57,9 @@ pub enum Kept {
     Redis,
     /// In the data directory.
     Disk,
+    /// In a topic of the cluster that it writes to, by the transactions of what it writes; a store here
+    /// follows.
+    Changelog,
     /// Nowhere that outlives the process.
     Memory,
 }
@@ -77,6 +82,38 @@ impl Pipeline {
         }
     }
 
+    /// The sink whose cluster's transactions commit the pipeline, where it must be exact and writes to Kafka.
+    #[must_use]
+    pub fn transactions(&self) -> Option<&KafkaSinkSpec> {
+        let exact = self.delivery == Delivery::ExactlyOnce && self.state == StateSpec::Local;
+        let mut sinks = self.sinks.iter().map(|s| &s.connector).chain(&self.dead_letter);
+        sinks.find_map(SinkSpec::in_transactions).filter(|_| exact)
+    }
+
+    /// The id of its transactions.
+    #[must_use]
+    pub fn transactional_id(&self) -> String {
+        let slot = match (&self.slot, self.sharing()) {
+            (Some(slot), _) => slot.clone(),
+            // Who comes takes over from who was there.
+            (None, Sharing::Alone) => "0".to_owned(),
+            (None, Sharing::Source | Sharing::Store) => {
+                rustix::system::uname().nodename().to_string_lossy().into_owned()
+            }
+        };
+        format!("{}-{slot}", self.name)
+    }
+
+    /// What a sink of this pipeline is like.
+    #[must_use]
+    pub fn sink_traits(&self, sink: &SinkSpec) -> SinkTraits {
+        let within = self.transactions().zip(sink.in_transactions());
+        match within.is_some_and(|(one, other)| one.shares_transactions_with(other)) {
+            true => SinkTraits { transactional: true, ..sink.traits() },
+            false => sink.traits(),
+        }
+    }
+
     /// What keeps several processes from running it together, each with what to change; empty where they
     /// can.
     #[must_use]
@@ -87,6 +124,11 @@ impl Pipeline {
                 let name = source.name();
                 reasons.push(format!(
                     "the source `{name}` has no group that shares its partitions out; read from Kafka"
+                ));
+            } else if self.transactions().is_some_and(|sink| !source.is_in_transactions_of(sink)) {
+                let name = source.name();
+                reasons.push(format!(
+                    "the source `{name}` is on another cluster than what it writes to, whose transactions can't hold its group's offsets; read from the same `brokers`"
                 ));
             }
         }
@@ -120,10 +162,20 @@ impl Pipeline {
         reasons
     }
 
+    /// Whether there is a store on disk: what counts, or what follows what counts.
+    #[must_use]
+    pub fn keeps_on_disk(&self) -> bool {
+        self.data_dir.is_some() && matches!(self.kept(), Kept::Disk | Kept::Changelog)
+    }
+
     /// Where its positions are kept, and its state with them. A pipeline without state leaves them to its
     /// sources, where those can keep them, even if it has a `data_dir`: so more processes can join.
     #[must_use]
     pub fn kept(&self) -> Kept {
+        if let Some(sink) = self.transactions() {
+            let positions = self.sources.iter().all(|s| s.is_in_transactions_of(sink));
+            return if positions && !self.is_stateful() { Kept::Source } else { Kept::Changelog };
+        }
         if !self.is_stateful() && self.sources_are_shared() {
             return Kept::Source;
         }

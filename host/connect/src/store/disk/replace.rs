@@ -1,5 +1,6 @@
 //! A database that takes the place of another.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use wasmill_engine::state::{Checkpoint, Epoch, StoreError};
@@ -15,17 +16,18 @@ const BATCH_BYTES: usize = 4 << 20;
 
 /// New contents for the store in a directory. The old store stays open until the end, so nobody else can
 /// open it.
-pub(super) struct DiskReplacement {
+pub struct DiskReplacement {
     old: DiskStore,
     new: DiskStore,
     place: Place,
     generation: u64,
-    waiting: Vec<(Vec<u8>, Vec<u8>)>,
+    /// By key, for a key stands once in a batch.
+    waiting: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     waiting_bytes: usize,
 }
 
 impl DiskReplacement {
-    pub fn begin(old: DiskStore, generation: u64) -> Result<Self, StoreError> {
+    pub(super) fn begin(old: DiskStore, generation: u64) -> Result<Self, StoreError> {
         let place = old.place.next();
         place.clear(&old.directory).map_err(|e| failed(&old, &e))?;
         let new = DiskStore::open_at(&old.directory, place)?;
@@ -33,7 +35,21 @@ impl DiskReplacement {
         if generation > 0 {
             new.move_to(generation)?;
         }
-        Ok(Self { old, new, place, generation, waiting: Vec::new(), waiting_bytes: 0 })
+        Ok(Self { old, new, place, generation, waiting: BTreeMap::new(), waiting_bytes: 0 })
+    }
+
+    /// Takes an entry out again that was added.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn remove(&mut self, key: &[u8]) -> Result<(), StoreError> {
+        self.add(entry(key), None)
+    }
+
+    fn add(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) -> Result<(), StoreError> {
+        self.waiting_bytes += key.len() + value.as_ref().map_or(0, Vec::len);
+        self.waiting.insert(key, value);
+        if self.waiting_bytes >= BATCH_BYTES { self.write(&[]) } else { Ok(()) }
     }
 
     fn write(&mut self, more: &[(&[u8], Vec<u8>)]) -> Result<(), StoreError> {
@@ -43,7 +59,10 @@ impl DiskReplacement {
         let mut writer = self.new.writer();
         self.new.write(&mut writer, &keyspace, |batch, _| {
             for (key, value) in waiting {
-                batch.insert(&keyspace, key, value);
+                match value {
+                    Some(value) => batch.insert(&keyspace, key, value),
+                    None => batch.remove(&keyspace, key),
+                }
             }
             for (key, value) in more {
                 batch.insert(&keyspace, *key, hashed(key, value));
@@ -71,9 +90,7 @@ impl Replacement for DiskReplacement {
         }
         let key = entry(key);
         let value = hashed(&key, value);
-        self.waiting_bytes += key.len() + value.len();
-        self.waiting.push((key, value));
-        if self.waiting_bytes >= BATCH_BYTES { self.write(&[]) } else { Ok(()) }
+        self.add(key, Some(value))
     }
 
     fn finish(

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
+use wasmill_connect::kafka::Changelog;
 use wasmill_connect::store::{DiskStore, RedisAddress, RedisView, Replacement};
 use wasmill_engine::state::{StateStore as _, StateView, StoreError};
 
@@ -102,6 +103,16 @@ impl Access {
 impl Held {
     /// Takes the state of a stopped pipeline; `command` is who wants it.
     pub fn open(pipeline: &Pipeline, command: &str) -> Result<Self, Stop> {
+        if pipeline.kept() == Kept::Changelog {
+            let topic = Changelog::topic_of(&pipeline.name);
+            return Err(Stop::error(
+                Exit::Usage,
+                format!(
+                    "the state of `{}` is what is in the topic {topic}: `wasmill state {command}` can't change that. `wasmill reset` begins anew",
+                    pipeline.name
+                ),
+            ));
+        }
         open_store(pipeline).map_err(|failure| match failure {
             Failure::Locked(path) => Stop::error(
                 Exit::Outside,
@@ -115,7 +126,8 @@ impl Held {
 
     /// As [`Held::open`], but makes a store where there is none yet.
     pub fn make(pipeline: &Pipeline, command: &str) -> Result<Self, Stop> {
-        if let Some(directory) = directory(pipeline)
+        if pipeline.kept() == Kept::Disk
+            && let Some(directory) = directory(pipeline)
             && !DiskStore::is_in(&directory)
         {
             return DiskStore::open(&directory).map(Self::Disk).map_err(|e| failed(&e));
@@ -161,7 +173,7 @@ enum Failure {
 
 /// The folder of a pipeline whose state is on disk.
 fn directory(pipeline: &Pipeline) -> Option<PathBuf> {
-    let folder = pipeline.data_dir.as_ref().filter(|_| pipeline.kept() == Kept::Disk)?;
+    let folder = pipeline.data_dir.as_ref().filter(|_| pipeline.keeps_on_disk())?;
     Some(DiskStore::directory(folder, &pipeline.name))
 }
 
@@ -175,6 +187,9 @@ fn open_store(pipeline: &Pipeline) -> Result<Held, Failure> {
     match pipeline.kept() {
         Kept::Source => Err(none("no stage has state, and the positions are with its source's group")),
         Kept::Memory => Err(none("give it a `data_dir` (DATA_DIR), or `state: { redis: { url: … } }`")),
+        Kept::Changelog if pipeline.data_dir.is_none() => {
+            Err(none("what follows its changelog is in memory; give it a `data_dir` (DATA_DIR)"))
+        }
         Kept::Redis => {
             let Some(at) = pipeline.state.redis() else {
                 unreachable!("state is kept in Redis only where the spec names one")
@@ -182,7 +197,7 @@ fn open_store(pipeline: &Pipeline) -> Result<Held, Failure> {
             let shared = pipeline.sharing() == Sharing::Store;
             Ok(Held::Redis { at, pipeline: pipeline.name.clone(), shared })
         }
-        Kept::Disk => {
+        Kept::Disk | Kept::Changelog => {
             let directory = directory(pipeline).unwrap_or_default();
             if !DiskStore::is_in(&directory) {
                 let text = format!("there is no state in {}: {}", directory.display(), StateError::Nothing);

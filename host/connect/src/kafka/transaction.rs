@@ -1,0 +1,717 @@
+//! Transactions: what a pipeline writes to topics and the offsets of what it read count all at once, or not
+//! at all.
+//!
+//! One producer, with a `transactional.id` that outlives its process: who makes one of the same id fences
+//! the other out, and ends what that left open.
+//!
+//! **The guard.** librdkafka sends a request again by itself whose answer didn't come, as where a connection
+//! broke, and then says that all went well. The first request may still be on its way. An EndTxn that comes
+//! late would end the *next* transaction in its midst, and a late TxnOffsetCommit would put older offsets into
+//! it, for the version of the protocol that librdkafka speaks doesn't tell transactions of one producer apart
+//! (librdkafka#5423). So a producer whose log tells of a request without answer is used to the end of its
+//! transaction and then replaced: the new one's epoch is higher, and what comes late is refused.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use rdkafka::ClientConfig;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Message};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use wasmill_engine::output::{EncodedBatch, Encoder};
+
+use super::client::{DEFAULTS, LastError, ask, lock, log, missing, record_bytes_max, refused, why};
+use super::encoder::KafkaEncoder;
+use super::logs::LogQueue;
+use super::offsets::GroupOffsets;
+use super::properties::{Side, config};
+use super::sink::{
+    BATCH_BYTES, FULL_WAIT, KafkaSinkSpec, OWNED, PRODUCER, Parts, SILENCE_MAX, YIELD_EVERY, asking,
+    is_refusal, parts, refusal,
+};
+use crate::{ConnectorError, Refused, Sink, SinkTraits, os};
+
+/// How long a transaction may be open, where the spec says nothing: for so long do readers wait for what a
+/// process left open that doesn't come back.
+const TRANSACTION_MAX_MS: &str = "15000";
+/// How long a call waits before it counts as unanswered; it is made again then.
+const CALL_MAX: Duration = Duration::from_secs(5);
+/// How long the first call of a producer waits.
+const INIT_MAX: Duration = Duration::from_secs(10);
+/// What librdkafka is to tell of: transactions, and connections.
+const TOLD: &str = "eos,broker";
+/// Where in a record's number it stands which sink it is of.
+const SINK_SHIFT: u32 = 40;
+/// The number of what is the transactions' own.
+const OWN: usize = (1 << (usize::BITS - SINK_SHIFT)) - 1;
+
+/// Transactions of one `transactional.id`.
+#[derive(Clone)]
+pub struct Transactions(Arc<Shared>);
+
+struct Shared {
+    config: ClientConfig,
+    brokers: String,
+    id: String,
+    timeout: Duration,
+    /// The topics of its sinks, in their order.
+    topics: Mutex<Vec<String>>,
+    session: Mutex<Option<Arc<Session>>>,
+    /// Since when a transaction is open.
+    opened: Mutex<Option<Instant>>,
+    /// How many were begun.
+    begun: AtomicU64,
+    /// Off to show what happens without.
+    guarded: bool,
+    replaced: AtomicU64,
+}
+
+/// A producer, as long as it is used. The log goes before its client.
+struct Session {
+    log: LogQueue,
+    producer: ThreadedProducer<Outcomes>,
+    /// Whether a request had no answer.
+    tainted: AtomicBool,
+    produced: AtomicU64,
+}
+
+/// What became of the records that were handed to librdkafka.
+#[derive(Default)]
+struct Outcomes {
+    done: AtomicU64,
+    /// By sink.
+    refused: Mutex<Vec<(usize, Refused)>>,
+    failed: Mutex<Option<String>>,
+    /// The greatest offset of the records that are the transactions' own.
+    own: Mutex<Option<u64>>,
+    last_error: LastError,
+    topics: Vec<String>,
+    brokers: String,
+}
+
+impl ClientContext for Outcomes {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        // What was said before the log was taken over.
+        if level as i32 <= RDKafkaLogLevel::Warning as i32 {
+            log(level, facility, text);
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(cause = %error, reason, "librdkafka tells an error");
+        self.last_error.note(&error, reason);
+    }
+}
+
+impl ProducerContext for Outcomes {
+    /// Which sink's it is, and which of its records since the transaction began.
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
+        let (sink, nth) = (number >> SINK_SHIFT, number & ((1 << SINK_SHIFT) - 1));
+        match result {
+            Ok(message) => {
+                if sink == OWN {
+                    let mut own = lock(&self.own);
+                    *own = (*own).max(u64::try_from(message.offset()).ok());
+                }
+            }
+            Err((error, message)) => match error.rdkafka_error_code() {
+                // The transaction is being aborted, or the producer dropped.
+                Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight) => {}
+                Some(code) if is_refusal(code) && sink != OWN => {
+                    self.refuse(code, sink, nth, message.payload().unwrap_or_default(), message.key());
+                }
+                _ => {
+                    let text = format!(
+                        "topic {} at {} does not take a record: {}",
+                        message.topic(),
+                        self.brokers,
+                        why(error)
+                    );
+                    lock(&self.failed).get_or_insert(text);
+                }
+            },
+        }
+        self.done.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Outcomes {
+    fn refuse(&self, code: RDKafkaErrorCode, sink: usize, nth: usize, value: &[u8], key: Option<&[u8]>) {
+        let topic = self.topics.get(sink).map_or("", String::as_str);
+        let what = format!("topic {topic} at {}", self.brokers);
+        lock(&self.refused).push((sink, refusal(&what, code, nth, value, key)));
+    }
+}
+
+/// Whether a line of librdkafka's log tells that a request may be on its way whose answer nobody waits for.
+fn tells_of_no_answer(facility: &str, text: &str) -> bool {
+    match facility {
+        // A connection ended, with what was on its way; requests were given up.
+        "FAIL" => !text.contains("_DESTROY_BROKER"),
+        "REQTMOUT" => true,
+        "ENDTXN" | "ADDOFFSETS" => text.contains("_TRANSPORT") || text.contains("_TIMED_OUT"),
+        _ => false,
+    }
+}
+
+impl Session {
+    /// Reads what librdkafka has said so far.
+    fn look(&self) {
+        self.log.read(|level, facility, text| {
+            if tells_of_no_answer(facility, text) && !self.tainted.swap(true, Ordering::SeqCst) {
+                tracing::debug!(
+                    facility,
+                    text,
+                    "a connection ended, or a request had no answer"
+                );
+            }
+            if level as i32 <= RDKafkaLogLevel::Warning as i32 {
+                log(level, facility, text);
+            }
+        });
+    }
+
+    fn outcomes(&self) -> &Outcomes {
+        self.producer.client().context()
+    }
+}
+
+/// What a call of librdkafka's means.
+enum Meaning {
+    /// No answer yet: the same call again.
+    Again,
+    /// Abort, and do it all again.
+    Abort,
+    /// The group has gone on without this process.
+    LeftBehind,
+    /// Another producer of this id, or the brokers gave the transaction up.
+    Fenced,
+    /// This user may not.
+    Forbidden,
+    /// Nobody knows how it stands.
+    Unknown,
+}
+
+fn meaning(error: &RDKafkaError) -> Meaning {
+    use RDKafkaErrorCode as Code;
+    match error.code() {
+        Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch => Meaning::Fenced,
+        Code::IllegalGeneration | Code::UnknownMemberId | Code::FencedInstanceId => Meaning::LeftBehind,
+        Code::TransactionalIdAuthorizationFailed
+        | Code::ClusterAuthorizationFailed
+        | Code::GroupAuthorizationFailed
+        | Code::TopicAuthorizationFailed => Meaning::Forbidden,
+        _ if error.is_fatal() => Meaning::Unknown,
+        _ if error.txn_requires_abort() => Meaning::Abort,
+        _ if error.is_retriable() => Meaning::Again,
+        _ => Meaning::Unknown,
+    }
+}
+
+impl Transactions {
+    /// Transactions of the cluster that a sink writes to; connects to nothing.
+    ///
+    /// # Errors
+    /// When a setting is missing, unknown or wrong.
+    pub fn new(spec: &KafkaSinkSpec, id: &str) -> Result<Self, ConnectorError> {
+        let mut defaults = [DEFAULTS, PRODUCER].concat();
+        defaults.push(("bootstrap.servers", spec.brokers.as_str()));
+        defaults.push(("transaction.timeout.ms", TRANSACTION_MAX_MS));
+        let mut config = config(Side::Producer, &defaults, &spec.properties, OWNED)?;
+        let timeout = config.get("transaction.timeout.ms").unwrap_or(TRANSACTION_MAX_MS).to_owned();
+        // What isn't taken as long as a transaction lasts goes with it.
+        config.set("message.timeout.ms", &timeout).set("transactional.id", id);
+        let timeout = Duration::from_millis(timeout.parse().unwrap_or(15_000));
+        Ok(Self(Arc::new(Shared {
+            config,
+            brokers: spec.brokers.clone(),
+            id: id.to_owned(),
+            timeout,
+            topics: Mutex::default(),
+            session: Mutex::default(),
+            opened: Mutex::default(),
+            begun: AtomicU64::new(0),
+            guarded: true,
+            replaced: AtomicU64::new(0),
+        })))
+    }
+
+    /// Goes on with a producer though a request of it had no answer: to show what the guard is for.
+    #[must_use]
+    pub fn unguarded(self) -> Self {
+        match Arc::try_unwrap(self.0) {
+            Ok(shared) => Self(Arc::new(Shared { guarded: false, ..shared })),
+            Err(shared) => Self(shared),
+        }
+    }
+
+    /// A sink whose records are a part of the transaction that is open; before [`Transactions::init`].
+    ///
+    /// # Errors
+    /// When its topic is missing in the spec.
+    pub fn sink(&self, spec: &KafkaSinkSpec) -> Result<Box<dyn Sink>, ConnectorError> {
+        if spec.topic.trim().is_empty() {
+            return Err(ConnectorError::Fatal("topic: it is empty; set it".to_owned()));
+        }
+        let mut topics = lock(&self.0.topics);
+        topics.push(spec.topic.clone());
+        let number = topics.len() - 1;
+        Ok(Box::new(TransactionalSink {
+            spec: spec.clone(),
+            shared: Arc::clone(&self.0),
+            number,
+            transaction: 0,
+            written: 0,
+            before: 0,
+        }))
+    }
+
+    /// The id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.0.id
+    }
+
+    /// How often a producer was replaced because a request had no answer.
+    #[must_use]
+    pub fn replaced(&self) -> u64 {
+        self.0.replaced.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn config(&self) -> ClientConfig {
+        asking(&self.0.config)
+    }
+
+    pub(super) fn brokers(&self) -> &str {
+        &self.0.brokers
+    }
+
+    /// Makes the producer: whoever had the id before is fenced out, and what it left open is ended.
+    ///
+    /// # Errors
+    /// Disconnected where the brokers don't answer; fatal where this user may not.
+    pub async fn init(&self) -> Result<(), ConnectorError> {
+        if lock(&self.0.session).is_some() {
+            return Ok(());
+        }
+        let shared = Arc::clone(&self.0);
+        let mut config = shared.config.clone();
+        let topics = lock(&shared.topics).clone();
+        let (asked, brokers) = (asking(&config), shared.brokers.clone());
+        let all = topics.clone();
+        let least = os::blocking(move || {
+            ask(&asked, |facts| {
+                let mut least = BATCH_BYTES;
+                for topic in &all {
+                    facts.topic(&brokers, topic)?;
+                    least = least.min(record_bytes_max(facts, &brokers, topic).unwrap_or(BATCH_BYTES));
+                }
+                Ok(least)
+            })
+        })
+        .await?;
+        if config.get("batch.size").is_none() {
+            // A batch above the topic's limit is refused whole, so none may be. A single record may.
+            config.set("batch.size", least.max(1).to_string());
+        }
+        let told = config.get("debug").map_or_else(|| TOLD.to_owned(), |also| format!("{TOLD},{also}"));
+        config.set("debug", told).set_log_level(RDKafkaLogLevel::Debug);
+        os::blocking(move || {
+            let outcomes =
+                Outcomes { topics: topics.clone(), brokers: shared.brokers.clone(), ..Outcomes::default() };
+            let producer: ThreadedProducer<Outcomes> =
+                config.create_with_context(outcomes).map_err(|e| refused(&e))?;
+            let log = LogQueue::take_over(producer.client()).ok_or_else(|| {
+                ConnectorError::Fatal(
+                    "librdkafka's log can't be read, which tells when a transaction is in doubt".to_owned(),
+                )
+            })?;
+            let session =
+                Session { log, producer, tainted: AtomicBool::new(false), produced: AtomicU64::new(0) };
+            // It asks for its coordinator now, if a broker has answered, or half a second later.
+            if let Some(topic) = topics.first() {
+                let known = session.producer.client().fetch_watermarks(topic, 0, CALL_MAX);
+                known.map_err(|error| ConnectorError::Disconnected {
+                    what: format!("cannot reach Kafka at {}", shared.brokers),
+                    cause: session.outcomes().last_error.or(&why(&error)),
+                })?;
+            }
+            shared.meant(&session, "begin", session.producer.init_transactions(INIT_MAX))?;
+            session.look();
+            // What failed before the id was this producer's has left nothing behind.
+            session.tainted.store(false, Ordering::SeqCst);
+            *lock(&shared.session) = Some(Arc::new(session));
+            Ok(())
+        })
+        .await
+    }
+
+    /// Begins a transaction, with a new producer where the last one's is in doubt.
+    ///
+    /// # Errors
+    /// As of [`Transactions::init`].
+    pub async fn begin(&self) -> Result<(), ConnectorError> {
+        let before = lock(&self.0.session).clone();
+        if let Some(session) = before {
+            session.look();
+            if session.tainted.load(Ordering::SeqCst) && self.0.guarded {
+                tracing::info!(id = %self.0.id, "a request of the last transaction had no answer and may come late: a new producer takes over");
+                self.0.replaced.fetch_add(1, Ordering::Relaxed);
+                self.close().await?;
+            }
+        }
+        self.init().await?;
+        let session = self.0.session()?;
+        session.outcomes().own.lock().map(|mut own| *own = None).unwrap_or_default();
+        self.0.meant(&session, "begin a transaction", session.producer.begin_transaction())?;
+        *lock(&self.0.opened) = Some(Instant::now());
+        self.0.begun.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Adds a record of the transactions' own to a topic's partition.
+    ///
+    /// # Errors
+    /// As [`Sink::write`].
+    pub(super) async fn put(
+        &self,
+        topic: &str,
+        partition: i32,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<(), ConnectorError> {
+        let session = self.0.session()?;
+        loop {
+            let record: BaseRecord<'_, [u8], [u8], usize> = BaseRecord {
+                topic,
+                partition: Some(partition),
+                payload: value,
+                key: Some(key),
+                timestamp: None,
+                headers: None,
+                delivery_opaque: OWN << SINK_SHIFT,
+            };
+            if self.0.send(&session, topic, record)?.is_taken() {
+                return Ok(());
+            }
+            self.0.wait_for_room(&session).await?;
+        }
+    }
+
+    /// The greatest offset of the records that [`Transactions::put`] added; known once they are flushed.
+    pub(super) fn put_up_to(&self) -> Option<u64> {
+        let session = lock(&self.0.session).clone()?;
+        *lock(&session.outcomes().own)
+    }
+
+    /// Makes offsets a part of the transaction.
+    ///
+    /// # Errors
+    /// `Aborted`: abort and begin again; `Outdated`: the group has gone on without this process.
+    pub async fn send_offsets(&self, offsets: &Arc<GroupOffsets>) -> Result<(), ConnectorError> {
+        let offsets = Arc::clone(offsets);
+        self.call("commit offsets", move |producer| {
+            producer.send_offsets_to_transaction(&offsets.offsets, &offsets.group, CALL_MAX)
+        })
+        .await
+    }
+
+    /// Waits until the brokers have taken all records, or refused them for good: [`Sink::refused`] has those,
+    /// and the transaction must be aborted.
+    ///
+    /// # Errors
+    /// `Aborted` where a record was not taken.
+    pub async fn flush(&self) -> Result<(), ConnectorError> {
+        self.call("flush", |producer| producer.flush(CALL_MAX)).await?;
+        let session = self.0.session()?;
+        let outcomes = session.outcomes();
+        if let Some(text) = lock(&outcomes.failed).take() {
+            return Err(ConnectorError::Aborted(text));
+        }
+        if let Some((_, Refused { reason, .. })) = lock(&outcomes.refused).first() {
+            return Err(ConnectorError::Aborted(reason.clone()));
+        }
+        let (produced, done) =
+            (session.produced.load(Ordering::SeqCst), outcomes.done.load(Ordering::SeqCst));
+        if produced != done {
+            return Err(ConnectorError::Disconnected {
+                what: format!("{} of {produced} records are not acknowledged", produced - done),
+                cause: outcomes.last_error.or("no answer"),
+            });
+        }
+        Ok(())
+    }
+
+    /// Commits what was flushed.
+    ///
+    /// # Errors
+    /// `Outdated` where nobody knows whether it is committed: what is, tell the brokers.
+    pub async fn commit(&self) -> Result<(), ConnectorError> {
+        let done = self.call("commit a transaction", |producer| producer.commit_transaction(CALL_MAX)).await;
+        match done {
+            Ok(()) => {
+                *lock(&self.0.opened) = None;
+                Ok(())
+            }
+            // Its end may have been taken all the same.
+            Err(ConnectorError::Aborted(text)) => Err(ConnectorError::Outdated(text)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives up what is open.
+    ///
+    /// # Errors
+    /// `Disconnected` where the brokers don't answer.
+    pub async fn abort(&self) -> Result<(), ConnectorError> {
+        self.call("abort a transaction", |producer| producer.abort_transaction(CALL_MAX)).await?;
+        let session = self.0.session()?;
+        lock(&session.outcomes().refused).clear();
+        *lock(&session.outcomes().failed) = None;
+        *lock(&self.0.opened) = None;
+        Ok(())
+    }
+
+    /// Drops the producer; what is open is left to the next one of its id.
+    ///
+    /// # Errors
+    /// None but that a thread is missing.
+    pub async fn close(&self) -> Result<(), ConnectorError> {
+        let session = lock(&self.0.session).take();
+        os::blocking(move || {
+            drop(session);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn call(
+        &self,
+        what: &'static str,
+        call: impl FnOnce(&ThreadedProducer<Outcomes>) -> KafkaResult<()> + Send + 'static,
+    ) -> Result<(), ConnectorError> {
+        let (shared, session) = (Arc::clone(&self.0), self.0.session()?);
+        os::blocking(move || shared.meant(&session, what, call(&session.producer))).await
+    }
+}
+
+/// Whether librdkafka had room for a record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    Taken,
+    Full,
+}
+
+impl Sent {
+    fn is_taken(self) -> bool {
+        self == Self::Taken
+    }
+}
+
+impl Shared {
+    fn session(&self) -> Result<Arc<Session>, ConnectorError> {
+        lock(&self.session)
+            .clone()
+            .ok_or_else(|| ConnectorError::Fatal(format!("no transaction of {} was begun", self.id)))
+    }
+
+    fn send(
+        &self,
+        session: &Session,
+        topic: &str,
+        record: BaseRecord<'_, [u8], [u8], usize>,
+    ) -> Result<Sent, ConnectorError> {
+        let number = record.delivery_opaque;
+        let Err((error, record)) = session.producer.send(record) else {
+            session.produced.fetch_add(1, Ordering::SeqCst);
+            return Ok(Sent::Taken);
+        };
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::QueueFull) => Ok(Sent::Full),
+            Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition) => {
+                Err(missing(&self.brokers, topic))
+            }
+            Some(code) if is_refusal(code) => {
+                let (sink, nth) = (number >> SINK_SHIFT, number & ((1 << SINK_SHIFT) - 1));
+                let value = record.payload.unwrap_or_default();
+                session.outcomes().refuse(code, sink, nth, value, record.key);
+                Ok(Sent::Taken)
+            }
+            // As once the transaction has failed: what it was is told by its end.
+            _ => Err(ConnectorError::Aborted(format!(
+                "topic {topic} at {} does not take a record: {} ({})",
+                self.brokers,
+                why(&error),
+                session.outcomes().last_error.or("no more is known")
+            ))),
+        }
+    }
+
+    /// Waits until something more is done, or until the brokers count as away.
+    async fn wait_for_room(&self, session: &Session) -> Result<(), ConnectorError> {
+        let outcomes = session.outcomes();
+        let before = outcomes.done.load(Ordering::SeqCst);
+        let look = async {
+            while outcomes.done.load(Ordering::SeqCst) == before {
+                tokio::time::sleep(FULL_WAIT).await;
+            }
+        };
+        tokio::time::timeout(SILENCE_MAX, look).await.map_err(|_| ConnectorError::Disconnected {
+            what: format!("Kafka at {} acknowledges nothing", self.brokers),
+            cause: outcomes.last_error.or("no answer"),
+        })
+    }
+
+    /// What an answer of librdkafka's means.
+    fn meant(&self, session: &Session, what: &str, answer: KafkaResult<()>) -> Result<(), ConnectorError> {
+        session.look();
+        let Err(error) = answer else { return Ok(()) };
+        let cause = session.outcomes().last_error.or("no more is known");
+        let (brokers, id) = (&self.brokers, &self.id);
+        let (meaning, text) = match &error {
+            KafkaError::Transaction(e) => (meaning(e), e.string()),
+            // Of a flush: it is behind.
+            other => (Meaning::Again, why(other)),
+        };
+        Err(match meaning {
+            Meaning::Again => {
+                ConnectorError::Disconnected { what: format!("cannot {what} at {brokers}: {text}"), cause }
+            }
+            Meaning::Abort => ConnectorError::Aborted(format!("cannot {what} at {brokers}: {text}")),
+            Meaning::LeftBehind => {
+                ConnectorError::Outdated(format!("the group has gone on without this process: {text}"))
+            }
+            Meaning::Fenced => {
+                // The brokers give a transaction up that is open for too long, and say the same then.
+                let open = lock(&self.opened).map(|since| since.elapsed());
+                match open.filter(|open| *open >= self.timeout) {
+                    Some(open) => ConnectorError::Outdated(format!(
+                        "a transaction was open for {} s, and the brokers have given it up: {text}",
+                        open.as_secs()
+                    )),
+                    None => ConnectorError::Fenced(format!(
+                        "another process writes as {id}, and has taken this one's place. If both are meant to run, give each its own `slot` (WASMILL_SLOT)"
+                    )),
+                }
+            }
+            Meaning::Forbidden => ConnectorError::Fatal(format!(
+                "cannot {what} at {brokers}: {text}: exactly-once needs the right to write as transactional id {id} and to read the group; grant it, or set other credentials in `properties`"
+            )),
+            Meaning::Unknown => ConnectorError::Outdated(format!("cannot {what} at {brokers}: {text}")),
+        })
+    }
+}
+
+/// Writes to a topic, within a transaction.
+struct TransactionalSink {
+    spec: KafkaSinkSpec,
+    shared: Arc<Shared>,
+    number: usize,
+    /// Which transaction the two below are of.
+    transaction: u64,
+    /// How many records of the batch that is being written were handed over, should the call be repeated.
+    written: usize,
+    /// How many records were handed over since the transaction began, before this batch.
+    before: usize,
+}
+
+#[async_trait]
+impl Sink for TransactionalSink {
+    fn traits(&self) -> SinkTraits {
+        SinkTraits { transactional: true, refuses_repeats: false }
+    }
+
+    fn encoder(&self) -> Arc<dyn Encoder> {
+        Arc::new(KafkaEncoder(self.spec.key))
+    }
+
+    /// [`Transactions::init`] has found the topic.
+    async fn recover(&mut self, _: Option<&str>) -> Result<(), ConnectorError> {
+        Ok(())
+    }
+
+    async fn write(&mut self, batch: &EncodedBatch) -> Result<(), ConnectorError> {
+        let session = self.shared.session()?;
+        let transaction = self.shared.begun.load(Ordering::SeqCst);
+        if std::mem::replace(&mut self.transaction, transaction) != transaction {
+            (self.written, self.before) = (0, 0);
+        }
+        while let Some(record) = batch.records.get(self.written) {
+            let Parts { value, key, headers } = parts(batch, record);
+            let taken = BaseRecord {
+                topic: &self.spec.topic,
+                partition: None,
+                payload: value,
+                key,
+                // 0 means now to librdkafka, and Kafka has no times before 1970.
+                timestamp: record.timestamp.filter(|t| *t > 0),
+                headers,
+                delivery_opaque: self.number << SINK_SHIFT | (self.before + self.written),
+            };
+            match self.shared.send(&session, &self.spec.topic, taken)? {
+                Sent::Taken => self.written += 1,
+                Sent::Full => self.shared.wait_for_room(&session).await?,
+            }
+            if self.written.is_multiple_of(YIELD_EVERY) {
+                tokio::task::yield_now().await;
+            }
+        }
+        self.before += std::mem::take(&mut self.written);
+        Ok(())
+    }
+
+    /// [`Transactions::flush`] flushes for all of them.
+    async fn flush(&mut self) -> Result<String, ConnectorError> {
+        Ok(String::new())
+    }
+
+    fn refused(&mut self) -> Vec<Refused> {
+        let Ok(session) = self.shared.session() else { return Vec::new() };
+        let mut refused = lock(&session.outcomes().refused);
+        let (ours, others) =
+            std::mem::take(&mut *refused).into_iter().partition(|(sink, _)| *sink == self.number);
+        *refused = others;
+        let mut ours: Vec<Refused> = ours.into_iter().map(|(_, refused)| refused).collect();
+        ours.sort_by_key(|r| r.nth);
+        ours
+    }
+
+    async fn publish(&mut self) -> Result<(), ConnectorError> {
+        Ok(())
+    }
+
+    async fn close(&mut self, _in_order: bool) -> Result<(), ConnectorError> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_without_answer_is_seen_in_the_log() {
+        for (facility, text, tells) in [
+            ("ENDTXN", "EndTxn returned _TRANSPORT in state CommittingTransaction (may_retry=true)", true),
+            ("ENDTXN", "EndTxn returned _TIMED_OUT in state AbortingTransaction (may_retry=true)", true),
+            ("ENDTXN", "EndTxn returned NO_ERROR in state CommittingTransaction (may_retry=true)", false),
+            ("ADDOFFSETS", "AddOffsetsToTxn response from b/1: _TRANSPORT (Refresh,Retry)", true),
+            ("ADDOFFSETS", "AddOffsetsToTxn response from b/1: NO_ERROR ()", false),
+            ("FAIL", "Disconnected (after 12ms in state UP) (_TRANSPORT)", true),
+            (
+                "REQTMOUT",
+                "Timed out 1 in-flight, 0 retry-queued, 0 out-queue, 0 partially-sent requests",
+                true,
+            ),
+            ("TXNSTATE", "Transaction state change BeginCommit -> CommittingTransaction", false),
+        ] {
+            assert_eq!(tells_of_no_answer(facility, text), tells, "{facility} {text}");
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Places at which a test may have the process die: `TEST_FAILPOINT=NAME` or `NAME:NTH`, the NTH time that
+//! it comes there. Nothing else reads the variable, and nobody sets it in production.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The variable.
+const VARIABLE: &str = "TEST_FAILPOINT";
+/// As the variable: transactions go on with a producer that is in doubt.
+pub(super) const UNGUARDED: &str = "unguarded";
+
+/// What a test asked for.
+struct Asked {
+    name: String,
+    nth: u64,
+    come: AtomicU64,
+}
+
+fn asked() -> Option<&'static Asked> {
+    static ASKED: OnceLock<Option<Asked>> = OnceLock::new();
+    ASKED
+        .get_or_init(|| {
+            let text = std::env::var(VARIABLE).ok()?;
+            let (name, nth) = text.split_once(':').unwrap_or((&text, "1"));
+            Some(Asked { name: name.to_owned(), nth: nth.parse().unwrap_or(1), come: AtomicU64::new(0) })
+        })
+        .as_ref()
+}
+
+/// Whether a test asked for this.
+pub(super) fn is_asked(name: &str) -> bool {
+    asked().is_some_and(|asked| asked.name == name)
+}
+
+/// Dies here, as by `kill -9`, if a test asked for it.
+pub(super) fn reached(name: &str) {
+    let Some(asked) = asked().filter(|asked| asked.name == name) else { return };
+    if asked.come.fetch_add(1, Ordering::SeqCst) + 1 == asked.nth {
+        eprintln!("failpoint {name}: the process ends here");
+        // No destructor runs, and nothing is flushed.
+        std::process::abort();
+    }
+}
