@@ -9,6 +9,7 @@ pub mod http;
 pub mod output;
 pub mod place;
 pub mod process;
+pub mod proxy;
 pub mod random;
 
 pub use place::Place;

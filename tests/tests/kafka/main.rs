@@ -2,12 +2,14 @@
 //!
 //! Needed first: Java 17, what `scripts/build-plugins.sh` builds, the built host. Tests that leave the
 //! broker alone share one. `WASMILL_KILL_ROUNDS` (10) is how often processes are killed or join and
-//! leave, `WASMILL_STOP_SECONDS` (15) how long the broker is stopped.
+//! leave, `WASMILL_EXACT_ROUNDS` (5) how often each campaign of `exactly_once` does its harm,
+//! `WASMILL_STOP_SECONDS` (15) how long the broker is stopped.
 
 mod ahead;
 #[path = "../../../host/connect/tests/support/broker.rs"]
 mod broker;
 mod built_ins;
+mod exactly_once;
 mod faults;
 mod foreign;
 mod group;

@@ -1,6 +1,6 @@
 //! Topics, what goes into them, what is found in them, and the service between.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -341,6 +341,8 @@ pub struct Reading {
     consumer: BaseConsumer,
     topic: String,
     next: BTreeMap<i32, i64>,
+    /// The partitions of which nothing more was there.
+    ended: BTreeSet<i32>,
 }
 
 impl Reading {
@@ -350,23 +352,39 @@ impl Reading {
             .set("group.id", "reading")
             .set("enable.auto.commit", "false")
             .set("fetch.queue.backoff.ms", "5")
+            .set("enable.partition.eof", "true")
             .create()
             .expect("a consumer");
         let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).expect("metadata");
         let partitions = metadata.topics()[0].partitions().len() as i32;
+        let next = (0..partitions).map(|p| (p, 0)).collect();
+        let mut reading = Self { consumer, topic: topic.to_owned(), next, ended: BTreeSet::new() };
+        reading.begin();
+        reading
+    }
+
+    /// Reads on where it is; each partition's end is told anew.
+    fn begin(&mut self) {
         let mut list = TopicPartitionList::new();
-        for partition in 0..partitions {
-            list.add_partition_offset(topic, partition, Offset::Beginning).expect("an offset");
+        for (partition, next) in &self.next {
+            list.add_partition_offset(&self.topic, *partition, Offset::Offset(*next)).expect("an offset");
         }
-        consumer.assign(&list).expect("an assignment");
-        Self { consumer, topic: topic.to_owned(), next: (0..partitions).map(|p| (p, 0)).collect() }
+        self.ended.clear();
+        self.consumer.assign(&list).expect("an assignment");
     }
 
     /// What comes within a moment.
     pub fn some(&mut self) -> Vec<Found> {
         let mut all = Vec::new();
         while let Some(message) = self.consumer.poll(Duration::from_millis(100)) {
-            let Ok(message) = message else { continue };
+            let message = match message {
+                Ok(message) => message,
+                Err(KafkaError::PartitionEOF(partition)) => {
+                    self.ended.insert(partition);
+                    continue;
+                }
+                Err(_) => continue,
+            };
             self.next.insert(message.partition(), message.offset() + 1);
             let text = String::from_utf8_lossy(message.payload().unwrap_or_default()).into_owned();
             let headers = message.headers().into_iter().flat_map(|headers| {
@@ -389,16 +407,13 @@ impl Reading {
         all
     }
 
-    /// All up to what the topic has now.
+    /// All up to what the topic has now. Where a partition ends its offsets don't tell: those of transactions'
+    /// ends are among them.
     pub fn rest(&mut self) -> Vec<Found> {
-        let ends: Vec<(i32, i64)> = self
-            .next
-            .keys()
-            .map(|p| (*p, self.consumer.fetch_watermarks(&self.topic, *p, PATIENCE).expect("an end").1))
-            .collect();
+        self.begin();
         let since = Instant::now();
         let mut all = Vec::new();
-        while ends.iter().any(|(p, end)| self.next[p] < *end) {
+        while self.ended.len() < self.next.len() {
             assert!(since.elapsed() < PATIENCE, "{} isn't read to its end", self.topic);
             all.extend(self.some());
         }
