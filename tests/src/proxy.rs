@@ -8,6 +8,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+/// The key of AddOffsetsToTxn requests.
+pub const ADD_OFFSETS_TO_TXN: i16 = 25;
 /// The key of EndTxn requests.
 pub const END_TXN: i16 = 26;
 /// The key of TxnOffsetCommit requests.
@@ -19,9 +21,14 @@ const REQUEST_BYTES_MAX: usize = 128 << 20;
 enum Next {
     /// It is held, its client's connection ends, and who waits is told.
     Hold(Sender<Held>),
+    /// It waits, and its connection with it, until who is told lets go of it.
+    Pause(Sender<Paused>),
     /// It is passed on, and who waits is told.
     Tell(Sender<()>),
 }
+
+/// A request that waits until this is dropped.
+pub struct Paused(#[expect(dead_code, reason = "its end is what counts")] Sender<()>);
 
 /// A request that did not come to the broker yet.
 pub struct Held {
@@ -30,15 +37,11 @@ pub struct Held {
 }
 
 impl Held {
-    /// The broker gets it now; answers once it has answered, or after some seconds.
+    /// The broker gets it now, and a moment to do what it asks for.
     pub fn release(mut self) {
         // The broker may have closed the connection: then it came too late even to be refused.
-        if self.broker.write_all(&self.request).is_err() {
-            return;
-        }
-        let _ = self.broker.set_read_timeout(Some(Duration::from_secs(5)));
-        let mut length = [0; 4];
-        let _ = self.broker.read_exact(&mut length);
+        let _ = self.broker.write_all(&self.request);
+        std::thread::sleep(Duration::from_millis(200));
     }
 }
 
@@ -95,6 +98,14 @@ impl Proxy {
         told
     }
 
+    /// Keeps the next request of a kind waiting.
+    #[must_use]
+    pub fn pause_next(&self, key: i16) -> Receiver<Paused> {
+        let (tell, told) = channel();
+        lock(&self.state).next.insert(key, Next::Pause(tell));
+        told
+    }
+
     /// Tells of the next request of a kind, once the broker has it.
     #[must_use]
     pub fn tell_next(&self, key: i16) -> Receiver<()> {
@@ -130,11 +141,19 @@ fn pass(client: TcpStream, broker: TcpStream, state: &Arc<Mutex<State>>) {
         };
         let key = i16::from_be_bytes([request[4], request[5]]);
         let next = lock(state).next.remove(&key);
-        if let Some(Next::Hold(held)) = next {
-            let _ = from_client.shutdown(Shutdown::Both);
-            // Who asked may have given up.
-            let _ = held.send(Held { request, broker: to_broker });
-            return;
+        // Who asked may have given up.
+        match &next {
+            Some(Next::Hold(held)) => {
+                let _ = from_client.shutdown(Shutdown::Both);
+                let _ = held.send(Held { request, broker: to_broker });
+                return;
+            }
+            Some(Next::Pause(paused)) => {
+                let (end, ended) = channel();
+                let _ = paused.send(Paused(end));
+                let _ = ended.recv();
+            }
+            Some(Next::Tell(_)) | None => {}
         }
         if slowly(&mut to_broker, &request, state).is_err() {
             let _ = from_client.shutdown(Shutdown::Both);

@@ -3,6 +3,7 @@
 //! `WASMILL_EXACT_ROUNDS` (5) is how often each campaign does its harm. Each prints what it found: lost,
 //! duplicated, reordered, wrong, rounds, seconds.
 
+mod guard;
 mod kills;
 
 use std::collections::{BTreeMap, HashMap};
