@@ -83,7 +83,7 @@ test-long: setup-test guests typed-js build ## Runs what takes rounds: make test
 	@WASMILL_SEEDS=$(SEEDS) cargo test --release --workspace --test law_one --test windows
 	@WASMILL_KILL_ROUNDS=$(KILL_ROUNDS) cargo test --release --workspace --test end_to_end
 	@WASMILL_KEYS=$(KEYS) cargo test --release --workspace --test end_to_end many_keys
-	@WASMILL_KILL_ROUNDS=$(KAFKA_ROUNDS) WASMILL_STOP_SECONDS=60 cargo test --release --workspace --test kafka
+	@WASMILL_KILL_ROUNDS=$(KAFKA_ROUNDS) WASMILL_EXACT_ROUNDS=$(KAFKA_ROUNDS) WASMILL_STOP_SECONDS=60 cargo test --release --workspace --test kafka
 
 .PHONY: bench
 bench: setup guests build ## Measures; prints a table

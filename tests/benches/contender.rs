@@ -16,6 +16,8 @@ pub enum Job {
     Copy,
     /// The service as the environment alone makes it: the seed's job with the global count on disk.
     Service,
+    /// The same, exactly once: its count in a changelog, by transactions every 100 ms.
+    Exact,
     /// Counts and sums of windows of 10 s for each user, on disk.
     Windows,
 }
@@ -42,15 +44,19 @@ impl Contender {
                 let child = Command::new(this).args(["copy", &broker.address(), input, output]).spawn();
                 return Self::Copy(child.unwrap_or_else(|e| panic!("the copy: {e}")));
             }
-            Job::Service => {
+            Job::Service | Job::Exact => {
                 let place = Place::with_plugins(&["processed-at", "drop-ignored", "count-types"]);
                 let host = place
                     .wasmill(["run"])
                     .env("KAFKA_BROKERS", broker.address())
                     .env("KAFKA_TOPIC", input)
                     .env("KAFKA_OUTPUT_TOPIC", output)
-                    .env("KAFKA_GROUP_ID", format!("service-{input}"))
+                    .env("KAFKA_GROUP_ID", format!("{job:?}-{input}"))
                     .env("DATA_DIR", "data");
+                let host = match job {
+                    Job::Exact => host.env("WASMILL_DELIVERY", "exactly_once"),
+                    _ => host,
+                };
                 (place, host)
             }
             Job::Windows => {

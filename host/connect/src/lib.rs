@@ -150,6 +150,11 @@ pub trait Source: Send {
     fn extents(&self) -> Vec<(u32, u64)> {
         Vec::new()
     }
+    /// How many offsets of each partition that is read are held back because a transaction that wrote to it is
+    /// open, as far as it is known without asking.
+    fn unstable(&self) -> Vec<(u32, u64)> {
+        Vec::new()
+    }
     /// The pipeline won't read again: acknowledges what was committed, and leaves its partitions to others.
     async fn close(&mut self) -> Result<(), ConnectorError> {
         Ok(())

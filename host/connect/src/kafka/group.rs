@@ -105,6 +105,8 @@ struct State {
     listed: Option<String>,
     /// The offset behind the last record, as far as statistics tell.
     extents: BTreeMap<u32, u64>,
+    /// How many offsets behind the last record that every reader may see there are: of open transactions.
+    unstable: BTreeMap<u32, u64>,
 }
 
 impl Shared {
@@ -371,11 +373,17 @@ impl ClientContext for Context {
 
     fn stats(&self, statistics: Statistics) {
         let Some(topic) = statistics.topics.get(&self.0.topic) else { return };
-        let ends = topic
-            .partitions
-            .values()
-            .filter_map(|p| Some((u32::try_from(p.partition).ok()?, u64::try_from(p.hi_offset).ok()?)));
-        lock(&self.0.state).extents.extend(ends);
+        let mut state = lock(&self.0.state);
+        for partition in topic.partitions.values() {
+            let Ok(number) = u32::try_from(partition.partition) else { continue };
+            // Both are below zero where they are not known.
+            if let Ok(end) = u64::try_from(partition.hi_offset) {
+                state.extents.insert(number, end);
+                if let Ok(stable) = u64::try_from(partition.ls_offset) {
+                    state.unstable.insert(number, end.saturating_sub(stable));
+                }
+            }
+        }
     }
 }
 
@@ -473,6 +481,12 @@ impl Group {
                 state.told.insert(*partition, *offset);
             }
         }
+    }
+
+    /// How much of its partitions is of transactions that are open, as far as it is known.
+    pub(super) fn unstable(&self) -> Vec<(u32, u64)> {
+        let state = lock(&self.shared.state);
+        state.unstable.iter().filter(|(p, _)| state.owned.contains(p)).map(|(p, n)| (*p, *n)).collect()
     }
 
     /// The offsets behind the last records, as far as they are known.

@@ -481,6 +481,10 @@ impl Source for KafkaSource {
         }
     }
 
+    fn unstable(&self) -> Vec<(u32, u64)> {
+        self.group.as_ref().map(Group::unstable).unwrap_or_default()
+    }
+
     fn extents(&self) -> Vec<(u32, u64)> {
         self.group.as_ref().map(Group::extents).unwrap_or_default()
     }

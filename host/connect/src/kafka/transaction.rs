@@ -165,11 +165,7 @@ impl Session {
     fn look(&self) {
         self.log.read(|level, facility, text| {
             if tells_of_no_answer(facility, text) && !self.tainted.swap(true, Ordering::SeqCst) {
-                tracing::debug!(
-                    facility,
-                    text,
-                    "a connection ended, or a request had no answer"
-                );
+                tracing::debug!(facility, text, "a connection ended, or a request had no answer");
             }
             if level as i32 <= RDKafkaLogLevel::Warning as i32 {
                 log(level, facility, text);
@@ -227,6 +223,10 @@ impl Transactions {
         let timeout = config.get("transaction.timeout.ms").unwrap_or(TRANSACTION_MAX_MS).to_owned();
         // What isn't taken as long as a transaction lasts goes with it.
         config.set("message.timeout.ms", &timeout).set("transactional.id", id);
+        if !spec.properties.contains_key("socket.timeout.ms") {
+            // librdkafka wants a request to end before its transaction does.
+            config.set("socket.timeout.ms", &timeout);
+        }
         let timeout = Duration::from_millis(timeout.parse().unwrap_or(15_000));
         Ok(Self(Arc::new(Shared {
             config,

@@ -11,7 +11,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 
 /// How long a broker may take to come up.
@@ -172,6 +174,19 @@ impl Broker {
             block_on(self.admin().create_partitions([&wanted], &AdminOptions::new())).expect("an answer");
         made[0].as_ref().unwrap_or_else(|e| panic!("topic {name}: {e:?}"));
         self.until_it_has(name, partitions);
+    }
+
+    /// Sets a topic's setting, beside those that it is asked to keep for ever.
+    pub fn set(&self, topic: &str, (name, value): (&str, &str)) {
+        let config = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(name, value);
+        // Those that are not named are taken away.
+        let config = if name == "retention.ms" { config } else { config.set("retention.ms", "-1") };
+        let config = match topic.ends_with("-changelog") && name != "cleanup.policy" {
+            true => config.set("cleanup.policy", "compact"),
+            false => config,
+        };
+        let done = block_on(self.admin().alter_configs([&config], &AdminOptions::new())).expect("an answer");
+        done[0].as_ref().unwrap_or_else(|e| panic!("topic {topic}: {e:?}"));
     }
 
     /// Deletes the records of a partition before an offset.

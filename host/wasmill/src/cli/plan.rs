@@ -10,7 +10,8 @@ use crate::report::Diagnostic;
 use crate::spec::guarantee::{Route, RouteSink, RouteSource, route, too_weak};
 use crate::spec::secrets::is_secret;
 use crate::spec::{
-    AggregateStage, ComputedBy, Delivery, Grant, Kept, Late, Order, Pipeline, Sharing, Stage, StateSpec,
+    AggregateStage, ComputedBy, Delivery, Grant, Kept, Late, Order, Pipeline, Sharing, SinkSpec, Stage,
+    StateSpec,
 };
 
 /// A pipeline as it will run.
@@ -111,12 +112,17 @@ pub fn plan(pipeline: &Pipeline) -> Result<Plan, Stop> {
     let exact = pipeline.transactions().is_some();
     let mut routes = Vec::new();
     for (source, traits) in sources.iter().zip(&source_traits) {
-        for (sink, sink_traits) in sinks.iter().zip(&sink_traits) {
+        for ((sink, sink_traits), spec) in sinks.iter().zip(&sink_traits).zip(&pipeline.sinks) {
             routes.push(route(
                 RouteSource { name: &source.name, traits: *traits },
                 kept,
                 exact,
-                RouteSink { name: &sink.name, traits: *sink_traits, more: more_of(pipeline, &sink.name) },
+                RouteSink {
+                    name: &sink.name,
+                    traits: *sink_traits,
+                    in_transaction: pipeline.in_transactions(&spec.connector).is_some(),
+                    more: more_of(pipeline, &spec.connector),
+                },
             ));
         }
     }
@@ -228,8 +234,8 @@ fn kept_where(pipeline: &Pipeline, kept: Kept) -> String {
 }
 
 /// What would make a sink promise more.
-fn more_of(pipeline: &Pipeline, sink: &str) -> Option<String> {
-    (sink == "kafka").then(|| match (&pipeline.delivery, pipeline.transactions()) {
+fn more_of(pipeline: &Pipeline, sink: &SinkSpec) -> Option<String> {
+    sink.in_transactions().map(|_| match (&pipeline.delivery, pipeline.transactions()) {
         (Delivery::AtLeastOnce, _) => {
             "set `delivery: exactly_once`: then it is written by transactions".to_owned()
         }

@@ -132,12 +132,16 @@ pub(super) async fn assemble(
         }
     }
     let changelog = transacted.as_ref().and_then(|t| t.changelog.as_ref());
+    let is_followed = changelog.is_some();
     let (store, claims) = open_store(pipeline, &topology, changelog, ends, kept).await?;
     let stored = || {
         let store = Arc::clone(&store);
         off_the_network(move || Ok((store.checkpoint()?, store.foretold()?, store.generation()?)))
     };
     let (mut checkpoint, foretold, generation) = insist!(ends, "the store", stored()).map_err(outside)?;
+    if !is_followed {
+        follower::refuse_followed(checkpoint.as_ref(), &store.name()).map_err(outside)?;
+    }
     let (sinks, sink_routes) = recover_sinks(sinks, sink_specs, checkpoint.as_ref(), ends).await?;
     let mut found = Vec::new();
     let mut names = BTreeMap::new();
@@ -387,8 +391,7 @@ fn open_sinks(pipeline: &Pipeline) -> anyhow::Result<Opened> {
         None => None,
     };
     let open = |name: String, spec: &spec::SinkSpec| -> anyhow::Result<NamedSink> {
-        let within = transactions.as_ref().zip(spec.in_transactions());
-        // `check` has refused what one transaction can't hold.
+        let within = transactions.as_ref().zip(pipeline.in_transactions(spec));
         let (sink, in_transaction) = match within {
             Some((transactions, spec)) => (transactions.sink(spec), true),
             None => (spec.sink(), false),

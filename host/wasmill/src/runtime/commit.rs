@@ -173,8 +173,12 @@ impl Committer {
         }
         self.looked_ahead = Some(Instant::now());
         for (number, source) in (0u16..).zip(&self.sources) {
-            for (partition, extent) in source.lock().await.extents() {
+            let source = source.lock().await;
+            for (partition, extent) in source.extents() {
                 self.ends.observed.extent(PartitionId { source: number, partition }, extent);
+            }
+            for (partition, offsets) in source.unstable() {
+                self.ends.observed.unstable(PartitionId { source: number, partition }, offsets);
             }
         }
     }

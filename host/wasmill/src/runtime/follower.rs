@@ -26,6 +26,17 @@ fn followed_by(checkpoint: &Checkpoint) -> Option<Followed> {
     token.parse().ok()
 }
 
+/// Refuses state that follows a changelog where nothing is followed: it would go its own way.
+pub(super) fn refuse_followed(checkpoint: Option<&Checkpoint>, store: &str) -> Result<(), String> {
+    match checkpoint.and_then(followed_by) {
+        None => Ok(()),
+        Some(followed) => Err(format!(
+            "the state of {store} follows the changelog {}, which is what counts: set `delivery: exactly_once` as before, or run `wasmill reset`",
+            followed.incarnation
+        )),
+    }
+}
+
 /// A checkpoint for the store, with up to where it has followed.
 pub(super) fn noted(mut checkpoint: Checkpoint, followed: &Followed) -> Checkpoint {
     checkpoint.sinks.retain(|(name, _)| name != FOLLOWED);

@@ -25,6 +25,7 @@ pub(super) struct Observed {
     stream_time: IntGauge,
     waiting: IntGauge,
     lag: IntGaugeVec,
+    unstable: IntGaugeVec,
     waiting_for: IntGaugeVec,
     partitions: IntGauge,
     rebalances: IntCounter,
@@ -98,6 +99,14 @@ impl Observed {
             &["partition"],
         )?;
         registry.register(Box::new(lag.clone()))?;
+        let unstable = IntGaugeVec::new(
+            opts(
+                "wasmill_open_transaction_offsets",
+                "Offsets at a partition's end that a transaction which is open there holds back.",
+            ),
+            &["partition"],
+        )?;
+        registry.register(Box::new(unstable.clone()))?;
         let waiting_for = IntGaugeVec::new(
             opts(
                 "wasmill_waiting_for_seconds",
@@ -145,6 +154,7 @@ impl Observed {
                 "Bytes of messages read and not yet taken in by the lanes.",
             )?,
             lag,
+            unstable,
             waiting_for,
             partitions: gauge("wasmill_partitions", "Partitions that this process reads.")?,
             rebalances: counter(
@@ -193,6 +203,7 @@ impl Observed {
             let input = inner.inputs.remove(at);
             // One that was never set is not there to be removed.
             let _ = self.lag.remove_label_values(&[&input.name]);
+            let _ = self.unstable.remove_label_values(&[&input.name]);
             let _ = self.waiting_for.remove_label_values(&[&input.name]);
         }
         self.partitions.set(i64::try_from(inner.inputs.len()).unwrap_or(i64::MAX));
@@ -204,6 +215,13 @@ impl Observed {
         let Some(input) = inner.inputs.iter_mut().find(|i| i.id == id) else { return };
         input.extent = Some(extent);
         self.show_lag(input);
+    }
+
+    /// So many offsets of a partition are held back.
+    pub fn unstable(&self, id: PartitionId, offsets: u64) {
+        let inner = self.inner();
+        let Some(input) = inner.inputs.iter().find(|i| i.id == id) else { return };
+        self.unstable.with_label_values(&[&input.name]).set(i64::try_from(offsets).unwrap_or(i64::MAX));
     }
 
     fn show_lag(&self, input: &Progress) {

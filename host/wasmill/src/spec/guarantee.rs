@@ -43,6 +43,8 @@ pub struct RouteSink<'a> {
     pub name: &'a str,
     /// What it can do.
     pub traits: SinkTraits,
+    /// Whether what it writes is a part of Kafka's transactions.
+    pub in_transaction: bool,
     /// How it could do more, if it could.
     pub more: Option<String>,
 }
@@ -117,7 +119,7 @@ pub fn route(source: RouteSource<'_>, kept: Kept, exact: bool, sink: RouteSink<'
     }
     if sink.traits.transactional {
         because.push(format!("{} shows only what is committed", sink.name));
-        if exact && sink.name == "kafka" {
+        if sink.in_transaction {
             because.push("its readers must set isolation.level=read_committed".to_owned());
         }
     } else if sink.traits.refuses_repeats {
@@ -178,7 +180,7 @@ mod tests {
                 RouteSource { name: "in", traits: source },
                 kept,
                 false,
-                RouteSink { name: "out", traits: sink, more: None },
+                RouteSink { name: "out", traits: sink, in_transaction: false, more: None },
             );
             assert_eq!(route.guarantee, expected, "{route:?}");
             assert!(route.because.iter().any(|b| b.contains(reason)), "{route:?}");
@@ -187,7 +189,7 @@ mod tests {
         }
         let broker = RouteSource { name: "kafka", traits: SourceTraits { shared: true, ..log } };
         for traits in [files, print] {
-            let sink = RouteSink { name: "out", traits, more: None };
+            let sink = RouteSink { name: "out", traits, in_transaction: false, more: None };
             let plain = route(broker, Kept::Source, false, sink.clone());
             assert_eq!(plain.guarantee, AtLeastOnce, "{plain:?}");
             assert!(plain.because.iter().any(|b| b.contains("with the group of kafka")), "{plain:?}");

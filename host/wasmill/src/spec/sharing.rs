@@ -86,8 +86,7 @@ impl Pipeline {
     #[must_use]
     pub fn transactions(&self) -> Option<&KafkaSinkSpec> {
         let exact = self.delivery == Delivery::ExactlyOnce && self.state == StateSpec::Local;
-        let mut sinks = self.sinks.iter().map(|s| &s.connector).chain(&self.dead_letter);
-        sinks.find_map(SinkSpec::in_transactions).filter(|_| exact)
+        self.sinks.iter().find_map(|s| s.connector.in_transactions()).filter(|_| exact)
     }
 
     /// The id of its transactions.
@@ -104,13 +103,19 @@ impl Pipeline {
         format!("{}-{slot}", self.name)
     }
 
+    /// The spec of what a sink writes, where that is a part of the pipeline's transactions.
+    #[must_use]
+    pub fn in_transactions<'a>(&self, sink: &'a SinkSpec) -> Option<&'a KafkaSinkSpec> {
+        let ours = self.transactions()?;
+        sink.in_transactions().filter(|sink| ours.shares_transactions_with(sink))
+    }
+
     /// What a sink of this pipeline is like.
     #[must_use]
     pub fn sink_traits(&self, sink: &SinkSpec) -> SinkTraits {
-        let within = self.transactions().zip(sink.in_transactions());
-        match within.is_some_and(|(one, other)| one.shares_transactions_with(other)) {
-            true => SinkTraits { transactional: true, ..sink.traits() },
-            false => sink.traits(),
+        match self.in_transactions(sink) {
+            Some(_) => SinkTraits { transactional: true, ..sink.traits() },
+            None => sink.traits(),
         }
     }
 
@@ -132,7 +137,10 @@ impl Pipeline {
                 ));
             }
         }
-        if self.is_stateful() && self.state == StateSpec::Local {
+        if self.is_stateful() && self.transactions().is_some() {
+            let reason = "its exchange is in memory, and its state in one changelog that one process writes";
+            reasons.push(reason.to_owned());
+        } else if self.is_stateful() && self.state == StateSpec::Local {
             reasons.push(
                 "its state is in this process alone; keep it in Redis: `state: { redis: { url: … } }`, or USE_DISTRIBUTED_STATE=true"
                     .to_owned(),

@@ -135,6 +135,47 @@ fn a_broker_has_defaults_of_its_own() {
 }
 
 #[test]
+fn what_is_exact_and_writes_to_kafka_is_committed_by_its_transactions() {
+    let (stateless, counts) = ("[]", "[{ key_by: type }, { aggregate: count }]");
+    let (here, elsewhere) = ("b:9092", "b:9092,c:9092");
+    let file = "{ file: { path: x } }";
+    let kafka = |brokers: &str| format!("{{ kafka: {{ brokers: '{brokers}', topic: t, group: g }} }}");
+    for (source, stages, kept, sharing, reason) in [
+        (kafka(here), stateless, Kept::Source, Sharing::Source, ""),
+        (kafka(here), counts, Kept::Changelog, Sharing::Alone, "one changelog"),
+        (kafka(elsewhere), stateless, Kept::Changelog, Sharing::Alone, "another cluster"),
+        (file.to_owned(), stateless, Kept::Changelog, Sharing::Alone, "no group"),
+    ] {
+        let text = format!(
+            "name: p\nsource: {source}\nstages: {stages}\nsink: {{ kafka: {{ brokers: b:9092, topic: o }} }}\ndelivery: exactly_once\n"
+        );
+        let p = parse(&text, &Environment::default()).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!((p.kept(), p.sharing()), (kept, sharing), "{text}");
+        assert!(p.alone_because().join("; ").contains(reason), "{text}{:?}", p.alone_because());
+        assert_eq!(p.epoch.interval, Duration::from_millis(100));
+        assert!(p.sink_traits(&p.sinks[0].connector).transactional);
+        // Who runs alone takes over from who was there; others have each its own id.
+        assert_eq!(p.transactional_id() == "p-0", sharing == Sharing::Alone, "{}", p.transactional_id());
+        let p = parse(&text, &Environment::of([("WASMILL_SLOT", "s3")])).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(p.transactional_id(), "p-s3");
+    }
+    // One transaction holds what goes to one cluster, with the same settings.
+    for other in [
+        "{ kafka: { brokers: c:9092, topic: o } }",
+        "{ kafka: { brokers: b:9092, topic: o, properties: { acks: 1 } } }",
+    ] {
+        let text = format!(
+            "name: p\nsource: {}\nsinks: [{{ kafka: {{ brokers: b:9092, topic: o }} }}, {other}]\ndelivery: exactly_once\n",
+            kafka(here)
+        );
+        let p = parse(&text, &Environment::default()).unwrap_or_else(|e| panic!("{e}"));
+        let transactional: Vec<bool> =
+            p.sinks.iter().map(|s| p.sink_traits(&s.connector).transactional).collect();
+        assert_eq!(transactional, [true, false], "{text}");
+    }
+}
+
+#[test]
 fn state_says_who_may_share_a_pipeline_and_where_its_positions_are() {
     let stages = "[{ key_by: type }, { aggregate: count }]";
     let redis = "state: { redis: { url: 'redis://:pw@h:1' } }\n";

@@ -24,8 +24,7 @@ impl Late {
         let broker = Broker::start_behind(|port| proxy.insert(Proxy::start(port)).port());
         let exact = Exact::at(&broker, &broker.proxied_address(), job, 2);
         // A place to die at that never comes: what is written is at the broker before its offsets are sent.
-        let guard =
-            if is_guarded { "produced:1000000000" } else { "unguarded,produced:1000000000" };
+        let guard = if is_guarded { "produced:1000000000" } else { "unguarded,produced:1000000000" };
         Self { proxy: proxy.expect("it was started"), broker, exact, guard }
     }
 

@@ -3,8 +3,10 @@
 //! `WASMILL_EXACT_ROUNDS` (5) is how often each campaign does its harm. Each prints what it found: lost,
 //! duplicated, reordered, wrong, rounds, seconds.
 
+mod faults;
 mod guard;
 mod kills;
+mod state;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -106,9 +108,15 @@ impl Exact {
 
     /// Writes the pipeline's file, with more keys at its end.
     pub fn write_spec(&self, address: &str, more: &str) {
+        self.write_spec_to(address, "", more);
+    }
+
+    /// As `write_spec`, with more settings of what it writes to.
+    pub fn write_spec_to(&self, address: &str, sink: &str, more: &str) {
         let World { name, .. } = &self.world;
         let (input, output, dead) = (self.world.input(), self.world.output(), self.world.dead_letters());
         let stages = self.job.stages();
+        let sink = if sink.is_empty() { String::new() } else { format!(", {sink}") };
         let spec = format!(
             "\
 name: {name}
@@ -119,8 +127,8 @@ source:
     group: {name}
     properties: {{ session.timeout.ms: 2000, heartbeat.interval.ms: 500 }}
 stages: {stages}
-sink: {{ kafka: {{ brokers: {address}, topic: {output} }} }}
-dead_letter: {{ kafka: {{ brokers: {address}, topic: {dead} }} }}
+sink: {{ kafka: {{ brokers: {address}, topic: {output}{sink} }} }}
+dead_letter: {{ kafka: {{ brokers: {address}, topic: {dead}{sink} }} }}
 delivery: exactly_once
 time: {{ idle_timeout: off }}
 limits: {{ state_cache: 1MiB }}
@@ -184,6 +192,11 @@ workers: 2
         }
     }
 
+    /// Waits until the broker has it all.
+    pub fn flush(&self) {
+        self.producer.flush(PATIENCE).expect("the broker takes what is fed");
+    }
+
     /// The end of the messages: what closes the windows, on every partition.
     pub fn close(&self) {
         let time = BASE + 1_000_000_000;
@@ -193,7 +206,7 @@ workers: 2
             );
             self.put(partition, &text, CLOSING);
         }
-        self.producer.flush(PATIENCE).expect("the broker takes what is fed");
+        self.flush();
     }
 
     /// Every message that was fed: partition, number.
