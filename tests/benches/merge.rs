@@ -58,6 +58,7 @@ fn run(partitions: u32) -> Duration {
         idle_marks: false,
         shared: false,
         key_groups: Topology::KEY_GROUPS,
+        via: wasmill_engine::topology::Via::Memory,
     };
     let routes = Arc::new(Routes::new(Vec::new(), Default::default()));
     let found: Vec<FoundPartition> = (0..partitions)

@@ -22,7 +22,7 @@ use async_trait::async_trait;
 pub use kafka::GroupOffsets;
 use wasmill_engine::input::RawBatch;
 use wasmill_engine::output::{EncodedBatch, Encoder};
-use wasmill_engine::position::Position;
+use wasmill_engine::position::{PartitionId, Position};
 
 /// Why a connector can't do what was asked; it tells the host what to do.
 #[derive(Debug, thiserror::Error)]
@@ -222,6 +222,11 @@ pub trait Sink: Send {
     async fn recover(&mut self, token: Option<&str>) -> Result<(), ConnectorError>;
     /// Takes messages; may keep them in bounded memory until `flush`.
     async fn write(&mut self, batch: &EncodedBatch) -> Result<(), ConnectorError>;
+    /// How far the sources' partitions are with what was written since the last flush: for who carries that on.
+    /// Called once before each `flush`.
+    async fn progress(&mut self, _: &[(PartitionId, Position)]) -> Result<(), ConnectorError> {
+        Ok(())
+    }
     /// Makes everything written so far durable, though perhaps not yet visible, and answers what
     /// `recover` needs to come back to exactly this.
     async fn flush(&mut self) -> Result<String, ConnectorError>;

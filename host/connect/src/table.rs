@@ -203,6 +203,15 @@ register! {
 }
 
 impl SourceSpec {
+    /// The spec of a topic that is read, where it is one.
+    #[must_use]
+    pub fn kafka(&self) -> Option<&crate::kafka::KafkaSourceSpec> {
+        match self {
+            Self::Kafka(spec) => Some(spec),
+            _ => None,
+        }
+    }
+
     /// What the source is like.
     #[must_use]
     pub fn traits(&self) -> SourceTraits {

@@ -14,7 +14,7 @@ use crate::prefix::Prepared;
 use crate::shape;
 use crate::state::{Checkpoint, Epoch};
 use crate::time::{END, START};
-use crate::topology::{Order, Topology};
+use crate::topology::{Order, Topology, Via};
 use crate::virtual_log::{Reached, Run, VirtualLog};
 
 /// The coordinator's part of an epoch.
@@ -100,6 +100,8 @@ pub struct FoundPartition {
 pub struct Coordinator {
     has_lanes: bool,
     lanes: usize,
+    /// Which of the lanes are here; the others' keys are other processes'.
+    here: Option<BTreeSet<usize>>,
     batch_messages_max: usize,
     key_groups: u16,
     /// Whether outputs depend on facts that the messages don't tell.
@@ -112,6 +114,8 @@ pub struct Coordinator {
     idle_asked: BTreeSet<PartitionId>,
     /// Partitions that leave at the next barrier.
     leaving: BTreeSet<PartitionId>,
+    /// Whether each partition's stream time goes by itself alone, wherever the others are.
+    apart: bool,
     /// Whether partitions come and go: then nothing is ever finished.
     shared: bool,
     /// Whether anything happened since the last barrier.
@@ -185,6 +189,7 @@ impl Coordinator {
         Ok(Self {
             has_lanes,
             lanes,
+            here: None,
             batch_messages_max: batch_messages_max.max(1),
             key_groups: topology.key_groups,
             // Several processes' totals depend on one another anyway: no process's facts would repeat them.
@@ -196,11 +201,17 @@ impl Coordinator {
             starts,
             idle_asked: BTreeSet::new(),
             leaving: BTreeSet::new(),
+            apart: topology.via == Via::BeforeTopic,
             shared: topology.shared,
             touched: false,
             released_bytes: 0,
             sent_stream_time: START,
         })
+    }
+
+    /// Of the lanes only these are here.
+    pub fn keep_lanes(&mut self, here: impl IntoIterator<Item = usize>) {
+        self.here = Some(here.into_iter().collect());
     }
 
     /// Where each partition is to be read from, and whether it had ended before.
@@ -219,7 +230,11 @@ impl Coordinator {
     pub fn assign(&mut self, partition: &FoundPartition, position: Option<Position>, sequence: u64) {
         let id = partition.id;
         let closing = self.log.closing();
-        let floor = if closing == END { self.log.settled() } else { closing };
+        let floor = match () {
+            () if self.apart => START,
+            () if closing == END => self.log.settled(),
+            () => closing,
+        };
         let position = position.unwrap_or_else(|| beginning(partition, floor));
         self.log.add(id, position.clone());
         self.starts.insert(id, position);
@@ -361,7 +376,8 @@ impl Coordinator {
         self.log.waiting_for()
     }
 
-    /// Releases about `bytes_max` bytes in order. Answers an input for each lane that has something to do.
+    /// Releases about `bytes_max` bytes in order. Answers an input for each lane that has something to do, by its
+    /// place among those that are here.
     pub fn release(&mut self, bytes_max: usize) -> Vec<(usize, LaneInput)> {
         let mut exchange = Exchange::new(self.lanes, self.key_groups, self.batch_messages_max);
         let has_lanes = self.has_lanes;
@@ -383,9 +399,21 @@ impl Coordinator {
             .lanes
             .into_iter()
             .enumerate()
-            .filter(|(_, batches)| advanced || !batches.is_empty())
-            .map(|(lane, batches)| (lane, LaneInput { batches, stream_time, settled }))
+            .filter(|(lane, batches)| {
+                debug_assert!(batches.is_empty() || self.is_here(*lane), "a key of another process's");
+                (advanced || !batches.is_empty()) && self.is_here(*lane)
+            })
+            .map(|(lane, batches)| (self.place_of(lane), LaneInput { batches, stream_time, settled }))
             .collect()
+    }
+
+    /// Which of the lanes that are here one is.
+    fn place_of(&self, lane: usize) -> usize {
+        self.here.as_ref().map_or(lane, |here| here.range(..lane).count())
+    }
+
+    fn is_here(&self, lane: usize) -> bool {
+        self.here.as_ref().is_none_or(|here| here.contains(&lane))
     }
 
     /// Ends the epoch: everything released so far belongs to it.

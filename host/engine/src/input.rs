@@ -77,4 +77,19 @@ pub trait Decoder: Send + Sync {
     /// # Errors
     /// The reason, for the dead-letter queue.
     fn decode(&self, record: &RawRecord, data: &[u8], frame: &mut FrameBuf) -> Result<(), String>;
+    /// What a record carries of the stream time of the partition that it comes from.
+    fn carried(&self, _: &RawRecord, _: &[u8]) -> Carried {
+        Carried::Nothing
+    }
+}
+
+/// What a record carries of stream time, behind an exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carried {
+    /// Nothing: the record's event time tells it.
+    Nothing,
+    /// The stamp of its message.
+    Stamp(i64),
+    /// How far its partition is. It has no message.
+    Mark(i64),
 }

@@ -115,6 +115,15 @@ pub struct LaneBounds {
     pub epoch_bytes: usize,
 }
 
+/// Who stores how far windowed stages are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clocks {
+    /// The lane of key group 0 for all, which are as far as it at each barrier.
+    Common,
+    /// Each lane for itself: lanes come and go.
+    Own,
+}
+
 impl LaneBounds {
     /// Everything is in memory, and every epoch has all that was over at its end.
     pub const NONE: Self = Self { cache_bytes: EVERYTHING, epoch_bytes: usize::MAX };
@@ -130,8 +139,24 @@ impl Lane {
         routes: &Arc<Routes>,
         store: &Arc<dyn StateStore>,
         key_groups: u16,
+        lane: (usize, usize),
+        bounds: LaneBounds,
+    ) -> Result<Self, StoreError> {
+        Self::with_clocks(specs, routes, store, key_groups, lane, bounds, Clocks::Common)
+    }
+
+    /// As [`Lane::new`], with stream times stored as `clocks` says.
+    ///
+    /// # Errors
+    /// As of [`Lane::new`].
+    pub fn with_clocks(
+        specs: &[KeyedSpec],
+        routes: &Arc<Routes>,
+        store: &Arc<dyn StateStore>,
+        key_groups: u16,
         (lane, lanes): (usize, usize),
         bounds: LaneBounds,
+        clocks: Clocks,
     ) -> Result<Self, StoreError> {
         let groups = groups_of(lane, key_groups, lanes);
         let bytes_max = share_of(bounds.cache_bytes, specs);
@@ -148,7 +173,17 @@ impl Lane {
                 KeyedSpec::Stage(spec) => LaneStage::Stage(Stage::new(spec)),
                 KeyedSpec::Window(spec) => {
                     let groups = (groups.clone(), key_groups);
-                    LaneStage::Window(Box::new(Windowed::new(spec, number, groups, store, bytes_max)))
+                    let clock = match clocks {
+                        Clocks::Common => 0,
+                        Clocks::Own => groups.0.start,
+                    };
+                    LaneStage::Window(Box::new(Windowed::new(
+                        spec,
+                        number,
+                        (groups, clock),
+                        store,
+                        bytes_max,
+                    )))
                 }
                 KeyedSpec::Running(spec) => {
                     LaneStage::Running(Box::new(Running::new(spec, number, key_groups, store, bytes_max)))
@@ -342,6 +377,6 @@ fn count_dropped(batch: &Batch, counts: &mut Counts) {
 /// Encodes what comes out of the last stage for every sink that takes it.
 pub(crate) fn send_main(batch: &Batch, origins: Origins<'_>, routes: &Routes, out: &mut Outbox) {
     for (message, row) in batch.frame.view().iter().zip(&batch.rows) {
-        out.send(routes, routes.main(), message, &origins.id(row));
+        out.send_stamped(routes, routes.main(), message, row.stamp, &origins.id(row));
     }
 }

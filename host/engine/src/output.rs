@@ -9,6 +9,7 @@ use wasmill_frame::Message;
 use crate::dead_letter::{Buried, DeadLetter, shorter};
 use crate::input::Header;
 use crate::position::PartitionId;
+use crate::time::START;
 
 /// What an output is the result of, within one sink. Never an epoch or a batch: a replay must give the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -137,6 +138,19 @@ pub trait Encoder: Send + Sync {
     /// # Errors
     /// The reason, for the dead-letter queue.
     fn encode(&self, message: Message<'_>, id: &OutputId<'_>, into: &mut EncodedBatch) -> Result<(), String>;
+    /// As `encode`, with the stream time at the message: for who carries that on.
+    ///
+    /// # Errors
+    /// As of `encode`.
+    fn encode_stamped(
+        &self,
+        message: Message<'_>,
+        _stamp: i64,
+        id: &OutputId<'_>,
+        into: &mut EncodedBatch,
+    ) -> Result<(), String> {
+        self.encode(message, id, into)
+    }
 }
 
 /// Which messages a sink takes.
@@ -251,8 +265,20 @@ impl Outbox {
 
     /// Encodes a message for each of `sinks`. What a sink's encoder refuses becomes a dead letter.
     pub fn send(&mut self, routes: &Routes, sinks: &[usize], message: Message<'_>, id: &OutputId<'_>) {
+        self.send_stamped(routes, sinks, message, START, id);
+    }
+
+    /// As [`Outbox::send`], with the stream time at the message.
+    pub fn send_stamped(
+        &mut self,
+        routes: &Routes,
+        sinks: &[usize],
+        message: Message<'_>,
+        stamp: i64,
+        id: &OutputId<'_>,
+    ) {
         for &sink in sinks {
-            match routes.sinks[sink].encoder.encode(message, id, &mut self.sinks[sink]) {
+            match routes.sinks[sink].encoder.encode_stamped(message, stamp, id, &mut self.sinks[sink]) {
                 Ok(()) => self.note_origin(sink, id),
                 Err(reason) => self.bury(
                     routes,

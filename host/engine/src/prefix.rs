@@ -8,14 +8,14 @@ use wasmill_frame::Message;
 use crate::answer::{Fate, LeavingAt, retime};
 use crate::batch::{Batch, Passed, Row};
 use crate::dead_letter::{Buried, DeadLetter};
-use crate::input::RawBatch;
+use crate::input::{Carried, RawBatch};
 use crate::key::{Found, OnNull};
 use crate::lane::send_main;
 use crate::output::{Outbox, OutputId, Routes};
 use crate::position::PartitionId;
 use crate::stage::{Origins, Stage};
 use crate::time::{TIMESTAMP_NONE, timestamp_in_range};
-use crate::topology::{OnAhead, TimeSpec, Topology};
+use crate::topology::{OnAhead, TimeSpec, Topology, Via};
 
 /// What the prefix made of a raw batch.
 #[derive(Debug)]
@@ -81,6 +81,14 @@ impl Prefix {
         let mut batch = Batch::with_capacity(raw.partition, raw.next, raw.records.len(), raw.data.len());
         for record in &raw.records {
             let value = &raw.data[record.value.clone()];
+            match decoder.carried(record, &raw.data) {
+                Carried::Nothing => {}
+                Carried::Stamp(time) => batch.tail = batch.tail.and(Passed { time, ..Passed::NONE }),
+                Carried::Mark(time) => {
+                    batch.tail = batch.tail.and(Passed { time, ..Passed::NONE });
+                    continue;
+                }
+            }
             let before = batch.frame.len();
             let decoded = match &record.rejected {
                 Some(reason) => Err(reason.clone()),
@@ -144,6 +152,9 @@ impl Prefix {
 
     fn set_keys(&mut self, batch: &mut Batch, out: &mut Outbox) {
         let Some(spec) = &self.topology.key else { return };
+        if let Via::BehindTopic(_) = self.topology.via {
+            return;
+        }
         for index in 0..batch.len() {
             match spec.extract(batch.frame.get(index), &mut self.key) {
                 Ok(true) => batch.frame.set_key(index, Some(&self.key)),

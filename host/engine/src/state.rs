@@ -342,10 +342,17 @@ pub fn window_key(stage: u16, group: u16, end: i64, key: &[u8]) -> Vec<u8> {
     stored
 }
 
-/// The stored key of a windowed stage's stream time, as big-endian i64: that of key group 0.
+/// The stored key of a windowed stage's stream time, as big-endian i64: under key group 0 for all lanes, or
+/// under each lane's first one for itself.
 #[must_use]
-pub fn clock_key(stage: u16) -> Vec<u8> {
-    group_prefix(StateKind::Clock, stage, 0)
+pub fn clock_key(stage: u16, group: u16) -> Vec<u8> {
+    group_prefix(StateKind::Clock, stage, group)
+}
+
+/// The key group that a stored key belongs to; none where it is too short for one.
+#[must_use]
+pub fn group_of(key: &[u8]) -> Option<u16> {
+    key.get(3..5).and_then(|bytes| bytes.first_chunk()).map(|bytes| u16::from_be_bytes(*bytes))
 }
 
 /// The stored key of a running accumulator: the prefix, the key.

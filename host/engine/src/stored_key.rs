@@ -131,7 +131,7 @@ mod tests {
         );
         let moved = rehashed(&window_key(3, 99, 60_000, &key), 7).expect("a stored key");
         assert_eq!(moved, window_key(3, key_group(&key, 7), 60_000, &key));
-        assert_eq!(rehashed(&clock_key(3), 7), Ok(clock_key(3)));
+        assert_eq!(rehashed(&clock_key(3, 0), 7), Ok(clock_key(3, 0)));
     }
 
     #[test]

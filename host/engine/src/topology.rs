@@ -50,6 +50,19 @@ pub enum OnAhead {
     Clamp,
 }
 
+/// How messages come to who has their key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Via {
+    /// Within this process.
+    #[default]
+    Memory,
+    /// Through a topic, and this is the part before it: what comes out of the prefix is stamped and leaves.
+    BeforeTopic,
+    /// Through a topic of so many partitions, and this is the part behind it. Its messages have their keys and
+    /// carry their stamps; the keys of a partition are one lane's.
+    BehindTopic(u32),
+}
+
 /// A pipeline as the engine runs it.
 #[derive(Clone)]
 pub struct Topology {
@@ -74,6 +87,8 @@ pub struct Topology {
     pub shared: bool,
     /// Into how many groups keys are hashed; part of the shape.
     pub key_groups: u16,
+    /// How messages come to who has their key; part of the shape.
+    pub via: Via,
 }
 
 impl Topology {
@@ -83,7 +98,7 @@ impl Topology {
     /// Whether there is a stateful part, and with it lanes.
     #[must_use]
     pub fn has_lanes(&self) -> bool {
-        !self.keyed.is_empty()
+        !self.keyed.is_empty() || self.via != Via::Memory
     }
 
     /// Everything that stored state depends on, as text: state of another shape is refused.
@@ -113,7 +128,10 @@ impl Topology {
             self.key.as_ref().map(|k| k.paths.iter().map(ToString::to_string).collect());
         json!({
             "sources": self.decoders.len(),
-            "exchange": "memory",
+            "exchange": match self.via {
+                Via::Memory | Via::BeforeTopic => "memory".to_owned(),
+                Via::BehindTopic(partitions) => format!("topic of {partitions} partitions"),
+            },
             "key": key,
             "key_groups": self.key_groups,
             "stages": stages,

@@ -35,7 +35,7 @@ use wasmill_engine::position::PartitionId;
 use wasmill_engine::prefix::Prepared;
 use wasmill_engine::stage::{StageKind, StageSpec};
 use wasmill_engine::state::StateStore;
-use wasmill_engine::topology::{Order, Topology};
+use wasmill_engine::topology::{Order, Topology, Via};
 use wasmill_engine::window::{Emit, Late, Windows};
 use wasmill_engine::{RunningSpec, WindowSpec};
 
@@ -69,6 +69,7 @@ impl Steps {
                 idle_marks: true,
                 shared: false,
                 key_groups: Topology::KEY_GROUPS,
+                via: Via::Memory,
             },
             outputs: Vec::new(),
         }

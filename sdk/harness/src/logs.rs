@@ -10,7 +10,7 @@ use wasmill_engine::key::{KeySpec, OnNull, Path};
 use wasmill_engine::lane::KeyedSpec;
 use wasmill_engine::output::Takes;
 use wasmill_engine::stage::{StageKind, StageSpec};
-use wasmill_engine::topology::{Order, Topology};
+use wasmill_engine::topology::{Order, Topology, Via};
 use wasmill_frame::Edit;
 
 use crate::native::{self, AggregateFns};
@@ -153,6 +153,7 @@ pub fn topology(keyed: Vec<KeyedSpec>, order: Order) -> Topology {
         idle_marks: false,
         shared: false,
         key_groups: 16,
+        via: Via::Memory,
     }
 }
 

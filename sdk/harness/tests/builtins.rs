@@ -11,7 +11,7 @@ use wasmill_engine::builtin::{BuiltIn, BuiltIns, Kind};
 use wasmill_engine::key::KeySpec;
 use wasmill_engine::lane::KeyedSpec;
 use wasmill_engine::output::Takes;
-use wasmill_engine::topology::{Order, Topology};
+use wasmill_engine::topology::{Order, Topology, Via};
 use wasmill_engine::window::{Emit, Late, Windows};
 use wasmill_engine::{RunningSpec, ShareMerger, WindowSpec};
 use wasmill_harness::parts::{Output, sink};
@@ -122,6 +122,7 @@ fn scenario(keyed: KeyedSpec, logs: &[Vec<Sent>]) -> Scenario {
         idle_marks: false,
         shared: false,
         key_groups: 16,
+        via: Via::Memory,
     };
     Scenario {
         topology,

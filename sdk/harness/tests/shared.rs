@@ -12,7 +12,7 @@ use wasmill_engine::key::KeySpec;
 use wasmill_engine::lane::KeyedSpec;
 use wasmill_engine::output::Takes;
 use wasmill_engine::state::{Checkpoint, Delta, Epoch, Merged, Share, StateStore, StoreError, VisitEntry};
-use wasmill_engine::topology::{Order, Topology};
+use wasmill_engine::topology::{Order, Topology, Via};
 use wasmill_engine::{RunningSpec, ShareMerger};
 use wasmill_harness::driver::{Driver, Steps};
 use wasmill_harness::native::{self, AggregateFns};
@@ -160,6 +160,7 @@ fn scenario(plugin: &PluginRef, shared: bool, logs: Vec<Vec<String>>) -> Scenari
         idle_marks: false,
         shared: false,
         key_groups: 16,
+        via: Via::Memory,
     };
     Scenario { topology, sinks: vec![sink(Takes::Main), sink(Takes::DeadLetters)], logs }
 }

@@ -11,7 +11,7 @@ use wasmill_engine::coordinator::{Coordinator, FoundPartition};
 use wasmill_engine::output::{Routes, Takes};
 use wasmill_engine::position::{PartitionId, Position};
 use wasmill_engine::prefix::{Prefix, Prepared};
-use wasmill_engine::topology::{Order, Topology};
+use wasmill_engine::topology::{Order, Topology, Via};
 use wasmill_harness::parts::{outputs, raw_batch, sink};
 use wasmill_harness::simulator::Seeded;
 
@@ -130,6 +130,7 @@ fn run(seed: u64, losses: bool) -> World {
         idle_marks: false,
         shared: true,
         key_groups: 16,
+        via: Via::Memory,
     });
     let mut world = World::default();
     let mut processes: Vec<Process> = (0..3).map(|_| Process::new(&topology)).collect();

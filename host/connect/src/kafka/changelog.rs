@@ -1,6 +1,7 @@
 //! State in a topic: what each epoch changes of it, in the epoch's own transaction.
 //!
-//! The topic `NAME-changelog` has one partition and is compacted, so that the last value of each key stays:
+//! The topic `NAME-changelog` is compacted, so that the last value of each key stays. It has one partition, or
+//! behind an exchange as many as that, each with the state of the same one:
 //!
 //! | key | value |
 //! |---|---|
@@ -19,9 +20,10 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
-use wasmill_engine::state::{Checkpoint, Delta};
+use wasmill_engine::state::{Change, Checkpoint};
 
 use super::client::{ASK_MAX, Facts, ask, end_aside, is_same_topic, missing, refused, why};
+use super::group::number;
 use super::sink::KafkaSinkSpec;
 use super::transaction::Transactions;
 use crate::{ConnectorError, os};
@@ -32,8 +34,6 @@ const FORMAT: u32 = 1;
 const CHECKPOINT: &[u8] = b"c";
 /// What the keys of the state's entries begin with.
 const ENTRY: u8 = b's';
-/// The one partition.
-const PARTITION: i32 = 0;
 /// How the topic is made. What is deleted is remembered for a day: a store that is older is built anew.
 const SETTINGS: [(&str, &str); 3] =
     [("cleanup.policy", "compact"), ("delete.retention.ms", "86400000"), ("max.message.bytes", "67108864")];
@@ -107,6 +107,7 @@ pub struct Changelog {
     transactions: Transactions,
     topic: String,
     incarnation: String,
+    partitions: u32,
     retention: Duration,
 }
 
@@ -121,47 +122,53 @@ impl Changelog {
     ///
     /// # Errors
     /// Fatal where the topic is there and would lose what is in it, or may not be made.
-    pub async fn open(transactions: &Transactions, pipeline: &str) -> Result<Self, ConnectorError> {
+    pub async fn open(
+        transactions: &Transactions,
+        pipeline: &str,
+        partitions: u32,
+    ) -> Result<Self, ConnectorError> {
         let topic = Self::topic_of(pipeline);
         let config = transactions.config();
         let look = || {
             let (config, brokers, name) = (config.clone(), transactions.brokers().to_owned(), topic.clone());
-            os::blocking(move || ask(&config, |facts| look(facts, &brokers, &name)))
+            os::blocking(move || ask(&config, |facts| look(facts, &brokers, &name, partitions)))
         };
         let found = match look().await? {
             Some(found) => found,
             None => {
-                make(&config, transactions.brokers(), &topic).await?;
+                make_topic(&config, transactions.brokers(), &topic, partitions, &SETTINGS).await?;
                 // The brokers know of it a moment later.
                 look().await?.ok_or_else(|| missing(transactions.brokers(), &topic))?
             }
         };
         let (incarnation, retention) = found;
-        Ok(Self { transactions: transactions.clone(), topic, incarnation, retention })
+        Ok(Self { transactions: transactions.clone(), topic, incarnation, partitions, retention })
     }
 
-    /// Forgets the state: deletes the topic, if it is there.
+    /// Forgets the state: deletes topics of the pipeline's own, if they are there.
     ///
     /// # Errors
-    /// When it could not be deleted.
-    pub fn reset(spec: &KafkaSinkSpec, pipeline: &str) -> Result<(), ConnectorError> {
-        let (topic, brokers) = (Self::topic_of(pipeline), &spec.brokers);
+    /// When one could not be deleted.
+    pub fn delete(spec: &KafkaSinkSpec, topics: &[String]) -> Result<(), ConnectorError> {
+        let brokers = &spec.brokers;
         let config = Transactions::new(spec, "reset")?.config();
         let admin: AdminClient<DefaultClientContext> = config.create().map_err(|e| refused(&e))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|e| os::fatal("cannot start a thread", &e))?;
         let options = AdminOptions::new().operation_timeout(Some(ASK_MAX)).request_timeout(Some(ASK_MAX));
-        let answer = runtime.block_on(admin.delete_topics(&[&topic], &options));
-        let failed = |cause: String| {
+        let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+        let failed = |topic: &str, cause: String| {
             ConnectorError::Fatal(format!("topic {topic} at {brokers} could not be deleted: {cause}"))
         };
-        match answer.map_err(|e| failed(why(&e)))?.into_iter().next() {
-            None
-            | Some(
-                Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)),
-            ) => Ok(()),
-            Some(Err((_, code))) => Err(failed(code.to_string())),
+        let answer = runtime.block_on(admin.delete_topics(&names, &options));
+        for answer in answer.map_err(|e| failed(&names.join(", "), why(&e)))? {
+            match answer {
+                Ok(_)
+                | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) => {}
+                Err((topic, code)) => return Err(failed(&topic, code.to_string())),
+            }
         }
+        Ok(())
     }
 
     /// The topic's name.
@@ -170,28 +177,42 @@ impl Changelog {
         &self.topic
     }
 
-    /// Adds what an epoch changes to the transaction that is open, and the checkpoint behind it.
+    /// How many partitions it has.
+    #[must_use]
+    pub fn partitions(&self) -> u32 {
+        self.partitions
+    }
+
+    /// Adds what an epoch changes of a partition's state to the transaction that is open, and the checkpoint
+    /// behind it.
     ///
     /// # Errors
     /// As [`crate::Sink::write`].
-    pub async fn write(&self, delta: &Delta, checkpoint: &Checkpoint) -> Result<(), ConnectorError> {
+    pub async fn write(
+        &self,
+        partition: u32,
+        changes: &[&Change],
+        checkpoint: &Checkpoint,
+    ) -> Result<(), ConnectorError> {
+        let to = (self.topic.as_str(), number(partition));
         let mut key = Vec::new();
-        for change in &delta.changes {
+        for change in changes {
             key.clear();
             key.push(ENTRY);
             key.extend_from_slice(&change.key);
-            self.transactions.put(&self.topic, PARTITION, &key, change.value.as_deref()).await?;
+            self.transactions.put(to, &key, change.value.as_deref()).await?;
         }
         let stored = Stored { format: FORMAT, checkpoint: checkpoint.clone() };
         let json = serde_json::to_vec(&stored)
             .map_err(|e| ConnectorError::Fatal(format!("a checkpoint can't be written: {e}")))?;
-        self.transactions.put(&self.topic, PARTITION, CHECKPOINT, Some(&json)).await
+        self.transactions.put(to, CHECKPOINT, Some(&json)).await
     }
 
-    /// Up to where a store has followed that has the last epoch that was written; behind its commit.
+    /// Up to where a partition's store has followed that has the last epoch that was written; behind its commit.
     #[must_use]
-    pub fn followed(&self) -> Option<Followed> {
-        self.transactions.put_up_to().map(|last| self.followed_to(last + 1))
+    pub fn followed(&self, partition: u32) -> Option<Followed> {
+        let last = *self.transactions.put_up_to().get(&number(partition))?;
+        Some(self.followed_to(last + 1))
     }
 
     /// The note of a store that has followed up to an offset just now.
@@ -209,12 +230,13 @@ impl Changelog {
             && age < self.retention.mul_f64(RETENTION_SHARE)
     }
 
-    /// Replays what is committed from an offset on, to the end; answers how far that was. Blocks.
+    /// Replays what is committed of a partition from an offset on, to the end; answers how far that was. Blocks.
     ///
     /// # Errors
     /// Disconnected where nothing comes; fatal where a record can't be understood, or `each` fails.
     pub fn replay(
         &self,
+        partition: u32,
         from: u64,
         mut each: impl FnMut(Replayed<'_>, &Replay) -> Result<(), ConnectorError>,
     ) -> Result<Replay, ConnectorError> {
@@ -236,7 +258,7 @@ impl Changelog {
             .set("fetch.wait.max.ms", "10");
         let consumer: BaseConsumer = config.create().map_err(|e| refused(&e))?;
         let (_, end) =
-            consumer.fetch_watermarks(&self.topic, PARTITION, ASK_MAX).map_err(|e| away(why(&e)))?;
+            consumer.fetch_watermarks(&self.topic, number(partition), ASK_MAX).map_err(|e| away(why(&e)))?;
         let end = u64::try_from(end).unwrap_or(0);
         let mut replay = Replay { records: 0, next: from, end };
         if from >= end {
@@ -244,7 +266,7 @@ impl Changelog {
         }
         let mut list = TopicPartitionList::new();
         let offset = Offset::Offset(i64::try_from(from).unwrap_or(i64::MAX));
-        list.add_partition_offset(&self.topic, PARTITION, offset).map_err(|e| away(why(&e)))?;
+        list.add_partition_offset(&self.topic, number(partition), offset).map_err(|e| away(why(&e)))?;
         consumer.assign(&list).map_err(|e| away(why(&e)))?;
         let mut heard = std::time::Instant::now();
         let read = loop {
@@ -304,14 +326,19 @@ impl Changelog {
 }
 
 /// Which topic it is, and how long what is deleted is remembered in it; none where there is none.
-fn look(facts: &Facts<'_>, brokers: &str, name: &str) -> Result<Option<(String, Duration)>, ConnectorError> {
+fn look(
+    facts: &Facts<'_>,
+    brokers: &str,
+    name: &str,
+    partitions: u32,
+) -> Result<Option<(String, Duration)>, ConnectorError> {
     if !facts.is_there(brokers, name)? {
         return Ok(None);
     }
     let found = facts.topic(brokers, name)?;
-    if found.numbers != [0] {
+    if found.numbers.len() != partitions as usize {
         return Err(ConnectorError::Fatal(format!(
-            "topic {name} at {brokers} has {} partitions, and a changelog has one: is it another's? Rename the pipeline, or delete the topic",
+            "topic {name} at {brokers} has {} partitions, and this pipeline's changelog has {partitions}: is it another's? Rename the pipeline, or delete the topic",
             found.numbers.len()
         )));
     }
@@ -327,12 +354,17 @@ fn look(facts: &Facts<'_>, brokers: &str, name: &str) -> Result<Option<(String, 
     Ok(Some((found.incarnation, Duration::from_millis(ms))))
 }
 
-async fn make(config: &rdkafka::ClientConfig, brokers: &str, topic: &str) -> Result<(), ConnectorError> {
+/// Makes a topic of the pipeline's own.
+pub(super) async fn make_topic(
+    config: &rdkafka::ClientConfig,
+    brokers: &str,
+    topic: &str,
+    partitions: u32,
+    settings: &[(&str, &str)],
+) -> Result<(), ConnectorError> {
     let admin: AdminClient<DefaultClientContext> = config.create().map_err(|e| refused(&e))?;
-    let new =
-        SETTINGS.iter().fold(NewTopic::new(topic, 1, TopicReplication::Fixed(-1)), |new, (name, value)| {
-            new.set(name, value)
-        });
+    let new = NewTopic::new(topic, number(partitions), TopicReplication::Fixed(-1));
+    let new = settings.iter().fold(new, |new, (name, value)| new.set(name, value));
     let options = AdminOptions::new().operation_timeout(Some(ASK_MAX)).request_timeout(Some(ASK_MAX));
     let answer = admin.create_topics([&new], &options).await.map_err(|e| ConnectorError::Disconnected {
         what: format!("cannot make topic {topic} at {brokers}"),
@@ -345,11 +377,12 @@ async fn make(config: &rdkafka::ClientConfig, brokers: &str, topic: &str) -> Res
     .await?;
     match answer.into_iter().next() {
         Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) | Some(Ok(_)) | None => {
-            tracing::info!(topic, "made the topic of the pipeline's state");
+            tracing::info!(topic, partitions, "made a topic of the pipeline's own");
             Ok(())
         }
         Some(Err((_, code))) => Err(ConnectorError::Fatal(format!(
-            "topic {topic} at {brokers}, for the pipeline's state, can't be made: {code}; grant it, or make the topic with one partition and cleanup.policy=compact"
+            "topic {topic} at {brokers}, of the pipeline's own, can't be made: {code}; grant it, or make the topic with {partitions} partitions and {}",
+            settings.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(", ")
         ))),
     }
 }

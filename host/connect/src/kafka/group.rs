@@ -23,8 +23,8 @@ use super::client::{
     ASK_MAX, LastError, incarnation_of, is_same_topic, lock, log, made_anew, partitions_of, refused, why,
 };
 use super::queue::Queue;
-use super::reader::Slot;
-use crate::ConnectorError;
+use super::reader::{KafkaReader, Slot};
+use crate::{ConnectorError, Reader};
 
 /// How long a poll waits.
 const POLL: Duration = Duration::from_millis(20);
@@ -121,6 +121,11 @@ impl Shared {
 
     pub(super) fn group(&self) -> &str {
         &self.group
+    }
+
+    /// Nothing of what went is on its way any more.
+    pub(super) fn begin_whole(&self) {
+        *lock(&self.lost) = None;
     }
 
     /// Refuses to go on once partitions went before what was read of them was committed.
@@ -572,6 +577,24 @@ impl Handle {
     /// Whether reading goes on, and why not.
     pub(super) fn check(&self) -> Result<(), ConnectorError> {
         self.0.check()
+    }
+
+    /// What the threads share.
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.0
+    }
+
+    /// A reader of a partition from an offset on, or from the log's start where that is behind it.
+    pub(super) fn reader(&self, partition: u32, offset: u64) -> Result<Box<dyn Reader>, ConnectorError> {
+        let (low, _) =
+            self.consumer()?.fetch_watermarks(&self.0.topic, number(partition), ASK_MAX).map_err(|e| {
+                ConnectorError::Disconnected {
+                    what: format!("cannot read {}", self.0.name_of(partition)),
+                    cause: why(&e),
+                }
+            })?;
+        let slot = self.open(partition, offset.max(u64::try_from(low).unwrap_or(0)))?;
+        Ok(Box::new(KafkaReader { slot, shared: Arc::clone(&self.0) }))
     }
 
     /// The members of the group, by client and host.

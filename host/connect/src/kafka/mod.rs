@@ -7,6 +7,7 @@
 //! | `reader`, `queue` | one partition's queue: what is read of it, and how librdkafka hands it over |
 //! | `encoder` | messages as records |
 //! | `transaction`, `offsets`, `logs` | records and offsets that count all at once; the guard of that; librdkafka's log |
+//! | `exchange` | a topic between the stages before a key_by and those behind it |
 //! | `changelog` | state in a topic, in the same transactions |
 //! | `admin` | a topic's id, and the end of a group's offsets: librdkafka's C interface |
 //! | `client`, `properties` | what both sides need of librdkafka |
@@ -17,6 +18,7 @@ mod admin;
 mod changelog;
 mod client;
 mod encoder;
+mod exchange;
 mod group;
 mod logs;
 mod offsets;
@@ -29,6 +31,9 @@ mod transaction;
 
 pub use changelog::{Changelog, Followed, Replay, Replayed};
 pub use encoder::KeyFrom;
+pub use exchange::{
+    ExchangeDecoder, ExchangeMember, ExchangeSource, ExchangeTopic, Shared, exchange_partition_of,
+};
 pub use offsets::GroupOffsets;
 pub use properties::{KnownProperty, Property, property_of};
 pub use sink::{KafkaSink, KafkaSinkSpec};

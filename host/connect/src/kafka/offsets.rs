@@ -10,7 +10,7 @@ use rdkafka::consumer::{Consumer, ConsumerGroupMetadata};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use wasmill_engine::position::{Position, Progress};
 
-use super::group::{Group, number};
+use super::group::{Group, Handle, number};
 use crate::ConnectorError;
 
 /// What stands between the parts of a note; it is in no topic's name and no id.
@@ -61,11 +61,17 @@ pub(super) fn position_of(note: &str, offset: u64) -> Option<Position> {
 }
 
 impl Group {
+    /// As [`Handle::offsets`].
+    pub(super) fn offsets(&self, positions: &[(u32, Position)]) -> Result<GroupOffsets, ConnectorError> {
+        self.handle().offsets(positions)
+    }
+}
+
+impl Handle {
     /// The offsets of these positions with the group's word that they are this process's to commit.
     pub(super) fn offsets(&self, positions: &[(u32, Position)]) -> Result<GroupOffsets, ConnectorError> {
-        let handle = self.handle();
         let left = || ConnectorError::Outdated(format!("group {} is left already", self.shared().group()));
-        let consumer = handle.consumer().map_err(|_| left())?;
+        let consumer = self.consumer().map_err(|_| left())?;
         // Looked at on both sides of the group's word: a later word than the one that was with the partitions
         // would make the brokers take what another process has gone on with.
         self.shared().is_whole()?;

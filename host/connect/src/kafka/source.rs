@@ -10,7 +10,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 use wasmill_engine::position::Position;
 
@@ -22,7 +22,7 @@ use super::group::{Group, Handle, Hold, Raw, alone, members, name, number};
 use super::offsets::{GroupOffsets, incarnation_in, position_of};
 use super::properties::{Property, Side, config};
 use super::reader::{KafkaReader, outside};
-use super::sink::{KafkaSinkSpec, is_same_cluster};
+use super::sink::{KafkaSinkSpec, asking, is_same_cluster};
 use crate::table::SourceConnector;
 use crate::{Change, ConnectorError, Membership, Partition, Positions, Reader, Source, SourceTraits, os};
 
@@ -227,6 +227,56 @@ impl KafkaSource {
         }
     }
 
+    /// Joins the group, whose changes go to `changes`.
+    pub(super) async fn join_with(&mut self, changes: UnboundedSender<Raw>) -> Result<usize, ConnectorError> {
+        let numbers = self.topic().await?.numbers;
+        let group = self.start(Hold::Shared(changes), numbers.len())?;
+        let handle = group.handle();
+        os::blocking(move || {
+            handle.connect(0);
+            handle.subscribe()
+        })
+        .await?;
+        self.group = Some(group);
+        Ok(numbers.len())
+    }
+
+    /// What works with the consumer.
+    pub(super) fn handle(&self) -> Result<Handle, ConnectorError> {
+        self.started().map(Group::handle)
+    }
+
+    /// Whether the brokers are there.
+    pub(super) fn check(&self) -> Result<(), ConnectorError> {
+        self.started()?.handle().check()
+    }
+
+    /// Nothing of partitions that went is on its way any more.
+    pub(super) fn begin_whole(&self) -> Result<(), ConnectorError> {
+        self.started()?.shared().begin_whole();
+        Ok(())
+    }
+
+    /// Where partitions begin; waits for the end of transactions that have offsets of theirs.
+    pub(super) async fn list(
+        &self,
+        positions: Positions,
+        numbers: Vec<u32>,
+    ) -> Result<Vec<Partition>, ConnectorError> {
+        let (handle, lister) = (self.handle()?, self.lister(positions, 0));
+        os::blocking(move || lister.list(&handle, &numbers)).await
+    }
+
+    /// Which log the topic is.
+    pub(super) async fn incarnation(&self) -> Result<String, ConnectorError> {
+        Ok(self.topic().await?.incarnation)
+    }
+
+    /// The settings of a client that only asks.
+    pub(super) fn asking(&self) -> ClientConfig {
+        asking(&self.config)
+    }
+
     fn started(&self) -> Result<&Group, ConnectorError> {
         self.group.as_ref().ok_or_else(|| {
             ConnectorError::Fatal(format!("topic {}: its group was not joined before", self.spec.topic))
@@ -427,19 +477,10 @@ impl Source for KafkaSource {
     }
 
     async fn join(&mut self, positions: Positions) -> Result<Box<dyn Membership>, ConnectorError> {
-        let numbers = self.topic().await?.numbers;
         let (changes, changed) = unbounded_channel();
-        let group = self.start(Hold::Shared(changes), numbers.len())?;
-        let handle = group.handle();
-        os::blocking(move || {
-            handle.connect(0);
-            handle.subscribe()
-        })
-        .await?;
-        let lister = self.lister(positions, numbers.len());
-        let member = Member { changed, listing: None, group: group.handle(), lister };
-        self.group = Some(group);
-        Ok(Box::new(member))
+        let partitions = self.join_with(changes).await?;
+        let lister = self.lister(positions, partitions);
+        Ok(Box::new(Member { changed, listing: None, group: self.handle()?, lister }))
     }
 
     async fn open(&mut self, partition: u32, offset: u64) -> Result<Box<dyn Reader>, ConnectorError> {

@@ -11,6 +11,7 @@
 //! (librdkafka#5423). So a producer whose log tells of a request without answer is used to the end of its
 //! transaction and then replaced: the new one's epoch is higher, and what comes late is refused.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -46,6 +47,8 @@ const INIT_MAX: Duration = Duration::from_secs(10);
 const TOLD: &str = "eos,broker";
 /// Where in a record's number it stands which sink it is of.
 const SINK_SHIFT: u32 = 40;
+/// Where it stands which of that sink's records it is.
+const NTH: usize = (1 << SINK_SHIFT) - 1;
 /// The number of what is the transactions' own.
 const OWN: usize = (1 << (usize::BITS - SINK_SHIFT)) - 1;
 
@@ -86,8 +89,8 @@ struct Outcomes {
     /// By sink.
     refused: Mutex<Vec<(usize, Refused)>>,
     failed: Mutex<Option<String>>,
-    /// The greatest offset of the records that are the transactions' own.
-    own: Mutex<Option<u64>>,
+    /// By partition, the greatest offset of the records that are the transactions' own.
+    own: Mutex<BTreeMap<i32, u64>>,
     last_error: LastError,
     topics: Vec<String>,
     brokers: String,
@@ -112,12 +115,14 @@ impl ProducerContext for Outcomes {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
-        let (sink, nth) = (number >> SINK_SHIFT, number & ((1 << SINK_SHIFT) - 1));
+        let (sink, nth) = (number >> SINK_SHIFT, number & NTH);
         match result {
             Ok(message) => {
                 if sink == OWN {
+                    let offset = u64::try_from(message.offset()).unwrap_or(0);
                     let mut own = lock(&self.own);
-                    *own = (*own).max(u64::try_from(message.offset()).ok());
+                    let last = own.entry(message.partition()).or_default();
+                    *last = offset.max(*last);
                 }
             }
             Err((error, message)) => match error.rdkafka_error_code() {
@@ -259,9 +264,7 @@ impl Transactions {
         if spec.topic.trim().is_empty() {
             return Err(ConnectorError::Fatal("topic: it is empty; set it".to_owned()));
         }
-        let mut topics = lock(&self.0.topics);
-        topics.push(spec.topic.clone());
-        let number = topics.len() - 1;
+        let number = self.next_sink(&spec.topic);
         Ok(Box::new(TransactionalSink {
             spec: spec.clone(),
             shared: Arc::clone(&self.0),
@@ -270,6 +273,24 @@ impl Transactions {
             written: 0,
             before: 0,
         }))
+    }
+
+    /// The number of one more sink that writes to a topic.
+    pub(super) fn next_sink(&self, topic: &str) -> usize {
+        let mut topics = lock(&self.0.topics);
+        topics.push(topic.to_owned());
+        topics.len() - 1
+    }
+
+    /// What of a sink's records the brokers refused for good.
+    pub(super) fn take_refused(&self, sink: usize) -> Vec<Refused> {
+        let Ok(session) = self.0.session() else { return Vec::new() };
+        let mut refused = lock(&session.outcomes().refused);
+        let (ours, others) = std::mem::take(&mut *refused).into_iter().partition(|(of, _)| *of == sink);
+        *refused = others;
+        let mut ours: Vec<Refused> = ours.into_iter().map(|(_, refused)| refused).collect();
+        ours.sort_by_key(|r| r.nth);
+        ours
     }
 
     /// The id.
@@ -368,7 +389,7 @@ impl Transactions {
         }
         self.init().await?;
         let session = self.0.session()?;
-        session.outcomes().own.lock().map(|mut own| *own = None).unwrap_or_default();
+        lock(&session.outcomes().own).clear();
         self.0.meant(&session, "begin a transaction", session.producer.begin_transaction())?;
         *lock(&self.0.opened) = Some(Instant::now());
         self.0.begun.fetch_add(1, Ordering::SeqCst);
@@ -381,8 +402,32 @@ impl Transactions {
     /// As [`Sink::write`].
     pub(super) async fn put(
         &self,
-        topic: &str,
-        partition: i32,
+        to: (&str, i32),
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<(), ConnectorError> {
+        self.put_as(OWN << SINK_SHIFT, to, key, value).await
+    }
+
+    /// Adds a sink's record to a topic's partition; `nth` is which it is of the sink's.
+    ///
+    /// # Errors
+    /// As [`Sink::write`].
+    pub(super) async fn put_for(
+        &self,
+        sink: usize,
+        nth: usize,
+        to: (&str, i32),
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<(), ConnectorError> {
+        self.put_as(sink << SINK_SHIFT | nth & NTH, to, key, Some(value)).await
+    }
+
+    async fn put_as(
+        &self,
+        number: usize,
+        (topic, partition): (&str, i32),
         key: &[u8],
         value: Option<&[u8]>,
     ) -> Result<(), ConnectorError> {
@@ -395,7 +440,7 @@ impl Transactions {
                 key: Some(key),
                 timestamp: None,
                 headers: None,
-                delivery_opaque: OWN << SINK_SHIFT,
+                delivery_opaque: number,
             };
             if self.0.send(&session, topic, record)?.is_taken() {
                 return Ok(());
@@ -404,10 +449,11 @@ impl Transactions {
         }
     }
 
-    /// The greatest offset of the records that [`Transactions::put`] added; known once they are flushed.
-    pub(super) fn put_up_to(&self) -> Option<u64> {
-        let session = lock(&self.0.session).clone()?;
-        *lock(&session.outcomes().own)
+    /// The greatest offset, in each partition, of the records that [`Transactions::put`] added; known once they
+    /// are flushed.
+    pub(super) fn put_up_to(&self) -> BTreeMap<i32, u64> {
+        let session = lock(&self.0.session).clone();
+        session.map(|session| lock(&session.outcomes().own).clone()).unwrap_or_default()
     }
 
     /// Makes offsets a part of the transaction.
@@ -538,7 +584,7 @@ impl Shared {
                 Err(missing(&self.brokers, topic))
             }
             Some(code) if is_refusal(code) => {
-                let (sink, nth) = (number >> SINK_SHIFT, number & ((1 << SINK_SHIFT) - 1));
+                let (sink, nth) = (number >> SINK_SHIFT, number & NTH);
                 let value = record.payload.unwrap_or_default();
                 session.outcomes().refuse(code, sink, nth, value, record.key);
                 Ok(Sent::Taken)
@@ -672,14 +718,7 @@ impl Sink for TransactionalSink {
     }
 
     fn refused(&mut self) -> Vec<Refused> {
-        let Ok(session) = self.shared.session() else { return Vec::new() };
-        let mut refused = lock(&session.outcomes().refused);
-        let (ours, others) =
-            std::mem::take(&mut *refused).into_iter().partition(|(sink, _)| *sink == self.number);
-        *refused = others;
-        let mut ours: Vec<Refused> = ours.into_iter().map(|(_, refused)| refused).collect();
-        ours.sort_by_key(|r| r.nth);
-        ours
+        Transactions(Arc::clone(&self.shared)).take_refused(self.number)
     }
 
     async fn publish(&mut self) -> Result<(), ConnectorError> {

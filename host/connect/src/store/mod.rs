@@ -3,6 +3,7 @@
 mod disk;
 mod head;
 mod memory;
+mod partitioned;
 mod preflight;
 mod redis;
 mod replacement;
@@ -10,6 +11,7 @@ mod witness;
 
 pub use disk::{DiskReplacement, DiskStore, FORMAT};
 pub use memory::MemoryStore;
+pub use partitioned::PartitionedStore;
 pub use redis::{Merge, REDIS_FORMAT, RedisAddress, RedisStore, RedisView, check_url};
 pub use replacement::Replacement;
 

@@ -90,7 +90,9 @@ pub(crate) struct Windowed {
     segment: Segment,
     /// The stage's stream time: everything up to here has happened.
     time: i64,
-    /// The time as the store has it, where this lane keeps it for all.
+    /// The key group under which the time is stored.
+    clock_group: u16,
+    /// The time as the store has it, where this lane keeps it.
     stored_time: Option<i64>,
     /// The next moment at which open windows go out.
     tick: i64,
@@ -99,12 +101,13 @@ pub(crate) struct Windowed {
 }
 
 impl Windowed {
-    /// No windows yet, of the key groups `groups` out of `key_groups`; of what the store has, at most about
+    /// No windows yet, of the key groups `groups` out of `key_groups`, with the stage's time under
+    /// `clock_group`; of what the store has, at most about
     /// `bytes_max` are in memory, where windows allow that.
     pub fn new(
         spec: &WindowSpec,
         stage: u16,
-        (groups, key_groups): (Range<u16>, u16),
+        ((groups, key_groups), clock_group): ((Range<u16>, u16), u16),
         store: &Arc<dyn StateStore>,
         bytes_max: usize,
     ) -> Self {
@@ -118,6 +121,7 @@ impl Windowed {
             table: Table::new(stage, (groups, key_groups), ends_move, bytes_max),
             segment: Segment::default(),
             time: START,
+            clock_group,
             stored_time: None,
             tick: NEVER,
             changed: Vec::new(),
@@ -129,7 +133,7 @@ impl Windowed {
         if !self.spec.needs_clock() {
             return Ok(());
         }
-        let Some(stored) = self.store.get(&clock_key(self.stage))? else { return Ok(()) };
+        let Some(stored) = self.store.get(&clock_key(self.stage, self.clock_group))? else { return Ok(()) };
         let Some(time) = stored.as_slice().try_into().ok().map(i64::from_be_bytes) else {
             return Err(StoreError::Corrupt {
                 what: format!("the stream time of the stage `{}`", self.spec.name),
@@ -142,8 +146,9 @@ impl Windowed {
 
     /// Reads the open windows of a key group back, as many as have room.
     pub fn restore(&mut self, group: u16) -> Result<(), StoreError> {
-        if group == 0 && self.spec.needs_clock() {
-            // All lanes have the same stream time at a barrier: the one that owns this group stores it.
+        if group == self.clock_group && self.spec.needs_clock() {
+            // Where the clock is common all lanes have the same stream time at a barrier: the one that owns
+            // this group stores it.
             self.stored_time = Some(self.time);
         }
         let (kind, closed, tick) = (self.spec.window.0, self.closed(self.time), self.last_tick());
@@ -355,7 +360,7 @@ impl Windowed {
         if self.stored_time.is_some_and(|stored| stored != self.time) {
             self.stored_time = Some(self.time);
             let value = Some(self.time.to_be_bytes().to_vec());
-            delta.changes.push(Change { key: clock_key(self.stage), value, share: None });
+            delta.changes.push(Change { key: clock_key(self.stage, self.clock_group), value, share: None });
         }
     }
 

@@ -66,6 +66,7 @@ Exit codes:
     3  a plugin was refused: it can't be loaded, or does not fit its stage
     4  a source, sink or data directory can't be used
     5  test cases failed
+    6  another process has taken this one's place: it has the same `slot`
   130  a second signal ended the run before it could end in order";
 
 /// What to do.

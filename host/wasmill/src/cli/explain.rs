@@ -74,6 +74,9 @@ fn text(plan: &Plan) -> String {
         Sharing::Store => {
             "  several processes may run it, if the aggregate is commutative: they add up in Redis\n"
         }
+        Sharing::Exchange => {
+            "  several processes may run it: groups share out the sources' partitions, and the exchange's with their state\n"
+        }
         Sharing::Alone => "  one process runs it alone\n",
     });
     for reason in &plan.alone_because {

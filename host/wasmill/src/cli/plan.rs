@@ -355,12 +355,18 @@ fn steps(pipeline: &Pipeline, sources: usize) -> Vec<Step> {
     for (i, stage) in pipeline.stages.iter().enumerate() {
         let keyed = exchange.is_some_and(|e| i > e);
         let runs = match stage {
-            Stage::KeyBy(_) => {
-                let plural = if lanes == 1 { "lane" } else { "lanes" };
-                format!(
-                    "exchange in memory: {KEY_GROUPS} key groups on {lanes} {plural}; order is kept by key"
-                )
-            }
+            Stage::KeyBy(_) => match pipeline.exchange_topic() {
+                Some(exchange) => format!(
+                    "exchange through the topic {}, as `exchange` asks: {} partitions; order is kept by key",
+                    exchange.topic, exchange.partitions
+                ),
+                None => {
+                    let plural = if lanes == 1 { "lane" } else { "lanes" };
+                    format!(
+                        "exchange in memory, in this process: {KEY_GROUPS} key groups on {lanes} {plural}; order is kept by key"
+                    )
+                }
+            },
             Stage::Aggregate(a) => match &a.window {
                 Some(w) => {
                     let late = match &w.late {

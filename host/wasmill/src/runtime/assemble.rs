@@ -1,6 +1,6 @@
 //! From a checked spec to the parts that run: plugins loaded, ends opened, the last checkpoint read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,20 +8,22 @@ use anyhow::Context as _;
 use tokio::sync::Mutex;
 use wasmill_connect::codec::json::JsonDecoder;
 use wasmill_connect::codec::rfc3339;
-use wasmill_connect::kafka::{Changelog, Transactions};
-use wasmill_connect::store::{DiskStore, MemoryStore, RedisStore};
+use wasmill_connect::kafka::{
+    Changelog, ExchangeDecoder, ExchangeMember, ExchangeSource, Transactions, exchange_partition_of,
+};
+use wasmill_connect::store::{DiskStore, MemoryStore, PartitionedStore, RedisStore};
 use wasmill_connect::{Membership, Partition, Positions, Sink, Source};
 use wasmill_engine::commit::Collector;
 use wasmill_engine::coordinator::{Coordinator, FoundPartition};
 use wasmill_engine::input::Decoder;
 use wasmill_engine::key::Path as FieldPath;
-use wasmill_engine::lane::{EVERYTHING, KeyedSpec, Lane, LaneBounds};
+use wasmill_engine::lane::{Clocks, EVERYTHING, KeyedSpec, Lane, LaneBounds};
 use wasmill_engine::output::{Routes, SinkRoute, Takes};
-use wasmill_engine::position::{PartitionId, Progress};
+use wasmill_engine::position::{PartitionId, Position, Progress};
 use wasmill_engine::stage::{StageKind, StageSpec};
 use wasmill_engine::state::{Checkpoint, StateStore, StoreError};
-use wasmill_engine::time::END;
-use wasmill_engine::topology::{Order, TimeSpec, Topology};
+use wasmill_engine::time::{END, START};
+use wasmill_engine::topology::{Order, TimeSpec, Topology, Via};
 use wasmill_engine::window::{Emit, Late};
 use wasmill_engine::{Aggregate, RunningSpec, ShareMerger, WindowSpec};
 use wasmill_plugin::Sandbox;
@@ -37,8 +39,10 @@ use super::{failpoint, follower};
 use crate::cli::check::{load_fitting, unambiguous};
 use crate::cli::sandbox as admission;
 use crate::cli::{Exit, RunFailure};
-use crate::spec::{self, ComputedBy, Kept, Pipeline, Sharing, Stage, millis};
+use crate::spec::{self, ComputedBy, Kept, Part, Pipeline, Sharing, Stage, millis};
 
+/// What `/ready` calls an exchange.
+pub(super) const EXCHANGE: &str = "the exchange";
 /// The name under which the dead-letter sink's token is kept.
 const DEAD_LETTER_SINK: &str = "dead_letter";
 
@@ -59,6 +63,20 @@ pub(super) struct NamedSink {
     pub in_transaction: bool,
 }
 
+/// What outlasts a run of a pipeline in its process.
+#[derive(Default)]
+pub(super) struct KeptOpen {
+    /// What this process keeps itself, in memory or on disk.
+    store: Option<Arc<dyn StateStore>>,
+    /// The same of partitions of an exchange.
+    parts: BTreeMap<u32, Arc<dyn StateStore>>,
+    /// The place in an exchange's group.
+    member: Option<SharedMember>,
+}
+
+/// A place in an exchange's group that the task which follows it and the next run both use.
+pub(super) type SharedMember = Arc<Mutex<ExchangeMember>>;
+
 /// A shared source's group, joined.
 pub(super) struct Group {
     pub source: u16,
@@ -76,6 +94,8 @@ pub(super) struct Assembled {
     pub inputs: Vec<Input>,
     /// The shared sources' groups.
     pub groups: Vec<Group>,
+    /// The exchange's group, where it is behind one.
+    pub member: Option<SharedMember>,
     /// Where the positions of shared sources are, if not with them.
     pub claims: Option<Claims>,
     /// What commits in place of the store.
@@ -96,7 +116,7 @@ pub(super) struct Assembled {
 pub(super) async fn assemble(
     pipeline: &Pipeline,
     ends: &Ends,
-    kept: &mut Option<Arc<dyn StateStore>>,
+    kept: &mut KeptOpen,
 ) -> anyhow::Result<Assembled> {
     let sharing = pipeline.sharing();
     // Every worker has an instance of every stage's plugin.
@@ -109,12 +129,12 @@ pub(super) async fn assemble(
         let source_number = u16::try_from(number).context("more than 65,535 sources")?;
         let name = format!("source {}", spec.name());
         let mut source = spec.source().map_err(outside)?;
-        if topology.max_ahead.is_some() {
+        if topology.max_ahead.is_some() && pipeline.part != Part::Behind {
             insist!(ends, &name, source.check_append_times()).map_err(outside)?;
         }
         let partitions = match sharing {
-            Sharing::Alone => insist!(ends, &name, source.take_all()),
-            Sharing::Source | Sharing::Store => insist!(ends, &name, source.partitions()),
+            Sharing::Alone if pipeline.part == Part::Whole => insist!(ends, &name, source.take_all()),
+            _ => insist!(ends, &name, source.partitions()),
         }
         .map_err(outside)?;
         for partition in partitions {
@@ -125,15 +145,37 @@ pub(super) async fn assemble(
     // Once the partitions are this process's: who had its place before is fenced out.
     let (sinks, sink_specs, mut transacted) = open_sinks(pipeline)?;
     if let Some(transacted) = &mut transacted {
+        if let Some(exchange) = pipeline.exchange_topic() {
+            insist!(ends, TRANSACTION, exchange.make(&transacted.transactions)).map_err(outside)?;
+        }
         insist!(ends, TRANSACTION, transacted.transactions.init()).map_err(stopped_by)?;
         if pipeline.kept() == Kept::Changelog {
-            let open = || Changelog::open(&transacted.transactions, &pipeline.name);
+            let partitions = pipeline.exchange_partitions.unwrap_or(1);
+            let open = || Changelog::open(&transacted.transactions, &pipeline.name, partitions);
             transacted.changelog = Some(insist!(ends, TRANSACTION, open()).map_err(outside)?);
         }
     }
-    let changelog = transacted.as_ref().and_then(|t| t.changelog.as_ref());
+    let owned = match pipeline.part {
+        Part::Behind => {
+            let of = listed.iter().map(|(id, p): &(_, Partition)| (*id, p.name.clone())).collect();
+            let (source, owned) = exchange_source(pipeline, of, ends, kept).await?;
+            (sources, listed) = behind(source).await?;
+            Some(owned)
+        }
+        Part::Whole | Part::Before => None,
+    };
+    let changelog = transacted.as_ref().and_then(|t| t.changelog.clone());
     let is_followed = changelog.is_some();
-    let (store, claims) = open_store(pipeline, &topology, changelog, ends, kept).await?;
+    let (store, claims) = match (&owned, &changelog) {
+        (Some(owned), Some(changelog)) => {
+            let partitioned = open_parts(pipeline, owned, changelog, ends, kept).await?;
+            if let Some(transacted) = &mut transacted {
+                transacted.partitioned = Some(Arc::clone(&partitioned));
+            }
+            (partitioned as Arc<dyn StateStore>, None)
+        }
+        (_, changelog) => open_store(pipeline, &topology, changelog.as_ref(), ends, kept).await?,
+    };
     let stored = || {
         let store = Arc::clone(&store);
         off_the_network(move || Ok((store.checkpoint()?, store.foretold()?, store.generation()?)))
@@ -141,6 +183,9 @@ pub(super) async fn assemble(
     let (mut checkpoint, foretold, generation) = insist!(ends, "the store", stored()).map_err(outside)?;
     if !is_followed {
         follower::refuse_followed(checkpoint.as_ref(), &store.name()).map_err(outside)?;
+    }
+    if owned.is_some() {
+        begin_new_parts(checkpoint.as_mut(), &listed);
     }
     let (sinks, sink_routes) = recover_sinks(sinks, sink_specs, checkpoint.as_ref(), ends).await?;
     let mut found = Vec::new();
@@ -155,7 +200,7 @@ pub(super) async fn assemble(
         }
     }
     let positions = match sharing {
-        Sharing::Alone => None,
+        Sharing::Alone | Sharing::Exchange => None,
         Sharing::Source => Some(Positions::Source),
         Sharing::Store => Some(Positions::Store),
     };
@@ -172,9 +217,15 @@ pub(super) async fn assemble(
 
     let partition_count = names.len();
     let routes = Arc::new(Routes::new(sink_routes, names));
-    let lanes = if topology.has_lanes() { pipeline.workers } else { 0 };
+    let lanes = match &owned {
+        Some(_) => pipeline.exchange_partitions.unwrap_or(1) as usize,
+        // What leaves for one of the topic's partitions must leave in the order of its stamps.
+        None if pipeline.part == Part::Before => 1,
+        None if topology.has_lanes() => pipeline.workers,
+        None => 0,
+    };
     let partitions: Vec<FoundPartition> = found.iter().map(|(f, _)| f.clone()).collect();
-    let coordinator = Coordinator::new(
+    let mut coordinator = Coordinator::new(
         &topology,
         &routes,
         lanes,
@@ -184,6 +235,13 @@ pub(super) async fn assemble(
         foretold.as_ref().map(|(epoch, facts)| (*epoch, facts.as_slice())),
     )
     .map_err(outside)?;
+    let here: Vec<usize> = match &owned {
+        Some(owned) => owned.iter().map(|p| *p as usize).collect(),
+        None => (0..lanes).collect(),
+    };
+    if owned.is_some() {
+        coordinator.keep_lanes(here.iter().copied());
+    }
     refuse_grown(&topology, checkpoint.as_ref(), &found)?;
     let starts: BTreeMap<PartitionId, u64> = coordinator.starts().map(|(id, p)| (id, p.offset)).collect();
     let inputs = found
@@ -198,15 +256,19 @@ pub(super) async fn assemble(
     let read: Arc<dyn StateStore> = Arc::new(PatientStore::new(&store, ends));
     // What doesn't outlive the process is nowhere but in memory.
     let cache_bytes = match store.is_durable() {
-        true => pipeline.limits.state_cache_bytes_max / lanes.max(1),
+        true => pipeline.limits.state_cache_bytes_max / here.len().max(1),
         false => EVERYTHING,
     };
     let bounds = LaneBounds { cache_bytes, epoch_bytes: pipeline.epoch.bytes_max };
+    let clocks = if owned.is_some() { Clocks::Own } else { Clocks::Common };
     let restored = || {
         let (topology, routes, read) = (Arc::clone(&topology), Arc::clone(&routes), Arc::clone(&read));
-        let lane =
-            move |n| Lane::new(&topology.keyed, &routes, &read, topology.key_groups, (n, lanes), bounds);
-        off_the_network(move || (0..lanes).map(lane).collect::<Result<Vec<_>, StoreError>>())
+        let here = here.clone();
+        let lane = move |n| {
+            let (keyed, place) = (&topology.keyed, (n, lanes));
+            Lane::with_clocks(keyed, &routes, &read, topology.key_groups, place, bounds, clocks)
+        };
+        off_the_network(move || here.into_iter().map(lane).collect::<Result<Vec<_>, StoreError>>())
     };
     let lanes = insist!(ends, "the store", restored()).map_err(outside)?;
     let collector = Collector::new(&lanes, generation, topology.shape(), checkpoint.as_ref());
@@ -218,6 +280,7 @@ pub(super) async fn assemble(
         sources,
         inputs,
         groups,
+        member: kept.member.clone(),
         claims,
         transacted,
         partition_count,
@@ -246,7 +309,17 @@ pub(super) fn reset(pipeline: &Pipeline) -> anyhow::Result<()> {
         }
     }
     if let Some(sink) = transactions.filter(|_| pipeline.kept() == Kept::Changelog) {
-        Changelog::reset(sink, &pipeline.name).map_err(outside)?;
+        let changelog = Changelog::topic_of(&pipeline.name);
+        let exchange = pipeline.exchange_topic().map(|exchange| exchange.topic);
+        let topics: Vec<String> = exchange.into_iter().chain([changelog]).collect();
+        Changelog::delete(sink, &topics).map_err(outside)?;
+        for partition in 0..pipeline.exchange_partitions.unwrap_or(0) {
+            let folder = pipeline.data_dir.as_ref().map(|dir| dir.join(&pipeline.name));
+            let directory = folder.map(|dir| DiskStore::directory(&dir, &format!("p{partition}")));
+            if let Some(directory) = directory.filter(|directory| DiskStore::is_in(directory)) {
+                DiskStore::reset_at(&directory).map_err(outside)?;
+            }
+        }
     }
     if let Some(directory) = state_directory(pipeline) {
         DiskStore::reset_at(&directory).map_err(outside)?;
@@ -286,13 +359,14 @@ async fn open_store(
     topology: &Topology,
     changelog: Option<&Changelog>,
     ends: &Ends,
-    kept: &mut Option<Arc<dyn StateStore>>,
+    kept: &mut KeptOpen,
 ) -> anyhow::Result<(Arc<dyn StateStore>, Option<Claims>)> {
+    let kept = &mut kept.store;
     if let Some(changelog) = changelog {
         let open = || {
             let (changelog, used) = (changelog.clone(), kept.clone());
             let (directory, observed) = (state_directory(pipeline), Arc::clone(&ends.observed));
-            follower::followed(used, directory, changelog, observed)
+            follower::followed(used, directory, changelog, 0, observed)
         };
         let store = insist!(ends, "the changelog", open()).map_err(outside)?;
         *kept = Some(Arc::clone(&store));
@@ -333,6 +407,91 @@ async fn open_store(
             Ok((store, claims))
         }
     }
+}
+
+/// The exchange as a source, with what of it is this process's for now.
+async fn exchange_source(
+    pipeline: &Pipeline,
+    of: Vec<(PartitionId, String)>,
+    ends: &Ends,
+    kept: &mut KeptOpen,
+) -> anyhow::Result<(ExchangeSource, Vec<u32>)> {
+    let (Some(exchange), Some(sink)) = (pipeline.exchange_topic(), pipeline.transactions()) else {
+        unreachable!("what is behind an exchange has one, and transactions")
+    };
+    let member = match &kept.member {
+        Some(member) => Arc::clone(member),
+        None => {
+            let like = pipeline.sources.iter().find_map(spec::SourceSpec::kafka);
+            let join = || ExchangeMember::join(exchange.clone(), sink, like);
+            let member = insist!(ends, EXCHANGE, join()).map_err(outside)?;
+            Arc::clone(kept.member.insert(Arc::new(Mutex::new(member))))
+        }
+    };
+    ends.health.ill(EXCHANGE, "waiting for its share of the exchange");
+    let owned = {
+        let mut member = member.lock().await;
+        insist!(ends, EXCHANGE, member.settle(of.clone())).map_err(outside)?
+    };
+    let connect = || ExchangeSource::new(&member, owned.clone());
+    let source = insist!(ends, EXCHANGE, connect()).map_err(outside)?;
+    Ok((source, owned))
+}
+
+/// The exchange in the place of the sources.
+type Behind = (Vec<(u16, String, Box<dyn Source>)>, Vec<(PartitionId, Partition)>);
+
+async fn behind(mut source: ExchangeSource) -> anyhow::Result<Behind> {
+    let listed = source.partitions().await.map_err(outside)?;
+    let id = |p: &Partition| PartitionId { source: 0, partition: p.number };
+    let listed = listed.into_iter().map(|p| (id(&p), p)).collect();
+    Ok((vec![(0, EXCHANGE.to_owned(), Box::new(source))], listed))
+}
+
+/// An exchange's partition that nothing is committed of begins at its beginning, wherever the others are, and
+/// holds stream time there.
+fn begin_new_parts(checkpoint: Option<&mut Checkpoint>, listed: &[(PartitionId, Partition)]) {
+    let Some(checkpoint) = checkpoint else { return };
+    let part_of = |id: &PartitionId| exchange_partition_of(id.partition);
+    let known: BTreeSet<u32> = checkpoint.positions.iter().map(|(id, _)| part_of(id)).collect();
+    for (id, partition) in listed.iter().filter(|(id, _)| !known.contains(&part_of(id))) {
+        let position = Position {
+            incarnation: partition.incarnation.clone(),
+            offset: partition.begin,
+            index: 0,
+            stream_time: START,
+            progress: Progress::Live,
+        };
+        checkpoint.positions.push((*id, position));
+        checkpoint.stream_time = START;
+    }
+}
+
+/// The stores of an exchange's partitions that are this process's, each at where the changelog is.
+async fn open_parts(
+    pipeline: &Pipeline,
+    owned: &[u32],
+    changelog: &Changelog,
+    ends: &Ends,
+    kept: &mut KeptOpen,
+) -> anyhow::Result<Arc<PartitionedStore>> {
+    // What is another's now is closed: its process may be on this machine.
+    kept.parts.retain(|partition, _| owned.contains(partition));
+    let mut stores = BTreeMap::new();
+    for partition in owned {
+        let open = || {
+            let (changelog, used) = (changelog.clone(), kept.parts.get(partition).cloned());
+            let folder = pipeline.data_dir.as_ref().map(|dir| dir.join(&pipeline.name));
+            let directory = folder.map(|dir| DiskStore::directory(&dir, &format!("p{partition}")));
+            follower::followed(used, directory, changelog, *partition, Arc::clone(&ends.observed))
+        };
+        let store = insist!(ends, "the changelog", open()).map_err(outside)?;
+        stores.insert(*partition, store);
+    }
+    kept.parts.clone_from(&stores);
+    let partitions = (changelog.partitions(), pipeline.key_groups);
+    let of = |id: PartitionId| exchange_partition_of(id.partition);
+    Ok(Arc::new(PartitionedStore::new(stores, partitions, Box::new(of))))
 }
 
 /// A position counts in its own log alone. One that was written when the log had another name for it, as a
@@ -390,6 +549,15 @@ fn open_sinks(pipeline: &Pipeline) -> anyhow::Result<Opened> {
         }
         None => None,
     };
+    let mut sinks = Vec::new();
+    let mut takes = Vec::new();
+    if let (Part::Before, Some(exchange), Some(transactions)) =
+        (pipeline.part, pipeline.exchange_topic(), &transactions)
+    {
+        takes.push(Takes::Main);
+        let sink = exchange.sink(transactions);
+        sinks.push(NamedSink { name: EXCHANGE.to_owned(), sink, in_transaction: true });
+    }
     let open = |name: String, spec: &spec::SinkSpec| -> anyhow::Result<NamedSink> {
         let within = transactions.as_ref().zip(pipeline.in_transactions(spec));
         let (sink, in_transaction) = match within {
@@ -398,9 +566,10 @@ fn open_sinks(pipeline: &Pipeline) -> anyhow::Result<Opened> {
         };
         Ok(NamedSink { name, sink: sink.map_err(outside)?, in_transaction })
     };
-    let mut sinks = Vec::new();
-    let mut takes = Vec::new();
     for (number, spec) in pipeline.sinks.iter().enumerate() {
+        if pipeline.part == Part::Before && spec.output.is_none() {
+            continue;
+        }
         takes.push(spec.output.clone().map_or(Takes::Main, Takes::Named));
         sinks.push(open(format!("{number}:{}", spec.connector.name()), &spec.connector)?);
     }
@@ -416,6 +585,7 @@ fn open_sinks(pipeline: &Pipeline) -> anyhow::Result<Opened> {
     let transacted = transactions.map(|transactions| Transacted {
         transactions,
         changelog: None,
+        partitioned: None,
         replaced: 0,
         shortened: false,
     });
@@ -451,11 +621,25 @@ fn topology(pipeline: &Pipeline, sandbox: &Sandbox) -> anyhow::Result<Topology> 
         keyed: Vec::new(),
         order: Order::Log,
         idle_marks: pipeline.idle_timeout.is_some(),
-        shared: pipeline.sharing() != Sharing::Alone,
+        // Behind an exchange partitions come and go from run to run, and there may be none.
+        shared: pipeline.sharing() != Sharing::Alone || pipeline.part == Part::Behind,
         key_groups: pipeline.key_groups,
+        via: match (pipeline.part, pipeline.exchange_partitions) {
+            (Part::Before, _) => Via::BeforeTopic,
+            (Part::Behind, Some(partitions)) => Via::BehindTopic(partitions),
+            _ => Via::Memory,
+        },
     };
     for (place, stage) in pipeline.stages.iter().enumerate() {
         let behind_exchange = exchange.is_some_and(|e| place > e);
+        let is_here = match pipeline.part {
+            Part::Whole => true,
+            Part::Before => !behind_exchange,
+            Part::Behind => behind_exchange,
+        };
+        if !is_here && !matches!(stage, Stage::KeyBy(_)) {
+            continue;
+        }
         let (kind, plugin_stage) = match stage {
             Stage::KeyBy(key) => {
                 topology.key = Some(key.clone());
@@ -481,6 +665,14 @@ fn topology(pipeline: &Pipeline, sandbox: &Sandbox) -> anyhow::Result<Topology> 
             topology.keyed.push(KeyedSpec::Stage(stage));
         } else {
             topology.prefix.push(stage);
+        }
+    }
+    match pipeline.part {
+        Part::Whole => {}
+        Part::Before => topology.order = Order::Arrival,
+        Part::Behind => {
+            topology.decoders = vec![Arc::new(ExchangeDecoder)];
+            (topology.time, topology.max_ahead) = (None, None);
         }
     }
     Ok(topology)

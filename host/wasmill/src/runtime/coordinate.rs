@@ -129,6 +129,8 @@ pub(super) struct Coordinate {
     /// Whether the store has the positions, or a transaction: what was lost may not be committed then, not
     /// even what is on its way.
     pub exact: bool,
+    /// Whether the run ends with partitions that leave: no epoch may come behind their last one.
+    pub ends_with_leaving: bool,
     /// How many tasks follow the groups of shared sources; each ends as a reader does.
     pub members: usize,
     pub bounds: Bounds,
@@ -152,6 +154,8 @@ struct Flow {
     /// How many batches of each partition the workers have.
     unprepared: BTreeMap<PartitionId, usize>,
     stopping_since: Option<Instant>,
+    /// Whether the last epoch of this run has ended.
+    is_over: bool,
     /// Partitions on their way to other processes: let go of when this epoch is committed, which is none
     /// until its barrier.
     releases: Vec<(Option<Epoch>, oneshot::Sender<()>)>,
@@ -176,6 +180,7 @@ impl Coordinate {
             heard: self.credits.keys().map(|id| (*id, Instant::now())).collect(),
             unprepared: BTreeMap::new(),
             stopping_since: None,
+            is_over: false,
             releases: Vec::new(),
         };
         loop {
@@ -367,7 +372,7 @@ impl Coordinate {
     }
 
     fn end_epoch_if_due(&mut self, flow: &mut Flow) {
-        if flow.epochs >= EPOCHS_IN_FLIGHT_MAX || !self.coordinator.can_barrier() {
+        if flow.is_over || flow.epochs >= EPOCHS_IN_FLIGHT_MAX || !self.coordinator.can_barrier() {
             return;
         }
         let touched = self.is_touched(flow);
@@ -381,6 +386,7 @@ impl Coordinate {
             return;
         }
         let leaving = self.coordinator.leaving();
+        flow.is_over = self.ends_with_leaving && !leaving.is_empty();
         let barrier = self.coordinator.barrier();
         leaving.into_iter().for_each(|partition| self.forget(partition, flow));
         for (of, _) in flow.releases.iter_mut().filter(|(of, _)| of.is_none()) {

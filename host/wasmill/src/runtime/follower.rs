@@ -20,6 +20,20 @@ const REST_BYTES_MAX: usize = 64 << 20;
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_secs(2);
 
+/// One partition of a changelog.
+struct Log {
+    changelog: Changelog,
+    partition: u32,
+}
+
+impl std::ops::Deref for Log {
+    type Target = Changelog;
+
+    fn deref(&self) -> &Changelog {
+        &self.changelog
+    }
+}
+
 /// Up to where a checkpoint's store has followed.
 fn followed_by(checkpoint: &Checkpoint) -> Option<Followed> {
     let (_, token) = checkpoint.sinks.iter().find(|(name, _)| name == FOLLOWED)?;
@@ -88,18 +102,22 @@ fn failed(error: StoreError) -> ConnectorError {
     ConnectorError::Fatal(error.to_string())
 }
 
-/// The store of a pipeline at where its changelog is: the one that it `used` before in this process, or the one
-/// in a directory, or one in memory.
+/// The store of a pipeline, or of a partition of its exchange, at where the changelog is: the one that it `used`
+/// before in this process, or the one in a directory, or one in memory.
 pub(super) async fn followed(
     used: Option<Arc<dyn StateStore>>,
     directory: Option<PathBuf>,
     changelog: Changelog,
+    partition: u32,
     observed: Arc<Observed>,
 ) -> Result<Arc<dyn StateStore>, ConnectorError> {
-    let open = move || match (used, directory) {
-        (Some(store), _) => go_on(store.as_ref(), &changelog, &observed).map(|()| store),
-        (None, Some(directory)) => open_disk(&directory, &changelog, &observed),
-        (None, None) => open_memory(&changelog, &observed),
+    let open = move || {
+        let changelog = &Log { changelog, partition };
+        match (used, directory) {
+            (Some(store), _) => go_on(store.as_ref(), changelog, &observed).map(|()| store),
+            (None, Some(directory)) => open_disk(&directory, changelog, &observed),
+            (None, None) => open_memory(changelog, &observed),
+        }
     };
     match tokio::task::spawn_blocking(open).await {
         Ok(opened) => opened,
@@ -110,7 +128,7 @@ pub(super) async fn followed(
 /// Opens the store in a directory, or makes it, and brings it to where the changelog is. Blocks.
 fn open_disk(
     directory: &Path,
-    changelog: &Changelog,
+    changelog: &Log,
     observed: &Observed,
 ) -> Result<Arc<dyn StateStore>, ConnectorError> {
     let store = match DiskStore::open(directory) {
@@ -141,7 +159,7 @@ fn open_disk(
 }
 
 /// Brings a new store in memory to where the changelog is. Blocks.
-fn open_memory(changelog: &Changelog, observed: &Observed) -> Result<Arc<dyn StateStore>, ConnectorError> {
+fn open_memory(changelog: &Log, observed: &Observed) -> Result<Arc<dyn StateStore>, ConnectorError> {
     let store = MemoryStore::new();
     let mut rest = Rest::default();
     let replay = rest.read(0, usize::MAX, changelog, observed)?;
@@ -150,7 +168,7 @@ fn open_memory(changelog: &Changelog, observed: &Observed) -> Result<Arc<dyn Sta
 }
 
 /// Brings a store that was used before to where the changelog is. Blocks.
-fn go_on(store: &dyn StateStore, changelog: &Changelog, observed: &Observed) -> Result<(), ConnectorError> {
+fn go_on(store: &dyn StateStore, changelog: &Log, observed: &Observed) -> Result<(), ConnectorError> {
     let checkpoint = store.checkpoint().map_err(failed)?;
     let from = match checkpoint.as_ref().and_then(followed_by) {
         Some(followed) if changelog.has_the_rest(&followed) => followed.next,
@@ -162,7 +180,7 @@ fn go_on(store: &dyn StateStore, changelog: &Changelog, observed: &Observed) -> 
     rest.commit(store, changelog, replay.next)
 }
 
-fn made_anew(changelog: &Changelog) -> ConnectorError {
+fn made_anew(changelog: &Log) -> ConnectorError {
     ConnectorError::Fatal(format!(
         "the topic {} is not the one that this pipeline's state was in: it was deleted and made anew. Run `wasmill reset` to begin anew",
         changelog.topic()
@@ -184,11 +202,11 @@ impl Rest {
         &mut self,
         from: u64,
         bytes_max: usize,
-        changelog: &Changelog,
+        changelog: &Log,
         observed: &Observed,
     ) -> Result<Replay, ConnectorError> {
         let mut progress = Progress::new(changelog.topic(), observed);
-        let replay = changelog.replay(from, |said, replay| {
+        let replay = changelog.replay(changelog.partition, from, |said, replay| {
             failpoint::reached("restore");
             progress.tell(replay);
             match said {
@@ -209,7 +227,7 @@ impl Rest {
         Ok(replay)
     }
 
-    fn commit(self, store: &dyn StateStore, changelog: &Changelog, next: u64) -> Result<(), ConnectorError> {
+    fn commit(self, store: &dyn StateStore, changelog: &Log, next: u64) -> Result<(), ConnectorError> {
         let Some(checkpoint) = self.checkpoint else { return Ok(()) };
         let changes =
             self.entries.into_iter().map(|(key, value)| Change { key, value, share: None }).collect();
@@ -223,7 +241,7 @@ impl Rest {
 fn take_rest(
     store: &DiskStore,
     followed: &Followed,
-    changelog: &Changelog,
+    changelog: &Log,
     observed: &Observed,
 ) -> Result<bool, ConnectorError> {
     let mut rest = Rest::default();
@@ -240,7 +258,7 @@ fn rebuild(
     store: DiskStore,
     directory: &Path,
     followed: Option<&Followed>,
-    changelog: &Changelog,
+    changelog: &Log,
     observed: &Observed,
 ) -> Result<DiskStore, ConnectorError> {
     if followed.is_some() {
@@ -254,7 +272,7 @@ fn rebuild(
     let mut last = None;
     // Begun with the first record.
     let (mut store, mut new) = (Some(store), None);
-    let replay = changelog.replay(0, |said, replay| {
+    let replay = changelog.replay(changelog.partition, 0, |said, replay| {
         failpoint::reached("restore");
         progress.tell(replay);
         if let Some(store) = store.take() {

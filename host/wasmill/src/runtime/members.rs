@@ -4,17 +4,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tokio::sync::{Mutex, watch};
+use crossbeam_channel::Sender;
+use tokio::sync::{Mutex, oneshot, watch};
 use tokio::task::JoinHandle;
+use wasmill_connect::kafka::Shared;
 use wasmill_connect::{Change, ConnectorError, Membership, Partition, Reader, Source};
 use wasmill_engine::coordinator::FoundPartition;
 use wasmill_engine::position::{PartitionId, Position};
 
 use super::alarm::Alarm;
+use super::assemble::{EXCHANGE, SharedMember};
 use super::claims::Claims;
 use super::coordinate::{Event, Halt};
 use super::readers::{Credit, QUIET, ReaderTask, Reading};
-use super::retry::{Backoff, insist};
+use super::retry::{Backoff, Ends, insist};
 
 /// A source that the committer and the task of its readers both use.
 pub(super) type SharedSource = Arc<Mutex<Box<dyn Source>>>;
@@ -202,5 +205,43 @@ async fn end(readers: &mut BTreeMap<u32, Running>, partitions: &[u32]) {
             // A reader that panicked has said so.
             let _ = task.await;
         }
+    }
+}
+
+/// Follows an exchange's group until what this process has of it changes: then the pipeline begins again with
+/// what it has, once what goes is committed.
+pub(super) async fn follow_exchange(member: SharedMember, events: Sender<Event>, ends: Ends) {
+    let mut backoff = Backoff::new();
+    let ids = |partitions: Vec<u32>| {
+        partitions.into_iter().map(|partition| PartitionId { source: 0, partition }).collect()
+    };
+    let why = "the exchange is shared out anew";
+    loop {
+        // Not held while anything is waited for that the next run does.
+        let change = { member.lock().await.change().await };
+        match change {
+            Ok(Shared::More) => {
+                let _ = events.send(Event::Fenced(why.to_owned()));
+            }
+            Ok(Shared::Less { partitions, release }) => {
+                let (committed, is_committed) = oneshot::channel();
+                let _ = events.send(Event::Left { partitions: ids(partitions), release: committed });
+                // It is dropped, not sent to.
+                let _ = is_committed.await;
+                let _ = events.send(Event::Fenced(why.to_owned()));
+                drop(release);
+            }
+            Ok(Shared::Lost) => {
+                let _ = events.send(Event::Lost(Vec::new()));
+            }
+            Err(error) => match ends.wait(EXCHANGE, &mut backoff, error).await {
+                Ok(()) => continue,
+                Err(halt) => {
+                    let _ = events.send(halt.into());
+                }
+            },
+        }
+        ends.observed.rebalanced();
+        return;
     }
 }

@@ -41,11 +41,10 @@ use tokio::task::{JoinHandle, JoinSet};
 use wasmill_connect::stdio::PIPE_CLOSED;
 use wasmill_engine::position::PartitionId;
 use wasmill_engine::prefix::Prefix;
-use wasmill_engine::state::StateStore;
 
 use crate::cli::{Exit, RunFailure, RunOptions, Runtime};
 use crate::spec::Pipeline;
-use assemble::{Group, assemble};
+use assemble::{Group, KeptOpen, assemble};
 use commit::Committer;
 use coordinate::{Bounds, Coordinate, Ended, Event, Halt};
 use health::Health;
@@ -107,6 +106,7 @@ async fn run_all(pipelines: Vec<Pipeline>) -> anyhow::Result<Vec<Value>> {
         sandboxes: std::sync::Mutex::default(),
         states: StatePages::default(),
     });
+    let pipelines: Vec<Pipeline> = pipelines.into_iter().flat_map(Pipeline::parts).collect();
     for pipeline in &pipelines {
         health.ill(&pipeline.name, "starting");
     }
@@ -170,7 +170,7 @@ async fn run_one(
     let name = &pipeline.name;
     let observed = Arc::new(Observed::new(name, &pages.registry)?);
     let ends = Ends { health: Arc::clone(&pages.health), observed };
-    let mut kept = None;
+    let mut kept = KeptOpen::default();
     let mut backoff = Backoff::new();
     let ended = loop {
         let began = Instant::now();
@@ -198,7 +198,7 @@ async fn run_once(
     pipeline: &Pipeline,
     pages: &Pages,
     ends: &Ends,
-    kept: &mut Option<Arc<dyn StateStore>>,
+    kept: &mut KeptOpen,
     mut stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<Result<Ended, String>> {
     let started = Instant::now();
@@ -250,6 +250,10 @@ async fn run_once(
         };
         member_tasks.spawn(task.run());
     }
+    if let Some(member) = assembled.member.clone() {
+        let (events, ends) = (events.clone(), ends.clone());
+        member_tasks.spawn(members::follow_exchange(member, events, ends));
+    }
     drop(reading);
     let lanes =
         start_workers(pipeline, &assembled.topology, &assembled.routes, assembled.lanes, &jobs, &events)?;
@@ -281,6 +285,7 @@ async fn run_once(
         commits: commit_sender,
         credits,
         exact,
+        ends_with_leaving: assembled.member.is_some(),
         members,
         bounds: Bounds {
             epoch_interval: pipeline.epoch.interval,
@@ -370,7 +375,8 @@ fn start_workers(
     let mut lanes = lanes.into_iter();
     // More threads than processors would only take turns at the prefix; every lane has its own thread all the same.
     let preparing = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-    for number in 0..pipeline.workers {
+    // An exchange's partitions have a lane each, however many workers there are.
+    for number in 0..pipeline.workers.max(lanes.len()) {
         let lane = lanes.next().map(|lane| {
             let (sender, receiver) = unbounded();
             senders.push(sender);

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wasmill_connect::kafka::{Changelog, Transactions};
+use wasmill_connect::store::PartitionedStore;
 use wasmill_connect::{ConnectorError, Refused};
 use wasmill_engine::commit::Commit;
 use wasmill_engine::output::{EncodedBatch, Outbox};
 use wasmill_engine::position::Position;
-use wasmill_engine::state::{Checkpoint, Delta};
+use wasmill_engine::state::{Change, Checkpoint, Delta, StateStore, StoreError};
 
 use super::assemble::NamedSink;
 use super::commit::{Committer, dead_letters, refused_even_so};
@@ -30,6 +31,8 @@ pub(super) struct Transacted {
     pub transactions: Transactions,
     /// Where state and positions are; none where there are positions alone, with the sources' groups.
     pub changelog: Option<Changelog>,
+    /// The stores behind it, where it has a part for each partition of an exchange.
+    pub partitioned: Option<Arc<PartitionedStore>>,
     /// How many producers were replaced when it was looked last.
     pub replaced: u64,
     /// Whether a dead letter was cut in this epoch already.
@@ -92,14 +95,8 @@ impl Committer {
         };
         failpoint::reached("committed");
         self.ends.observed.positions(&checkpoint.positions);
-        let checkpoint = match &self.transacted().changelog {
-            Some(changelog) => match changelog.followed() {
-                Some(followed) => follower::noted(checkpoint, &followed),
-                None => unreachable!("the checkpoint of an epoch was flushed before its commit"),
-            },
-            None => checkpoint,
-        };
-        self.blocking(move |store| store.commit(&delta, &checkpoint)).await?;
+        let follow = self.follow(delta, checkpoint);
+        self.blocking(follow).await?;
         failpoint::reached("applied");
         for NamedSink { name, sink, .. } in &mut self.sinks {
             insist!(self.ends, name, sink.publish())?;
@@ -119,6 +116,36 @@ impl Committer {
         Ok(())
     }
 
+    /// What brings the store, or each of them, to where the changelog is behind a commit.
+    fn follow(
+        &mut self,
+        delta: Delta,
+        checkpoint: Checkpoint,
+    ) -> impl Fn(&dyn StateStore) -> Result<(), StoreError> + Send + Sync + 'static {
+        let followed = self.transacted().changelog.clone().map(|changelog| {
+            move |partition| match changelog.followed(partition) {
+                Some(followed) => followed,
+                None => unreachable!("the checkpoint of an epoch was flushed before its commit"),
+            }
+        });
+        let partitioned = self.transacted().partitioned.clone();
+        move |store| match (&followed, &partitioned) {
+            (None, _) => store.commit(&delta, &checkpoint),
+            (Some(followed), None) => {
+                store.commit(&delta, &follower::noted(checkpoint.clone(), &followed(0)))
+            }
+            (Some(followed), Some(partitioned)) => {
+                for (partition, (changes, part)) in partitioned.parts(&delta, &checkpoint) {
+                    let Some(store) = partitioned.store(partition) else { continue };
+                    let part = Checkpoint { generation: store.generation()?, ..part };
+                    let changes = changes.into_iter().cloned().collect();
+                    store.commit(&Delta { changes }, &follower::noted(part, &followed(partition)))?;
+                }
+                Ok(())
+            }
+        }
+    }
+
     /// One transaction, from its beginning to its commit; answers the sources whose positions are not in it.
     async fn attempt(
         &mut self,
@@ -127,7 +154,7 @@ impl Committer {
         checkpoint: &Checkpoint,
         positions: &Positions,
     ) -> Result<Vec<u16>, ConnectorError> {
-        let Some(Transacted { transactions, changelog, .. }) = &self.transacted else {
+        let Some(Transacted { transactions, changelog, partitioned, .. }) = &self.transacted else {
             return Ok(Vec::new());
         };
         answered!(self.ends, TRANSACTION, transactions.begin())?;
@@ -137,9 +164,19 @@ impl Committer {
             if !batch.records.is_empty() {
                 answered!(self.ends, name, sink.write(batch))?;
             }
+            answered!(self.ends, name, sink.progress(&checkpoint.positions))?;
         }
-        if let Some(changelog) = changelog {
-            answered!(self.ends, TRANSACTION, changelog.write(delta, checkpoint))?;
+        match (changelog, partitioned) {
+            (Some(changelog), Some(partitioned)) => {
+                for (partition, (changes, part)) in partitioned.parts(delta, checkpoint) {
+                    answered!(self.ends, TRANSACTION, changelog.write(partition, &changes, &part))?;
+                }
+            }
+            (Some(changelog), None) => {
+                let changes: Vec<&Change> = delta.changes.iter().collect();
+                answered!(self.ends, TRANSACTION, changelog.write(0, &changes, checkpoint))?;
+            }
+            (None, _) => {}
         }
         if failpoint::is_asked("produced") {
             answered!(self.ends, TRANSACTION, transactions.flush())?;

@@ -15,8 +15,8 @@ use wasmill_engine::topology::Topology;
 use super::located::Located;
 use super::raw::{Delivery, RawPipeline, RawRedis, RawState};
 use super::{
-    BATCH_SIZE_MAX, EpochBounds, HumanDuration, HumanSize, KEY_GROUPS_MAX, Limits, NAME_BYTES_MAX, Pipeline,
-    Places, SecretUrl, Sink, SourceSpec, StateSpec, WORKERS_MAX, folder_of,
+    BATCH_SIZE_MAX, EpochBounds, HumanDuration, HumanSize, KEY_GROUPS_MAX, Limits, NAME_BYTES_MAX, Part,
+    Pipeline, Places, SecretUrl, Sink, SourceSpec, StateSpec, WORKERS_MAX, folder_of,
 };
 use crate::report::{Diagnostic, Problems, Sources, Span};
 
@@ -45,6 +45,7 @@ pub(super) fn check(raw: RawPipeline, file: &Path, texts: Sources) -> Result<Pip
         keyed: None,
         log: None,
         late_outputs: Vec::new(),
+        exchange: None,
     };
     let pipeline = checker.pipeline(raw, file);
     match pipeline {
@@ -69,6 +70,8 @@ pub(super) struct Checker {
     log: Option<Span>,
     /// Outputs that late messages go to.
     pub(super) late_outputs: Vec<Located<String>>,
+    /// How many partitions an exchange has, and where it is asked for.
+    pub(super) exchange: Option<(Located<u32>, Span)>,
 }
 
 impl Checker {
@@ -146,7 +149,7 @@ impl Checker {
         // One that is out of range was found wrong, so nobody sees what stands for it.
         let key_groups = u16::try_from(key_groups).unwrap_or(Topology::KEY_GROUPS);
         let time = time?;
-        Some(Pipeline {
+        let pipeline = Pipeline {
             name: raw.name.value,
             file: file.to_owned(),
             sources: sources.into_iter().map(|s| s.value).collect(),
@@ -176,8 +179,34 @@ impl Checker {
                 1,
                 SHUTDOWN_TIMEOUT_DEFAULT,
             ),
+            exchange_partitions: self.exchange.as_ref().map(|(partitions, _)| partitions.value),
+            part: Part::Whole,
             places,
-        })
+        };
+        self.exchange(&pipeline);
+        Some(pipeline)
+    }
+
+    /// An exchange through a topic is for what is exactly once within one cluster.
+    fn exchange(&mut self, pipeline: &Pipeline) {
+        let Some((partitions, span)) = self.exchange.clone() else { return };
+        let most = u32::from(pipeline.key_groups).min(4_096);
+        if !(1..=most).contains(&partitions.value) {
+            let title = format!("`exchange.topic.partitions`: {} is out of range", partitions.value);
+            let diagnostic =
+                self.wrong(partitions.span, title, format!("expected a whole number from 1 to {most}"));
+            diagnostic.help.push("each partition has some of the `key_groups`".to_owned());
+        }
+        let missing = match pipeline.transactions() {
+            None if pipeline.delivery == Delivery::AtLeastOnce => "`delivery: exactly_once`",
+            None => "a `kafka` sink, and state in this process",
+            Some(sink) if !pipeline.sources.iter().all(|s| s.is_in_transactions_of(sink)) => {
+                "sources on the `brokers` that it writes to"
+            }
+            Some(_) => return,
+        };
+        let title = "an exchange through a topic is for pipelines that are exactly once from Kafka to Kafka";
+        self.wrong(span, title, format!("needs {missing}"));
     }
 
     /// A name that can be a folder's, a label's and a column's.

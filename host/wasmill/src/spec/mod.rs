@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use wasmill_connect::kafka::ExchangeTopic;
 use wasmill_engine::builtin::BuiltIns;
 use wasmill_engine::key::{KeySpec, Path as FieldPath};
 use wasmill_engine::topology::MaxAhead;
@@ -97,7 +98,23 @@ pub struct Pipeline {
     pub http: Option<SocketAddr>,
     /// How long an ordered end may take.
     pub shutdown_timeout: Duration,
+    /// How many partitions the topic has that its messages go through to who has their key; none: they go
+    /// there in memory.
+    pub exchange_partitions: Option<u32>,
+    /// Which part of what the spec says this is.
+    pub part: Part,
     places: Places,
+}
+
+/// A part of a pipeline with an exchange through a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// The stages before the exchange.
+    Before,
+    /// The stages behind it.
+    Behind,
 }
 
 /// Where what was written, for mistakes that show only later.
@@ -347,6 +364,39 @@ impl Pipeline {
             Stage::Aggregate(_) => true,
             Stage::Transform(p) | Stage::Filter(p) => p.grants.contains(&Grant::State),
             Stage::KeyBy(_) => false,
+        })
+    }
+
+    /// The parts that run beside one another: before an exchange through a topic and behind it, else the whole.
+    #[must_use]
+    pub fn parts(self) -> Vec<Self> {
+        if self.exchange_partitions.is_none() {
+            return vec![self];
+        }
+        let name = ExchangeTopic::topic_of(&self.name);
+        let mut before = Self { name, part: Part::Before, ..self.clone() };
+        // What it keeps is with its sources' groups.
+        before.data_dir = None;
+        let behind = Self { part: Part::Behind, ..self };
+        vec![before, behind]
+    }
+
+    /// The name as the spec has it, of which its topics' names are made.
+    #[must_use]
+    pub fn whole_name(&self) -> &str {
+        match self.part {
+            Part::Before => self.name.strip_suffix("-exchange").unwrap_or(&self.name),
+            Part::Whole | Part::Behind => &self.name,
+        }
+    }
+
+    /// Its exchange through a topic.
+    #[must_use]
+    pub fn exchange_topic(&self) -> Option<ExchangeTopic> {
+        self.exchange_partitions.map(|partitions| ExchangeTopic {
+            topic: ExchangeTopic::topic_of(self.whole_name()),
+            partitions,
+            key_groups: self.key_groups,
         })
     }
 

@@ -187,6 +187,9 @@ pub struct RawStage {
     pub key_by: Option<Located<RawKey>>,
     /// Beside `key_by`: what becomes of a message whose key is null. Default: dead_letter.
     pub on_null: Option<Located<RawOnNull>>,
+    /// Beside `key_by`: how messages come to who has their key. Default: within this process, which then runs
+    /// the pipeline alone.
+    pub exchange: Option<Located<RawExchange>>,
     /// Gathers messages of a key into a value, by a plugin or by built-ins.
     pub aggregate: Option<Located<RawAggregate>>,
     /// Beside `aggregate`: over which stretch of event time. Without it the aggregate runs on for ever and
@@ -197,6 +200,24 @@ pub struct RawStage {
     pub order: Option<Located<Order>>,
     /// The stage's name. Default: the plugin's or the built-in's; of several built-ins `aggregate`.
     pub name: Option<Located<String>>,
+}
+
+/// An exchange between several processes.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawExchange {
+    /// Through a topic of Kafka, which wasmill makes: NAME-exchange. For pipelines that are exactly once from
+    /// Kafka to Kafka.
+    pub topic: RawExchangeTopic,
+}
+
+/// The topic of an exchange.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawExchangeTopic {
+    /// How many partitions it has: no more processes than these can share the stages behind it. State depends
+    /// on it.
+    pub partitions: Located<u32>,
 }
 
 /// In which order an aggregate sees messages of several partitions.

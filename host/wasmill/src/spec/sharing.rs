@@ -4,7 +4,7 @@ use wasmill_connect::SinkTraits;
 use wasmill_connect::kafka::KafkaSinkSpec;
 use wasmill_connect::store::RedisAddress;
 
-use super::{Delivery, Grant, Order, Pipeline, SecretUrl, SinkSpec, Stage};
+use super::{Delivery, Grant, Order, Part, Pipeline, SecretUrl, SinkSpec, Stage};
 
 /// Where state is kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,6 +43,9 @@ pub enum Sharing {
     /// State that may be added to from several sides is in Redis, and the positions with it. Whether the
     /// aggregate is commutative shows when its plugin is loaded.
     Store,
+    /// An exchange through a topic stands between two parts, whose partitions are shared out each for itself;
+    /// state is with the exchange's.
+    Exchange,
     /// One process runs it alone.
     Alone,
 }
@@ -73,7 +76,15 @@ impl Pipeline {
     /// Whether several processes may run it together.
     #[must_use]
     pub fn sharing(&self) -> Sharing {
-        if !self.alone_because().is_empty() {
+        match self.part {
+            Part::Before => return Sharing::Source,
+            // What this process has of the exchange is its own, as long as it has it.
+            Part::Behind => return Sharing::Alone,
+            Part::Whole => {}
+        }
+        if self.exchange_partitions.is_some() {
+            Sharing::Exchange
+        } else if !self.alone_because().is_empty() {
             Sharing::Alone
         } else if self.is_stateful() {
             Sharing::Store
@@ -95,10 +106,8 @@ impl Pipeline {
         let slot = match (&self.slot, self.sharing()) {
             (Some(slot), _) => slot.clone(),
             // Who comes takes over from who was there.
-            (None, Sharing::Alone) => "0".to_owned(),
-            (None, Sharing::Source | Sharing::Store) => {
-                rustix::system::uname().nodename().to_string_lossy().into_owned()
-            }
+            (None, Sharing::Alone) if self.part == Part::Whole => "0".to_owned(),
+            (None, _) => rustix::system::uname().nodename().to_string_lossy().into_owned(),
         };
         format!("{}-{slot}", self.name)
     }
@@ -124,6 +133,9 @@ impl Pipeline {
     #[must_use]
     pub fn alone_because(&self) -> Vec<String> {
         let mut reasons = Vec::new();
+        if self.exchange_partitions.is_some() {
+            return reasons;
+        }
         for source in &self.sources {
             if !source.traits().shared {
                 let name = source.name();
@@ -138,7 +150,7 @@ impl Pipeline {
             }
         }
         if self.is_stateful() && self.transactions().is_some() {
-            let reason = "its exchange is in memory, and its state in one changelog that one process writes";
+            let reason = "its exchange is in memory; for several processes put `exchange: { topic: { partitions: … } }` beside the `key_by`";
             reasons.push(reason.to_owned());
         } else if self.is_stateful() && self.state == StateSpec::Local {
             reasons.push(
@@ -181,6 +193,11 @@ impl Pipeline {
     #[must_use]
     pub fn kept(&self) -> Kept {
         if let Some(sink) = self.transactions() {
+            match self.part {
+                Part::Before => return Kept::Source,
+                Part::Behind => return Kept::Changelog,
+                Part::Whole => {}
+            }
             let positions = self.sources.iter().all(|s| s.is_in_transactions_of(sink));
             return if positions && !self.is_stateful() { Kept::Source } else { Kept::Changelog };
         }

@@ -142,7 +142,7 @@ fn what_is_exact_and_writes_to_kafka_is_committed_by_its_transactions() {
     let kafka = |brokers: &str| format!("{{ kafka: {{ brokers: '{brokers}', topic: t, group: g }} }}");
     for (source, stages, kept, sharing, reason) in [
         (kafka(here), stateless, Kept::Source, Sharing::Source, ""),
-        (kafka(here), counts, Kept::Changelog, Sharing::Alone, "one changelog"),
+        (kafka(here), counts, Kept::Changelog, Sharing::Alone, "exchange is in memory"),
         (kafka(elsewhere), stateless, Kept::Changelog, Sharing::Alone, "another cluster"),
         (file.to_owned(), stateless, Kept::Changelog, Sharing::Alone, "no group"),
     ] {

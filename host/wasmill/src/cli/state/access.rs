@@ -184,6 +184,13 @@ fn open_store(pipeline: &Pipeline) -> Result<Held, Failure> {
             format!("`{}` keeps no state that outlives it: {why}", pipeline.name),
         ))
     };
+    if pipeline.exchange_partitions.is_some() {
+        let text = format!(
+            "the state of `{}` is in parts, one for each partition of its exchange, which these tools don't show yet",
+            pipeline.name
+        );
+        return Err(Failure::Stop(Stop::error(Exit::Usage, text)));
+    }
     match pipeline.kept() {
         Kept::Source => Err(none("no stage has state, and the positions are with its source's group")),
         Kept::Memory => Err(none("give it a `data_dir` (DATA_DIR), or `state: { redis: { url: … } }`")),

@@ -75,6 +75,7 @@ impl Checker {
             ("window", "aggregate", raw.window.as_ref().map(|w| w.span)),
             ("order", "aggregate", raw.order.as_ref().map(|o| o.span)),
             ("on_null", "key_by", raw.on_null.as_ref().map(|o| o.span)),
+            ("exchange", "key_by", raw.exchange.as_ref().map(|e| e.span)),
         ] {
             if let Some(place) = place.filter(|_| kind != beside) {
                 let title = format!("`{key}` beside `{kind}`");
@@ -91,6 +92,7 @@ impl Checker {
                     diagnostic.help.push(help.to_owned());
                 }
                 self.keyed.get_or_insert(at);
+                self.exchange = raw.exchange.map(|e| (e.value.topic.partitions, e.span));
                 if let Some(name) = &raw.name {
                     self.wrong(name.span, "a key_by has no name", "take this away");
                 }

@@ -1,0 +1,146 @@
+//! Several processes with state: what comes out of the stages before the key_by goes to whoever has its key through a
+//! topic, and state follows the partitions of that.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use wasmill_tests::Signal;
+use wasmill_tests::random::Random;
+
+use super::{Exact, Job, is_closing, rounds};
+use crate::broker::Broker;
+use crate::world::{FOR_EVER, Found, Host, PATIENCE, read_all, shared_broker, tail};
+
+/// Messages a second.
+const RATE: u64 = 3_000;
+/// The partitions of the topics and of the exchange.
+const PARTITIONS: u32 = 9;
+
+/// A process with a slot and a folder of its own.
+fn start_as(exact: &Exact, slot: &str) -> Host {
+    exact.start_with(|w| w.env("WASMILL_SLOT", slot).env("DATA_DIR", format!("data-{slot}")))
+}
+
+fn end(mut host: Host) {
+    assert!(host.running.signal(Signal::TERM), "it goes on:\n{}", tail(&host.running.log().text()));
+    host.running.wait().exits(0);
+}
+
+/// Three processes of which one after the other goes, in order or not, and another one comes, under load.
+fn come_and_go(broker: &Broker, job: Job, rounds: u32) -> (Exact, Vec<Host>) {
+    let mut exact = Exact::new(broker, job, PARTITIONS);
+    exact.exchange = Some(PARTITIONS);
+    exact.write_spec(&broker.address(), "");
+    let mut random = Random::shown(&format!("join and leave, {job:?}"));
+    let mut hosts: Vec<Host> = ["a", "b", "c"].iter().map(|slot| start_as(&exact, slot)).collect();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                exact.feed_over(RATE / 5, Duration::from_millis(200));
+            }
+        });
+        for round in 0..rounds {
+            std::thread::sleep(random.millis(2_000, 5_000));
+            let left = hosts.remove(0);
+            if round % 2 == 0 {
+                end(left);
+            } else {
+                left.running.kill();
+            }
+            std::thread::sleep(random.millis(0, 500));
+            // One comes back under its name and finds its folder as it was, or another one comes.
+            hosts.push(start_as(&exact, ["a", "b", "c", "d"][round as usize % 4]));
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    exact.close();
+    (exact, hosts)
+}
+
+fn campaign(what: &str, job: Job) {
+    let (rounds, since) = (rounds(), Instant::now());
+    let broker = shared_broker();
+    let (exact, mut hosts) = come_and_go(&broker, job, rounds);
+    let found = exact.until_whole_of(&mut hosts);
+    exact.is_exact(what, &found, rounds, since);
+    hosts.into_iter().for_each(end);
+}
+
+#[test]
+fn counts_follow_their_partitions() {
+    campaign("join and leave, counts behind an exchange", Job::Counts);
+}
+
+#[test]
+fn windows_follow_their_partitions() {
+    campaign("join and leave, windows behind an exchange", Job::Windows);
+}
+
+/// The windows: key, start, end, and how often each value was told.
+fn windows(found: &[Found]) -> BTreeMap<(String, i64, i64), Vec<u64>> {
+    let mut windows: BTreeMap<_, Vec<u64>> = BTreeMap::new();
+    for one in found.iter().filter(|f| !is_closing(f)) {
+        let payload = &one.value["payload"];
+        let number = |name: &str| payload[name].as_i64().unwrap_or_default();
+        let key = payload["key"].as_str().unwrap_or_default().to_owned();
+        let value = payload["value"].as_u64().unwrap_or_default();
+        windows.entry((key, number("start"), number("end"))).or_default().push(value);
+    }
+    windows
+}
+
+#[test]
+fn overlapping_windows_with_late_messages_are_those_of_one_process() {
+    let (rounds, since) = (rounds(), Instant::now());
+    let broker = shared_broker();
+    let (mut exact, mut hosts) = come_and_go(&broker, Job::Sliding, rounds);
+    // One process, in memory, over the same input.
+    let (output, name) = (exact.world.output(), exact.world.name.clone());
+    let alone = format!("{output}-alone");
+    broker.create_topic(&alone, PARTITIONS as i32, &[FOR_EVER]);
+    exact.exchange = None;
+    exact.write_spec(&broker.address(), "");
+    let spec = exact.world.place.text("pipeline.yaml");
+    let spec =
+        spec.replace(&output, &alone).replacen(&format!("name: {name}"), &format!("name: {name}-alone"), 1);
+    let spec = spec.replace(&format!("group: {name}"), &format!("group: {name}-alone"));
+    exact.world.place.file("pipeline.yaml", spec);
+    let mut one = exact.start();
+    one.until_ready_is(200, &[]);
+    let mut wanted = BTreeMap::new();
+    // Its results come in one go once all is read.
+    while wanted.is_empty() || windows(&read_all(&exact.world.address, &alone)) != wanted {
+        wanted = windows(&read_all(&exact.world.address, &alone));
+        std::thread::sleep(Duration::from_secs(1));
+        assert!(since.elapsed() < PATIENCE * 4, "it comes to no end:\n{}", tail(&one.running.log().text()));
+    }
+    assert!(wanted.values().all(|values| values.len() == 1), "a process alone tells each window once");
+    let waited = Instant::now();
+    loop {
+        let found = windows(&read_all(&exact.world.address, &output));
+        let same = found == wanted;
+        if same || waited.elapsed() > PATIENCE {
+            let count = |name: &str, n: usize| format!("{n} {name}");
+            let lost = wanted.keys().filter(|w| !found.contains_key(*w)).count();
+            let doubled = found.values().filter(|values| values.len() > 1).count();
+            let wrong = found.iter().filter(|(w, values)| wanted.get(*w).is_some_and(|v| v[0] != values[0]));
+            let said =
+                [count("lost", lost), count("duplicated", doubled), count("wrong", wrong.count())].join(", ");
+            println!(
+                "join and leave, overlapping windows behind an exchange: {} windows as of one process, {said}, {rounds} rounds, {:.1} s",
+                wanted.len(),
+                since.elapsed().as_secs_f64()
+            );
+            for host in &mut hosts {
+                assert!(host.running.is_running(), "it ended:\n{}", tail(&host.running.log().text()));
+            }
+            assert!(same, "they are not the same: {said}; {} there, {} wanted", found.len(), wanted.len());
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    end(one);
+    hosts.into_iter().for_each(end);
+}
