@@ -20,6 +20,10 @@ pub enum Job {
     Exact,
     /// Counts and sums of windows of 10 s for each user, on disk.
     Windows,
+    /// A count for each user, exactly once.
+    Keyed,
+    /// The same through a topic.
+    Exchanged,
 }
 
 /// A process under measure; gone when dropped.
@@ -59,9 +63,17 @@ impl Contender {
                 };
                 (place, host)
             }
-            Job::Windows => {
+            Job::Windows | Job::Keyed | Job::Exchanged => {
                 let place = Place::new();
-                place.file("pipeline.yaml", windows(&broker.address(), input, output));
+                let address = broker.address();
+                let spec = match job {
+                    Job::Keyed => keyed(&address, input, output, ""),
+                    Job::Exchanged => {
+                        keyed(&address, input, output, "exchange: { topic: { partitions: 4 } }")
+                    }
+                    _ => windows(&address, input, output),
+                };
+                place.file("pipeline.yaml", spec);
                 let host = place.pipeline();
                 (place, host)
             }
@@ -106,6 +118,21 @@ impl Drop for Contender {
             let _ = child.wait();
         }
     }
+}
+
+fn keyed(address: &str, input: &str, output: &str, exchange: &str) -> String {
+    format!(
+        r#"name: {output}
+source: {{ kafka: {{ brokers: "{address}", topic: {input}, group: {output} }} }}
+data_dir: data
+stages:
+  - key_by: payload.user
+    {exchange}
+  - aggregate: count
+sink: {{ kafka: {{ brokers: "{address}", topic: {output} }} }}
+delivery: exactly_once
+"#
+    )
 }
 
 fn windows(address: &str, input: &str, output: &str) -> String {

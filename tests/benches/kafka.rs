@@ -23,6 +23,7 @@ const LATENCY_SECONDS: u64 = 20;
 const PATIENCE: Duration = Duration::from_secs(120);
 const WHAT: &str = "Kafka → seed's job → Kafka";
 const WINDOWS: &str = "Kafka → windows of 10 s for each user → Kafka";
+const EXCHANGE: &str = "Kafka → a count for each user, exactly once → Kafka";
 const RESTART: &str = "a start with 1,000,000 keys of state in a changelog, and on disk here";
 const KEYS: u64 = 1_000_000;
 const USERS: u64 = 1_000;
@@ -86,7 +87,24 @@ pub fn measure(report: &mut Report) {
         copys = copys.or(Some(p99));
     }
     windows(&broker, report);
+    exchange(&broker, report);
     restart(&broker, report);
+}
+
+/// What it costs that messages go through a topic to who has their key.
+fn exchange(broker: &Broker, report: &mut Report) {
+    let mut here = None;
+    for (name, job) in [("in memory", Job::Keyed), ("through a topic", Job::Exchanged)] {
+        let measured = throughput(broker, job, ("users", MESSAGES));
+        let cpu = measured.cpu_s * 1e6 / MESSAGES as f64;
+        report.push(Row::figure(EXCHANGE, &format!("{name}: CPU-seconds a million"), &one(cpu), "s", None));
+        let ratio = here.map(|here: f64| one(measured.cpu_s / here));
+        if let Some(ratio) = ratio {
+            let how = "through a topic: CPU, as times in memory";
+            report.push(Row::figure(EXCHANGE, how, &ratio, "", Some(Target::AtMost(1.6))));
+        }
+        here = Some(measured.cpu_s);
+    }
 }
 
 /// How long a process takes to go on with many keys of state, which its own store has.
@@ -244,6 +262,8 @@ fn throughput(broker: &Broker, job: Job, (input, results): (&str, u64)) -> Measu
         Job::Service => "served",
         Job::Exact => "exact",
         Job::Windows => "windows",
+        Job::Keyed => "keyed-here",
+        Job::Exchanged => "keyed-through",
     };
     broker.create_topic(output, PARTITIONS, &[("retention.ms", "-1")]);
     let watch: BaseConsumer = client(broker).create().unwrap_or_else(|e| panic!("a consumer: {e}"));
