@@ -23,6 +23,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use tokio::sync::Notify;
 use wasmill_engine::output::{EncodedBatch, Encoder};
 
 use super::client::{DEFAULTS, LastError, ask, lock, log, missing, record_bytes_max, refused, why};
@@ -41,6 +42,8 @@ use crate::{ConnectorError, Refused, Sink, SinkTraits, os};
 const TRANSACTION_MAX_MS: &str = "15000";
 /// How long a call waits before it counts as unanswered; it is made again then.
 const CALL_MAX: Duration = Duration::from_secs(5);
+/// How often it is looked whether a record has failed while all are waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long the first call of a producer waits.
 const INIT_MAX: Duration = Duration::from_secs(10);
 /// What librdkafka is to tell of: transactions, and connections.
@@ -85,7 +88,11 @@ struct Session {
 /// What became of the records that were handed to librdkafka.
 #[derive(Default)]
 struct Outcomes {
+    /// How many records are acknowledged or given up.
     done: AtomicU64,
+    /// How many a flush waits for.
+    target: AtomicU64,
+    reached: Notify,
     /// By sink.
     refused: Mutex<Vec<(usize, Refused)>>,
     failed: Mutex<Option<String>>,
@@ -142,11 +149,18 @@ impl ProducerContext for Outcomes {
                 }
             },
         }
-        self.done.fetch_add(1, Ordering::SeqCst);
+        let done = self.done.fetch_add(1, Ordering::SeqCst) + 1;
+        if done >= self.target.load(Ordering::SeqCst) {
+            self.reached.notify_one();
+        }
     }
 }
 
 impl Outcomes {
+    fn has_failed(&self) -> bool {
+        lock(&self.failed).is_some() || !lock(&self.refused).is_empty()
+    }
+
     fn refuse(&self, code: RDKafkaErrorCode, sink: usize, nth: usize, value: &[u8], key: Option<&[u8]>) {
         let topic = self.topics.get(sink).map_or("", String::as_str);
         let what = format!("topic {topic} at {}", self.brokers);
@@ -224,6 +238,9 @@ impl Transactions {
         let mut defaults = [DEFAULTS, PRODUCER].concat();
         defaults.push(("bootstrap.servers", spec.brokers.as_str()));
         defaults.push(("transaction.timeout.ms", TRANSACTION_MAX_MS));
+        // A transaction that begins while the brokers still mark the one before is told to ask again: its offsets
+        // after this time, which is 100 ms by default.
+        defaults.push(("retry.backoff.ms", "4"));
         let mut config = config(Side::Producer, &defaults, &spec.properties, OWNED)?;
         let timeout = config.get("transaction.timeout.ms").unwrap_or(TRANSACTION_MAX_MS).to_owned();
         // What isn't taken as long as a transaction lasts goes with it.
@@ -355,6 +372,7 @@ impl Transactions {
             })?;
             let session =
                 Session { log, producer, tainted: AtomicBool::new(false), produced: AtomicU64::new(0) };
+            session.outcomes().target.store(u64::MAX, Ordering::SeqCst);
             // It asks for its coordinator now, if a broker has answered, or half a second later.
             if let Some(topic) = topics.first() {
                 let known = session.producer.client().fetch_watermarks(topic, 0, CALL_MAX);
@@ -474,22 +492,30 @@ impl Transactions {
     /// # Errors
     /// `Aborted` where a record was not taken.
     pub async fn flush(&self) -> Result<(), ConnectorError> {
-        self.call("flush", |producer| producer.flush(CALL_MAX)).await?;
         let session = self.0.session()?;
         let outcomes = session.outcomes();
+        // Not by the client's own flush, which waits for up to 100 ms beside the thread that takes the answers.
+        let produced = session.produced.load(Ordering::SeqCst);
+        outcomes.target.store(produced, Ordering::SeqCst);
+        let (mut before, mut since) = (outcomes.done.load(Ordering::SeqCst), Instant::now());
+        // Once one has failed the others may not be sent any more.
+        while outcomes.done.load(Ordering::SeqCst) < produced && !outcomes.has_failed() {
+            if tokio::time::timeout(LOOK_EVERY, outcomes.reached.notified()).await.is_ok() {
+                continue;
+            }
+            let now = outcomes.done.load(Ordering::SeqCst);
+            if now != std::mem::replace(&mut before, now) {
+                since = Instant::now();
+            } else if since.elapsed() > SILENCE_MAX {
+                return Err(self.0.silent(&session));
+            }
+        }
+        outcomes.target.store(u64::MAX, Ordering::SeqCst);
         if let Some(text) = lock(&outcomes.failed).take() {
             return Err(ConnectorError::Aborted(text));
         }
         if let Some((_, Refused { reason, .. })) = lock(&outcomes.refused).first() {
             return Err(ConnectorError::Aborted(reason.clone()));
-        }
-        let (produced, done) =
-            (session.produced.load(Ordering::SeqCst), outcomes.done.load(Ordering::SeqCst));
-        if produced != done {
-            return Err(ConnectorError::Disconnected {
-                what: format!("{} of {produced} records are not acknowledged", produced - done),
-                cause: outcomes.last_error.or("no answer"),
-            });
         }
         Ok(())
     }
@@ -608,10 +634,14 @@ impl Shared {
                 tokio::time::sleep(FULL_WAIT).await;
             }
         };
-        tokio::time::timeout(SILENCE_MAX, look).await.map_err(|_| ConnectorError::Disconnected {
+        tokio::time::timeout(SILENCE_MAX, look).await.map_err(|_| self.silent(session))
+    }
+
+    fn silent(&self, session: &Session) -> ConnectorError {
+        ConnectorError::Disconnected {
             what: format!("Kafka at {} acknowledges nothing", self.brokers),
-            cause: outcomes.last_error.or("no answer"),
-        })
+            cause: session.outcomes().last_error.or("no answer"),
+        }
     }
 
     /// What an answer of librdkafka's means.
