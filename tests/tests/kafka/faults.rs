@@ -54,11 +54,11 @@ fn a_topic_that_is_missing_is_told_and_waited_for() {
     let broker = shared_broker();
     let world = World::without_topics(&broker, &SERVICE);
     let mut host = counting(&world);
-    // The ends are opened one after the other, the sink first.
-    host.until_ready_is(503, &[&world.output()]);
-    broker.create_topic(&world.output(), PARTITIONS as i32, &[FOR_EVER]);
+    // The ends are opened one after the other, the source first.
     host.until_ready_is(503, &[&world.input()]);
     broker.create_topic(&world.input(), PARTITIONS as i32, &[FOR_EVER]);
+    host.until_ready_is(503, &[&world.output()]);
+    broker.create_topic(&world.output(), PARTITIONS as i32, &[FOR_EVER]);
     host.until_ready_is(200, &[]);
     let mut feeder = Feeder::new(&world);
     feeder.feed(1_000);

@@ -68,18 +68,33 @@ fn script() -> PathBuf {
 impl Broker {
     /// Starts one and waits until it answers.
     pub fn start() -> Self {
-        let mut broker = Self::on_free_ports();
-        broker.run();
-        broker
+        Self::until_it_runs(Self::on_free_ports)
     }
 
     /// Starts one with a port more, for a proxy that `proxy` starts: it is given that port and answers its own.
-    pub fn start_behind(proxy: impl FnOnce(u16) -> u16) -> Self {
-        let port = free_port();
-        let mut broker = Self::on_free_ports();
-        broker.proxied = Some((port, proxy(port)));
-        broker.run();
-        broker
+    pub fn start_behind(mut proxy: impl FnMut(u16) -> u16) -> Self {
+        Self::until_it_runs(|| {
+            let port = free_port();
+            let mut broker = Self::on_free_ports();
+            broker.proxied = Some((port, proxy(port)));
+            broker
+        })
+    }
+
+    /// A port that was free may be another's by the time it is used: then others are tried.
+    fn until_it_runs(mut make: impl FnMut() -> Self) -> Self {
+        let mut said = String::new();
+        for _ in 0..3 {
+            let mut broker = make();
+            match broker.try_run() {
+                Ok(()) => return broker,
+                Err(log) => {
+                    eprintln!("a broker did not come up, and another one is tried: {log}");
+                    said = log;
+                }
+            }
+        }
+        panic!("the broker is not up: {said}");
     }
 
     fn on_free_ports() -> Self {
@@ -94,6 +109,10 @@ impl Broker {
 
     /// Starts it, after `kill`, with the data that it had.
     pub fn run(&mut self) {
+        self.try_run().unwrap_or_else(|log| panic!("the broker is not up: {log}"));
+    }
+
+    fn try_run(&mut self) -> Result<(), String> {
         assert!(self.child.is_none(), "it runs already");
         let log = File::create(self.directory.path().join("broker.log")).expect("a log");
         let child = Command::new(script())
@@ -110,13 +129,17 @@ impl Broker {
         let until = Instant::now() + UP_MAX;
         while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
             let ended = self.child.as_mut().and_then(|c| c.try_wait().expect("a status"));
-            assert!(ended.is_none() && Instant::now() < until, "the broker is not up: {}", self.log());
+            if ended.is_some() || Instant::now() > until {
+                self.kill();
+                return Err(self.log());
+            }
             std::thread::sleep(Duration::from_millis(50));
         }
         // It listens before it answers.
         while self.admin().inner().fetch_metadata(None, Duration::from_secs(5)).is_err() {
             assert!(Instant::now() < until, "the broker does not answer: {}", self.log());
         }
+        Ok(())
     }
 
     /// `host:port`, for clients.
