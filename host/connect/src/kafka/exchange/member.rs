@@ -45,7 +45,7 @@ impl ExchangeMember {
     /// Joins the group; the topic must be there.
     ///
     /// # Errors
-    /// As of [`Source::join`].
+    /// As of [`crate::Source::join`].
     pub async fn join(
         exchange: ExchangeTopic,
         sink: &KafkaSinkSpec,
