@@ -15,7 +15,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::Value;
 use wasmill_tests::http::{Answer, free_address, get};
 use wasmill_tests::process::Wasmill;
-use wasmill_tests::{Place, Running};
+use wasmill_tests::{Place, Running, Signal};
 
 use crate::broker::Broker;
 
@@ -197,6 +197,23 @@ impl Host {
             std::thread::sleep(Duration::from_millis(50));
         }
         panic!("/ready is not {status} with {words:?}: {last:?}\n{}", tail(&self.running.log().text()));
+    }
+
+    /// Kills it, which must not have ended by itself.
+    #[track_caller]
+    pub fn kill(self) {
+        let log = self.running.log();
+        let (killed, _) = self.running.kill();
+        assert!(killed, "it ended by itself:\n{}", tail(&log.text()));
+    }
+
+    /// Ends it in order; answers what it said.
+    #[track_caller]
+    pub fn end(mut self) -> String {
+        let log = self.running.log();
+        assert!(self.running.signal(Signal::TERM), "it goes on:\n{}", tail(&log.text()));
+        self.running.wait().exits(0);
+        log.text()
     }
 }
 

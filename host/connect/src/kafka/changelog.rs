@@ -13,20 +13,18 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 use wasmill_engine::state::{Change, Checkpoint};
 
-use super::client::{ASK_MAX, Facts, ask, end_aside, is_same_topic, missing, refused, why};
+use super::client::{ASK_MAX, Facts, end_aside, is_same_topic, refused, why};
 use super::group::number;
-use super::sink::KafkaSinkSpec;
+use super::own_topic;
 use super::transaction::Transactions;
-use crate::{ConnectorError, os};
+use crate::ConnectorError;
 
 /// The version of what is in the topic.
 const FORMAT: u32 = 1;
@@ -128,47 +126,11 @@ impl Changelog {
         partitions: u32,
     ) -> Result<Self, ConnectorError> {
         let topic = Self::topic_of(pipeline);
-        let config = transactions.config();
-        let look = || {
-            let (config, brokers, name) = (config.clone(), transactions.brokers().to_owned(), topic.clone());
-            os::blocking(move || ask(&config, |facts| look(facts, &brokers, &name, partitions)))
-        };
-        let found = match look().await? {
-            Some(found) => found,
-            None => {
-                make_topic(&config, transactions.brokers(), &topic, partitions, &SETTINGS).await?;
-                // The brokers know of it a moment later.
-                look().await?.ok_or_else(|| missing(transactions.brokers(), &topic))?
-            }
-        };
-        let (incarnation, retention) = found;
+        let (brokers, name) = (transactions.brokers().to_owned(), topic.clone());
+        let look = move |facts: &Facts<'_>| look(facts, &brokers, &name, partitions);
+        let (incarnation, retention) =
+            own_topic::find_or_make(transactions, &topic, partitions, &SETTINGS, look).await?;
         Ok(Self { transactions: transactions.clone(), topic, incarnation, partitions, retention })
-    }
-
-    /// Forgets the state: deletes topics of the pipeline's own, if they are there.
-    ///
-    /// # Errors
-    /// When one could not be deleted.
-    pub fn delete(spec: &KafkaSinkSpec, topics: &[String]) -> Result<(), ConnectorError> {
-        let brokers = &spec.brokers;
-        let config = Transactions::new(spec, "reset")?.config();
-        let admin: AdminClient<DefaultClientContext> = config.create().map_err(|e| refused(&e))?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|e| os::fatal("cannot start a thread", &e))?;
-        let options = AdminOptions::new().operation_timeout(Some(ASK_MAX)).request_timeout(Some(ASK_MAX));
-        let names: Vec<&str> = topics.iter().map(String::as_str).collect();
-        let failed = |topic: &str, cause: String| {
-            ConnectorError::Fatal(format!("topic {topic} at {brokers} could not be deleted: {cause}"))
-        };
-        let answer = runtime.block_on(admin.delete_topics(&names, &options));
-        for answer in answer.map_err(|e| failed(&names.join(", "), why(&e)))? {
-            match answer {
-                Ok(_)
-                | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) => {}
-                Err((topic, code)) => return Err(failed(&topic, code.to_string())),
-            }
-        }
-        Ok(())
     }
 
     /// The topic's name.
@@ -325,16 +287,13 @@ impl Changelog {
     }
 }
 
-/// Which topic it is, and how long what is deleted is remembered in it; none where there is none.
+/// Which topic it is, and how long what is deleted is remembered in it.
 fn look(
     facts: &Facts<'_>,
     brokers: &str,
     name: &str,
     partitions: u32,
-) -> Result<Option<(String, Duration)>, ConnectorError> {
-    if !facts.is_there(brokers, name)? {
-        return Ok(None);
-    }
+) -> Result<(String, Duration), ConnectorError> {
     let found = facts.topic(brokers, name)?;
     if found.numbers.len() != partitions as usize {
         return Err(ConnectorError::Fatal(format!(
@@ -351,40 +310,7 @@ fn look(
     }
     let ms = facts.setting(brokers, name, "delete.retention.ms")?;
     let ms = ms.and_then(|ms| ms.parse().ok()).unwrap_or(86_400_000);
-    Ok(Some((found.incarnation, Duration::from_millis(ms))))
-}
-
-/// Makes a topic of the pipeline's own.
-pub(super) async fn make_topic(
-    config: &rdkafka::ClientConfig,
-    brokers: &str,
-    topic: &str,
-    partitions: u32,
-    settings: &[(&str, &str)],
-) -> Result<(), ConnectorError> {
-    let admin: AdminClient<DefaultClientContext> = config.create().map_err(|e| refused(&e))?;
-    let new = NewTopic::new(topic, number(partitions), TopicReplication::Fixed(-1));
-    let new = settings.iter().fold(new, |new, (name, value)| new.set(name, value));
-    let options = AdminOptions::new().operation_timeout(Some(ASK_MAX)).request_timeout(Some(ASK_MAX));
-    let answer = admin.create_topics([&new], &options).await.map_err(|e| ConnectorError::Disconnected {
-        what: format!("cannot make topic {topic} at {brokers}"),
-        cause: why(&e),
-    })?;
-    os::blocking(move || {
-        drop(admin);
-        Ok(())
-    })
-    .await?;
-    match answer.into_iter().next() {
-        Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) | Some(Ok(_)) | None => {
-            tracing::info!(topic, partitions, "made a topic of the pipeline's own");
-            Ok(())
-        }
-        Some(Err((_, code))) => Err(ConnectorError::Fatal(format!(
-            "topic {topic} at {brokers}, of the pipeline's own, can't be made: {code}; grant it, or make the topic with {partitions} partitions and {}",
-            settings.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(", ")
-        ))),
-    }
+    Ok((found.incarnation, Duration::from_millis(ms)))
 }
 
 fn now_ms() -> u64 {

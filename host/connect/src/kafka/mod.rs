@@ -9,6 +9,7 @@
 //! | `transaction`, `offsets`, `logs` | records and offsets that count all at once; the guard of that; librdkafka's log |
 //! | `exchange` | a topic between the stages before a key_by and those behind it |
 //! | `changelog` | state in a topic, in the same transactions |
+//! | `own_topic` | the two topics above: made, found, deleted |
 //! | `admin` | a topic's id, and the end of a group's offsets: librdkafka's C interface |
 //! | `client`, `properties` | what both sides need of librdkafka |
 //!
@@ -22,6 +23,7 @@ mod exchange;
 mod group;
 mod logs;
 mod offsets;
+mod own_topic;
 mod properties;
 mod queue;
 mod reader;
@@ -35,6 +37,7 @@ pub use exchange::{
     ExchangeDecoder, ExchangeMember, ExchangeSource, ExchangeTopic, Shared, exchange_partition_of,
 };
 pub use offsets::GroupOffsets;
+pub use own_topic::delete_own_topics;
 pub use properties::{KnownProperty, Property, property_of};
 pub use sink::{KafkaSink, KafkaSinkSpec};
 pub use source::{KafkaSource, KafkaSourceSpec, OffsetReset};

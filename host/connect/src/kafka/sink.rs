@@ -435,19 +435,12 @@ impl KafkaSink {
         Ok(())
     }
 
+    /// Makes sure that the topic is there.
     async fn topic_exists(&self) -> Result<(), ConnectorError> {
-        topic_exists(&self.config, &self.spec.brokers, &self.spec.topic).await
+        let asking = asking(&self.config);
+        let (brokers, topic) = (self.spec.brokers.clone(), self.spec.topic.clone());
+        os::blocking(move || ask_topic(&asking, &brokers, &topic).map(drop)).await
     }
-}
-
-/// Makes sure that a topic is there.
-pub(super) async fn topic_exists(
-    config: &ClientConfig,
-    brokers: &str,
-    topic: &str,
-) -> Result<(), ConnectorError> {
-    let (asking, brokers, topic) = (asking(config), brokers.to_owned(), topic.to_owned());
-    os::blocking(move || ask_topic(&asking, &brokers, &topic).map(drop)).await
 }
 
 /// The settings of a producer that a client has which only asks: others would be told as warnings.

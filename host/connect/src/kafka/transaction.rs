@@ -310,12 +310,6 @@ impl Transactions {
         ours
     }
 
-    /// The id.
-    #[must_use]
-    pub fn id(&self) -> &str {
-        &self.0.id
-    }
-
     /// How often a producer was replaced because a request had no answer.
     #[must_use]
     pub fn replaced(&self) -> u64 {
@@ -460,10 +454,10 @@ impl Transactions {
                 headers: None,
                 delivery_opaque: number,
             };
-            if self.0.send(&session, topic, record)?.is_taken() {
-                return Ok(());
+            match self.0.send(&session, topic, record)? {
+                Sent::Taken => return Ok(()),
+                Sent::Full => self.0.wait_for_room(&session).await?,
             }
-            self.0.wait_for_room(&session).await?;
         }
     }
 
@@ -574,16 +568,9 @@ impl Transactions {
 }
 
 /// Whether librdkafka had room for a record.
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Sent {
     Taken,
     Full,
-}
-
-impl Sent {
-    fn is_taken(self) -> bool {
-        self == Self::Taken
-    }
 }
 
 impl Shared {
@@ -652,7 +639,6 @@ impl Shared {
         let (brokers, id) = (&self.brokers, &self.id);
         let (meaning, text) = match &error {
             KafkaError::Transaction(e) => (meaning(e), e.string()),
-            // Of a flush: it is behind.
             other => (Meaning::Again, why(other)),
         };
         Err(match meaning {

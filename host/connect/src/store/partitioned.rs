@@ -64,10 +64,23 @@ impl PartitionedStore {
         parts
     }
 
-    /// The store of a partition.
-    #[must_use]
-    pub fn store(&self, partition: u32) -> Option<&Arc<dyn StateStore>> {
-        self.stores.get(&partition)
+    /// Commits each partition's part for itself, with what `note` makes of its checkpoint.
+    ///
+    /// # Errors
+    /// As [`StateStore::commit`].
+    pub fn commit_parts(
+        &self,
+        delta: &Delta,
+        checkpoint: &Checkpoint,
+        note: impl Fn(u32, Checkpoint) -> Checkpoint,
+    ) -> Result<(), StoreError> {
+        for (partition, (changes, part)) in self.parts(delta, checkpoint) {
+            let Some(store) = self.stores.get(&partition) else { continue };
+            let part = Checkpoint { generation: store.generation()?, ..part };
+            let changes = changes.into_iter().cloned().collect();
+            store.commit(&Delta { changes }, &note(partition, part))?;
+        }
+        Ok(())
     }
 }
 
@@ -147,13 +160,7 @@ impl StateStore for PartitionedStore {
 
     /// Each partition's part is a commit of its own: what counts is elsewhere, and each follows it for itself.
     fn commit(&self, delta: &Delta, checkpoint: &Checkpoint) -> Result<(), StoreError> {
-        for (partition, (changes, part)) in self.parts(delta, checkpoint) {
-            let Some(store) = self.stores.get(&partition) else { continue };
-            let generation = store.generation()?;
-            let changes = changes.into_iter().cloned().collect();
-            store.commit(&Delta { changes }, &Checkpoint { generation, ..part })?;
-        }
-        Ok(())
+        self.commit_parts(delta, checkpoint, |_, part| part)
     }
 
     fn foretell(&self, _: Epoch, _: &[u8]) -> Result<(), StoreError> {

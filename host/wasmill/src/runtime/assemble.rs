@@ -9,7 +9,8 @@ use tokio::sync::Mutex;
 use wasmill_connect::codec::json::JsonDecoder;
 use wasmill_connect::codec::rfc3339;
 use wasmill_connect::kafka::{
-    Changelog, ExchangeDecoder, ExchangeMember, ExchangeSource, Transactions, exchange_partition_of,
+    Changelog, ExchangeDecoder, ExchangeMember, ExchangeSource, Transactions, delete_own_topics,
+    exchange_partition_of,
 };
 use wasmill_connect::store::{DiskStore, MemoryStore, PartitionedStore, RedisStore};
 use wasmill_connect::{Membership, Partition, Positions, Sink, Source};
@@ -312,11 +313,11 @@ pub(super) fn reset(pipeline: &Pipeline) -> anyhow::Result<()> {
         let changelog = Changelog::topic_of(&pipeline.name);
         let exchange = pipeline.exchange_topic().map(|exchange| exchange.topic);
         let topics: Vec<String> = exchange.into_iter().chain([changelog]).collect();
-        Changelog::delete(sink, &topics).map_err(outside)?;
+        delete_own_topics(sink, &topics).map_err(outside)?;
         for partition in 0..pipeline.exchange_partitions.unwrap_or(0) {
-            let folder = pipeline.data_dir.as_ref().map(|dir| dir.join(&pipeline.name));
-            let directory = folder.map(|dir| DiskStore::directory(&dir, &format!("p{partition}")));
-            if let Some(directory) = directory.filter(|directory| DiskStore::is_in(directory)) {
+            if let Some(directory) =
+                part_directory(pipeline, partition).filter(|directory| DiskStore::is_in(directory))
+            {
                 DiskStore::reset_at(&directory).map_err(outside)?;
             }
         }
@@ -351,6 +352,12 @@ fn stopped(stop: crate::cli::Stop) -> anyhow::Error {
 
 fn state_directory(pipeline: &Pipeline) -> Option<PathBuf> {
     pipeline.data_dir.as_ref().map(|dir| DiskStore::directory(dir, &pipeline.name))
+}
+
+/// Where the state of a partition of the exchange is.
+fn part_directory(pipeline: &Pipeline, partition: u32) -> Option<PathBuf> {
+    let folder = pipeline.data_dir.as_ref()?.join(&pipeline.name);
+    Some(DiskStore::directory(&folder, &format!("p{partition}")))
 }
 
 /// The pipeline's store, and where the positions of shared sources are, if they are in it.
@@ -481,8 +488,7 @@ async fn open_parts(
     for partition in owned {
         let open = || {
             let (changelog, used) = (changelog.clone(), kept.parts.get(partition).cloned());
-            let folder = pipeline.data_dir.as_ref().map(|dir| dir.join(&pipeline.name));
-            let directory = folder.map(|dir| DiskStore::directory(&dir, &format!("p{partition}")));
+            let directory = part_directory(pipeline, *partition);
             follower::followed(used, directory, changelog, *partition, Arc::clone(&ends.observed))
         };
         let store = insist!(ends, "the changelog", open()).map_err(outside)?;

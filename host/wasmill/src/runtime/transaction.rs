@@ -135,13 +135,8 @@ impl Committer {
                 store.commit(&delta, &follower::noted(checkpoint.clone(), &followed(0)))
             }
             (Some(followed), Some(partitioned)) => {
-                for (partition, (changes, part)) in partitioned.parts(&delta, &checkpoint) {
-                    let Some(store) = partitioned.store(partition) else { continue };
-                    let part = Checkpoint { generation: store.generation()?, ..part };
-                    let changes = changes.into_iter().cloned().collect();
-                    store.commit(&Delta { changes }, &follower::noted(part, &followed(partition)))?;
-                }
-                Ok(())
+                let note = |partition, part| follower::noted(part, &followed(partition));
+                partitioned.commit_parts(&delta, &checkpoint, note)
             }
         }
     }

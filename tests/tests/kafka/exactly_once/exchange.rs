@@ -2,10 +2,8 @@
 //! topic, and state follows the partitions of that.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use wasmill_tests::Signal;
 use wasmill_tests::random::Random;
 
 use super::{Exact, Job, is_closing, rounds};
@@ -22,11 +20,6 @@ fn start_as(exact: &Exact, slot: &str) -> Host {
     exact.start_with(|w| w.env("WASMILL_SLOT", slot).env("DATA_DIR", format!("data-{slot}")))
 }
 
-fn end(mut host: Host) {
-    assert!(host.running.signal(Signal::TERM), "it goes on:\n{}", tail(&host.running.log().text()));
-    host.running.wait().exits(0);
-}
-
 /// Three processes of which one after the other goes, in order or not, and another one comes, under load.
 fn come_and_go(broker: &Broker, job: Job, rounds: u32) -> (Exact, Vec<Host>) {
     let mut exact = Exact::new(broker, job, PARTITIONS);
@@ -34,18 +27,12 @@ fn come_and_go(broker: &Broker, job: Job, rounds: u32) -> (Exact, Vec<Host>) {
     exact.write_spec(&broker.address(), "");
     let mut random = Random::shown(&format!("join and leave, {job:?}"));
     let mut hosts: Vec<Host> = ["a", "b", "c"].iter().map(|slot| start_as(&exact, slot)).collect();
-    let over = AtomicBool::new(false);
-    std::thread::scope(|threads| {
-        threads.spawn(|| {
-            while !over.load(Ordering::Relaxed) {
-                exact.feed_over(RATE / 5, Duration::from_millis(200));
-            }
-        });
+    exact.while_fed(RATE, || {
         for round in 0..rounds {
             std::thread::sleep(random.millis(2_000, 5_000));
             let left = hosts.remove(0);
             if round % 2 == 0 {
-                end(left);
+                left.end();
             } else {
                 left.running.kill();
             }
@@ -53,7 +40,6 @@ fn come_and_go(broker: &Broker, job: Job, rounds: u32) -> (Exact, Vec<Host>) {
             // One comes back under its name and finds its folder as it was, or another one comes.
             hosts.push(start_as(&exact, ["a", "b", "c", "d"][round as usize % 4]));
         }
-        over.store(true, Ordering::Relaxed);
     });
     exact.close();
     (exact, hosts)
@@ -65,7 +51,7 @@ fn campaign(what: &str, job: Job) {
     let (exact, mut hosts) = come_and_go(&broker, job, rounds);
     let found = exact.until_whole_of(&mut hosts);
     exact.is_exact(what, &found, rounds, since);
-    hosts.into_iter().for_each(end);
+    hosts.into_iter().for_each(|host| _ = host.end());
 }
 
 #[test]
@@ -141,6 +127,6 @@ fn overlapping_windows_with_late_messages_are_those_of_one_process() {
         }
         std::thread::sleep(Duration::from_millis(500));
     }
-    end(one);
-    hosts.into_iter().for_each(end);
+    one.end();
+    hosts.into_iter().for_each(|host| _ = host.end());
 }

@@ -1,6 +1,5 @@
 //! What happens to brokers, to processes that were away, and between several of them.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use wasmill_tests::Signal;
@@ -9,37 +8,17 @@ use wasmill_tests::random::Random;
 
 use super::{Exact, Job, rounds};
 use crate::broker::Broker;
-use crate::world::{Host, shared_broker, tail};
+use crate::world::{Host, shared_broker};
 
 /// Messages a second.
 const RATE: u64 = 3_000;
 /// Far above the session's two seconds.
 const STOPPED: Duration = Duration::from_secs(5);
 
-/// Feeds as long as `harm` goes on; answers what that does.
-fn while_fed<T>(exact: &Exact, harm: impl FnOnce() -> T) -> T {
-    let over = AtomicBool::new(false);
-    std::thread::scope(|threads| {
-        threads.spawn(|| {
-            while !over.load(Ordering::Relaxed) {
-                exact.feed_over(RATE / 5, Duration::from_millis(200));
-            }
-        });
-        let done = harm();
-        over.store(true, Ordering::Relaxed);
-        done
-    })
-}
-
 fn start_as(exact: &Exact, slot: &str) -> Host {
     let mut host = exact.start_with(|w| w.env("WASMILL_SLOT", slot));
     host.until_ready_is(200, &[]);
     host
-}
-
-fn end(mut host: Host) {
-    assert!(host.running.signal(Signal::TERM), "it goes on:\n{}", tail(&host.running.log().text()));
-    host.running.wait().exits(0);
 }
 
 /// One of two processes is stopped for longer than its session, or its transaction, lasts; the other one takes
@@ -50,7 +29,7 @@ fn wakes_up(what: &str, more: &str, stopped: Duration) {
     exact.write_spec_to(&broker.address(), more, "");
     let since = Instant::now();
     let mut hosts = [start_as(&exact, "one"), start_as(&exact, "two")];
-    while_fed(&exact, || {
+    exact.while_fed(RATE, || {
         std::thread::sleep(Duration::from_secs(2));
         assert!(hosts[0].running.signal(Signal::STOP), "it runs");
         std::thread::sleep(stopped);
@@ -60,7 +39,7 @@ fn wakes_up(what: &str, more: &str, stopped: Duration) {
     exact.close();
     let found = exact.until_whole_of(&mut hosts);
     exact.is_exact(what, &found, 1, since);
-    hosts.into_iter().for_each(end);
+    hosts.into_iter().for_each(|host| _ = host.end());
 }
 
 #[test]
@@ -79,7 +58,7 @@ fn the_older_of_two_processes_with_one_slot_ends_with_a_code_of_its_own() {
     let exact = Exact::new(&broker, Job::Copies, 4);
     let since = Instant::now();
     let older = start_as(&exact, "same");
-    let mut newer = while_fed(&exact, || {
+    let mut newer = exact.while_fed(RATE, || {
         std::thread::sleep(Duration::from_secs(1));
         let newer = start_as(&exact, "same");
         older.running.wait().exits(6).says(&["another process writes as", "WASMILL_SLOT"]);
@@ -88,7 +67,7 @@ fn the_older_of_two_processes_with_one_slot_ends_with_a_code_of_its_own() {
     exact.close();
     let found = exact.until_whole(&mut newer);
     exact.is_exact("two processes with one slot", &found, 1, since);
-    end(newer);
+    newer.end();
 }
 
 #[test]
@@ -98,12 +77,12 @@ fn processes_that_join_and_leave_lose_and_double_nothing() {
     let (rounds, since) = (rounds(), Instant::now());
     let mut random = Random::shown("join and leave");
     let mut hosts: Vec<Host> = ["a", "b", "c"].iter().map(|slot| start_as(&exact, slot)).collect();
-    while_fed(&exact, || {
+    exact.while_fed(RATE, || {
         for round in 0..rounds {
             std::thread::sleep(random.millis(500, 3_000));
             let left = hosts.remove(0);
             if round % 2 == 0 {
-                end(left);
+                left.end();
             } else {
                 left.running.kill();
             }
@@ -115,7 +94,7 @@ fn processes_that_join_and_leave_lose_and_double_nothing() {
     exact.close();
     let found = exact.until_whole_of(&mut hosts);
     exact.is_exact("join and leave, three processes", &found, rounds, since);
-    hosts.into_iter().for_each(end);
+    hosts.into_iter().for_each(|host| _ = host.end());
 }
 
 #[test]
@@ -141,7 +120,7 @@ fn a_broker_that_is_killed_or_stopped_loses_and_doubles_nothing() {
     exact.close();
     let found = exact.until_whole(&mut host);
     exact.is_exact("a broker killed, and stopped", &found, 1, since);
-    end(host);
+    host.end();
 }
 
 #[test]
@@ -153,7 +132,7 @@ fn a_process_ends_in_time_though_its_broker_does_not_answer() {
     let mut host = exact.start();
     host.until_ready_is(200, &[]);
     // Something is under way whenever that is.
-    while_fed(&exact, || {
+    exact.while_fed(RATE, || {
         std::thread::sleep(Duration::from_millis(600));
         broker.freeze();
     });
@@ -168,7 +147,7 @@ fn a_process_ends_in_time_though_its_broker_does_not_answer() {
     let mut host = exact.start();
     let found = exact.until_whole(&mut host);
     exact.is_exact("a broker that does not answer at the end", &found, 1, since);
-    end(host);
+    host.end();
 }
 
 #[test]
@@ -199,5 +178,5 @@ fn a_slow_link_and_an_end_that_is_sent_and_not_answered_double_nothing() {
     exact.close();
     let found = exact.until_whole(&mut host);
     exact.is_exact("an end that is sent and not answered, and a slow link", &found, rounds, since);
-    end(host);
+    host.end();
 }

@@ -53,7 +53,7 @@ impl Late {
         let held: Held = self.until(&host, &self.proxy.hold_next(END_TXN));
         let paused = self.until(&host, &self.proxy.pause_next(ADD_OFFSETS_TO_TXN));
         held.release();
-        kill(host);
+        host.kill();
         drop(paused);
     }
 
@@ -69,7 +69,7 @@ impl Late {
         let behind = self.proxy.pause_next(TXN_OFFSET_COMMIT);
         drop(paused);
         let paused = self.until(&host, &behind);
-        kill(host);
+        host.kill();
         drop(paused);
     }
 
@@ -88,12 +88,6 @@ impl Late {
         }
         self.exact.judge(&found)
     }
-}
-
-fn kill(host: Host) {
-    let log = host.running.log();
-    let (killed, _) = host.running.kill();
-    assert!(killed, "it ended by itself:\n{}", tail(&log.text()));
 }
 
 fn campaign(what: &str, job: Job, is_guarded: bool, rounds: u32, harm: impl Fn(&Late)) -> Findings {

@@ -1,12 +1,11 @@
 //! kill -9 at random moments, and at each place of a commit's way.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use wasmill_tests::random::Random;
 
 use super::{Exact, Job, rounds};
-use crate::world::{Host, shared_broker, tail};
+use crate::world::{shared_broker, tail};
 
 /// Messages a second.
 const RATE: u64 = 4_000;
@@ -22,16 +21,7 @@ fn campaign(what: &str, job: Job, mut harm: impl FnMut(&Exact, u32, &mut Random)
     // Something to go on from.
     exact.feed(2_000);
     for round in 0..rounds {
-        let over = AtomicBool::new(false);
-        std::thread::scope(|threads| {
-            threads.spawn(|| {
-                while !over.load(Ordering::Relaxed) {
-                    exact.feed_over(RATE / 5, Duration::from_millis(200));
-                }
-            });
-            harm(&exact, round, &mut random);
-            over.store(true, Ordering::Relaxed);
-        });
+        exact.while_fed(RATE, || harm(&exact, round, &mut random));
     }
     exact.close();
     let mut last = exact.start();
@@ -44,13 +34,7 @@ fn killed_at_random(exact: &Exact, random: &mut Random) {
     let mut host = exact.start();
     host.until_ready_is(200, &[]);
     std::thread::sleep(random.millis(50, 1_200));
-    kill(host);
-}
-
-fn kill(host: Host) {
-    let log = host.running.log();
-    let (killed, _) = host.running.kill();
-    assert!(killed, "it ended by itself:\n{}", tail(&log.text()));
+    host.kill();
 }
 
 /// Lets it come to a place at which it dies.

@@ -10,7 +10,7 @@ mod kills;
 mod state;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
@@ -206,6 +206,21 @@ workers: 2
             let at = time.mul_f64((slice + 1) as f64 / slices as f64);
             std::thread::sleep(at.saturating_sub(began.elapsed()));
         }
+    }
+
+    /// Feeds so many messages a second as long as `harm` goes on; answers what that does.
+    pub fn while_fed<T>(&self, rate: u64, harm: impl FnOnce() -> T) -> T {
+        let over = AtomicBool::new(false);
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    self.feed_over(rate / 5, Duration::from_millis(200));
+                }
+            });
+            let done = harm();
+            over.store(true, Ordering::Relaxed);
+            done
+        })
     }
 
     /// Waits until the broker has it all.

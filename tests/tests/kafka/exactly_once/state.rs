@@ -2,11 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use wasmill_tests::Signal;
-
 use super::{Exact, Job};
 use crate::broker::kcat;
-use crate::world::{FOR_EVER, Host, read_all, shared_broker, tail};
+use crate::world::{FOR_EVER, read_all, shared_broker};
 
 fn changelog(exact: &Exact) -> String {
     format!("{}-changelog", exact.world.name)
@@ -18,14 +16,7 @@ fn run(exact: &Exact, messages: u64) -> String {
     exact.flush();
     let mut host = exact.start();
     exact.until_whole(&mut host);
-    end(host)
-}
-
-fn end(mut host: Host) -> String {
-    let log = host.running.log();
-    assert!(host.running.signal(Signal::TERM), "it goes on:\n{}", tail(&log.text()));
-    host.running.wait().exits(0);
-    log.text()
+    host.end()
 }
 
 #[track_caller]
@@ -78,7 +69,7 @@ fn a_store_is_brought_up_to_date_or_built_anew_and_counts_go_on() {
     let mut host = exact.start();
     let found = exact.until_whole(&mut host);
     exact.is_exact("stores that follow", &found, 6, since);
-    end(host);
+    host.end();
 }
 
 #[test]
@@ -105,7 +96,7 @@ fn a_changelog_that_would_lose_state_or_is_gone_is_refused() {
     host.running.until("all of it again", || {
         read_all(&exact.world.address, &exact.world.output()).len() >= 2 * exact.results()
     });
-    end(host);
+    host.end();
 
     broker.create_topic("others-changelog", 2, &[("cleanup.policy", "compact")]);
     let text = exact.world.place.text("pipeline.yaml");
@@ -134,5 +125,5 @@ fn a_message_that_the_topic_does_not_take_becomes_one_dead_letter_and_its_neighb
     let page = wasmill_tests::http::get(host.http, "/metrics").expect("a page").body;
     let aborted = format!("wasmill_transactions_aborted_total{{pipeline=\"{}\"}} 1\n", exact.world.name);
     assert!(page.contains(&aborted), "{page}");
-    end(host);
+    host.end();
 }

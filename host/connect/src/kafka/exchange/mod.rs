@@ -27,17 +27,17 @@ use wasmill_engine::output::{EncodedBatch, EncodedRecord, Encoder, OutputId};
 use wasmill_engine::position::{PartitionId, Position};
 use wasmill_frame::{Frame, FrameBuf, Message};
 
-use super::changelog::make_topic;
-use super::client::{ask, missing};
+use super::client::Facts;
 use super::group::number;
+use super::own_topic;
 use super::transaction::Transactions;
-use crate::{ConnectorError, Refused, Sink, SinkTraits, os};
+use crate::{ConnectorError, Refused, Sink, SinkTraits};
 
 pub use member::{ExchangeMember, Shared};
 pub use source::ExchangeSource;
 
 const DATA: u8 = b'd';
-pub(super) const MARK: u8 = b'm';
+const MARK: u8 = b'm';
 /// What stands before a message's frame.
 const HEAD_BYTES: usize = 1 + 2 + 4 + 8;
 /// What a mark has of a partition.
@@ -45,6 +45,7 @@ const MARKED_BYTES: usize = 2 + 4 + 8;
 /// How the topic is made: what was taken in is deleted by wasmill, and nothing before.
 const SETTINGS: [(&str, &str); 3] =
     [("cleanup.policy", "delete"), ("retention.ms", "-1"), ("max.message.bytes", "67108864")];
+
 /// An exchange of a pipeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExchangeTopic {
@@ -68,27 +69,15 @@ impl ExchangeTopic {
     /// # Errors
     /// Fatal where it is there with other partitions, or may not be made.
     pub async fn make(&self, transactions: &Transactions) -> Result<(), ConnectorError> {
-        let (config, brokers) = (transactions.config(), transactions.brokers().to_owned());
-        let look = || {
-            let (config, brokers, topic) = (config.clone(), brokers.clone(), self.topic.clone());
-            os::blocking(move || {
-                ask(&config, |facts| match facts.is_there(&brokers, &topic)? {
-                    true => facts.topic(&brokers, &topic).map(Some),
-                    false => Ok(None),
-                })
-            })
+        let (brokers, topic) = (transactions.brokers(), self.topic.as_str());
+        let look = {
+            let (brokers, topic) = (brokers.to_owned(), topic.to_owned());
+            move |facts: &Facts<'_>| facts.topic(&brokers, &topic)
         };
-        let found = match look().await? {
-            Some(found) => found,
-            None => {
-                make_topic(&config, &brokers, &self.topic, self.partitions, &SETTINGS).await?;
-                look().await?.ok_or_else(|| missing(&brokers, &self.topic))?
-            }
-        };
+        let found = own_topic::find_or_make(transactions, topic, self.partitions, &SETTINGS, look).await?;
         if found.numbers.len() != self.partitions as usize {
             return Err(ConnectorError::Fatal(format!(
-                "topic {} at {brokers} has {} partitions, and the pipeline's exchange {}: set `exchange.topic.partitions` as it was, or run `wasmill reset`",
-                self.topic,
+                "topic {topic} at {brokers} has {} partitions, and the pipeline's exchange {}: set `exchange.topic.partitions` as it was, or run `wasmill reset`",
                 found.numbers.len(),
                 self.partitions
             )));
@@ -225,24 +214,24 @@ impl Sink for ExchangeSink {
 }
 
 /// Where a number has which partition of the topic it is of; before it stand source and partition.
-pub(super) const PARTITION_SHIFT: u32 = 20;
+const PARTITION_SHIFT: u32 = 20;
 /// Where it has the source.
-pub(super) const SOURCE_SHIFT: u32 = 14;
+const SOURCE_SHIFT: u32 = 14;
 
 /// The number that the engine has for what a partition of the topic has of one of the sources.
-pub(super) fn number_of(partition: u32, of: PartitionId) -> u32 {
+fn number_of(partition: u32, of: PartitionId) -> u32 {
     partition << PARTITION_SHIFT | u32::from(of.source) << SOURCE_SHIFT | of.partition
 }
 
 /// The partition of the topic, and that of a source, that a number is for.
-pub(super) fn of_number(number: u32) -> (u32, PartitionId) {
+fn of_number(number: u32) -> (u32, PartitionId) {
     let source = u16::try_from((number >> SOURCE_SHIFT) & ((1 << (PARTITION_SHIFT - SOURCE_SHIFT)) - 1));
     let partition = number & ((1 << SOURCE_SHIFT) - 1);
     (number >> PARTITION_SHIFT, PartitionId { source: source.unwrap_or_default(), partition })
 }
 
 /// What a record of the topic is.
-pub(super) enum Said<'a> {
+enum Said<'a> {
     Message { from: PartitionId, stamp: i64, frame: &'a [u8] },
     Mark,
 }
@@ -259,7 +248,7 @@ fn i64_at(bytes: &[u8], at: usize) -> Option<i64> {
     Some(i64::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
-pub(super) fn marked(value: &[u8]) -> Option<impl Iterator<Item = (PartitionId, i64)>> {
+fn marked(value: &[u8]) -> Option<impl Iterator<Item = (PartitionId, i64)>> {
     let count = u32_at(value, 1)? as usize;
     let entries = value.get(5..)?;
     (entries.len() == count.checked_mul(MARKED_BYTES)?).then(|| {
@@ -270,7 +259,7 @@ pub(super) fn marked(value: &[u8]) -> Option<impl Iterator<Item = (PartitionId, 
     })
 }
 
-pub(super) fn said(value: &[u8]) -> Option<Said<'_>> {
+fn said(value: &[u8]) -> Option<Said<'_>> {
     match *value.first()? {
         DATA => {
             let from = PartitionId { source: u16_at(value, 1)?, partition: u32_at(value, 3)? };
@@ -302,8 +291,8 @@ impl Decoder for ExchangeDecoder {
             Some(Said::Message { stamp, .. }) => Carried::Stamp(stamp),
             // The reader has put the one partition that the mark is for in the place of all.
             Some(Said::Mark) => {
-                let time = i64_at(&data[record.value.clone()], 5 + 6).unwrap_or(i64::MIN);
-                Carried::Mark(time)
+                let one = marked(&data[record.value.clone()]).and_then(|mut partitions| partitions.next());
+                Carried::Mark(one.map_or(i64::MIN, |(_, time)| time))
             }
             None => Carried::Nothing,
         }

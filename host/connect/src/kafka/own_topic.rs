@@ -1,0 +1,102 @@
+//! Topics that wasmill makes for a pipeline: its exchange, its changelog.
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::error::RDKafkaErrorCode;
+
+use super::client::{ASK_MAX, Facts, ask, missing, refused, why};
+use super::group::number;
+use super::sink::KafkaSinkSpec;
+use super::transaction::Transactions;
+use crate::{ConnectorError, os};
+
+/// What `look` says of a topic, which is made with so many partitions where there is none.
+///
+/// # Errors
+/// Those of `look`; fatal where the topic may not be made.
+pub(super) async fn find_or_make<T: Send + 'static>(
+    transactions: &Transactions,
+    topic: &str,
+    partitions: u32,
+    settings: &[(&str, &str)],
+    look: impl Fn(&Facts<'_>) -> Result<T, ConnectorError> + Clone + Send + 'static,
+) -> Result<T, ConnectorError> {
+    let (config, brokers) = (transactions.config(), transactions.brokers());
+    let find = || {
+        let (config, brokers) = (config.clone(), brokers.to_owned());
+        let (topic, look) = (topic.to_owned(), look.clone());
+        os::blocking(move || {
+            ask(&config, |facts| match facts.is_there(&brokers, &topic)? {
+                true => look(facts).map(Some),
+                false => Ok(None),
+            })
+        })
+    };
+    if let Some(found) = find().await? {
+        return Ok(found);
+    }
+    make(&config, brokers, topic, partitions, settings).await?;
+    // The brokers know of it a moment later.
+    find().await?.ok_or_else(|| missing(brokers, topic))
+}
+
+/// Makes a topic of the pipeline's own.
+async fn make(
+    config: &rdkafka::ClientConfig,
+    brokers: &str,
+    topic: &str,
+    partitions: u32,
+    settings: &[(&str, &str)],
+) -> Result<(), ConnectorError> {
+    let admin: AdminClient<DefaultClientContext> = config.create().map_err(|e| refused(&e))?;
+    let new = NewTopic::new(topic, number(partitions), TopicReplication::Fixed(-1));
+    let new = settings.iter().fold(new, |new, (name, value)| new.set(name, value));
+    let answer = admin.create_topics([&new], &options()).await.map_err(|e| ConnectorError::Disconnected {
+        what: format!("cannot make topic {topic} at {brokers}"),
+        cause: why(&e),
+    })?;
+    os::blocking(move || {
+        drop(admin);
+        Ok(())
+    })
+    .await?;
+    match answer.into_iter().next() {
+        Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) | Some(Ok(_)) | None => {
+            tracing::info!(topic, partitions, "made a topic of the pipeline's own");
+            Ok(())
+        }
+        Some(Err((_, code))) => Err(ConnectorError::Fatal(format!(
+            "topic {topic} at {brokers}, of the pipeline's own, can't be made: {code}; grant it, or make the topic with {partitions} partitions and {}",
+            settings.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(", ")
+        ))),
+    }
+}
+
+/// Deletes topics of a pipeline's own, if they are there, and with them what it knows.
+///
+/// # Errors
+/// When one could not be deleted.
+pub fn delete_own_topics(spec: &KafkaSinkSpec, topics: &[String]) -> Result<(), ConnectorError> {
+    let brokers = &spec.brokers;
+    let config = Transactions::new(spec, "reset")?.config();
+    let admin: AdminClient<DefaultClientContext> = config.create().map_err(|e| refused(&e))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| os::fatal("cannot start a thread", &e))?;
+    let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+    let failed = |topic: &str, cause: String| {
+        ConnectorError::Fatal(format!("topic {topic} at {brokers} could not be deleted: {cause}"))
+    };
+    let answer = runtime.block_on(admin.delete_topics(&names, &options()));
+    for answer in answer.map_err(|e| failed(&names.join(", "), why(&e)))? {
+        match answer {
+            Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) => {}
+            Err((topic, code)) => return Err(failed(&topic, code.to_string())),
+        }
+    }
+    Ok(())
+}
+
+/// How long the brokers may take.
+fn options() -> AdminOptions {
+    AdminOptions::new().operation_timeout(Some(ASK_MAX)).request_timeout(Some(ASK_MAX))
+}
