@@ -44,6 +44,8 @@ const TRANSACTION_MAX_MS: &str = "15000";
 const CALL_MAX: Duration = Duration::from_secs(5);
 /// How often it is looked whether a record has failed while all are waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How long to wait before it is asked again whether the records are let go of.
+const SETTLE_WAIT: Duration = Duration::from_micros(50);
 /// How long the first call of a producer waits.
 const INIT_MAX: Duration = Duration::from_secs(10);
 /// What librdkafka is to tell of: transactions, and connections.
@@ -519,7 +521,11 @@ impl Transactions {
     /// # Errors
     /// `Outdated` where nobody knows whether it is committed: what is, tell the brokers.
     pub async fn commit(&self) -> Result<(), ConnectorError> {
-        let done = self.call("commit a transaction", |producer| producer.commit_transaction(CALL_MAX)).await;
+        let done = self.call("commit a transaction", |producer| {
+            settle(producer);
+            producer.commit_transaction(CALL_MAX)
+        });
+        let done = done.await;
         match done {
             Ok(()) => {
                 *lock(&self.0.opened) = None;
@@ -564,6 +570,15 @@ impl Transactions {
     ) -> Result<(), ConnectorError> {
         let (shared, session) = (Arc::clone(&self.0), self.0.session()?);
         os::blocking(move || shared.meant(&session, what, call(&session.producer))).await
+    }
+}
+
+/// Waits until the last records that were acknowledged are also let go of: the client's call asks for that once,
+/// and then sleeps for 100 ms.
+fn settle(producer: &ThreadedProducer<Outcomes>) {
+    let since = Instant::now();
+    while producer.in_flight_count() > 0 && since.elapsed() < CALL_MAX {
+        std::thread::sleep(SETTLE_WAIT);
     }
 }
 
