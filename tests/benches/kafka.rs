@@ -31,13 +31,18 @@ const USERS: u64 = 1_000;
 const STEP_US: u64 = 100;
 const WINDOW_US: u64 = 10_000_000;
 
-/// Measures; without Java it says so and measures nothing.
-pub fn measure(report: &mut Report) {
+/// A broker, unless there is no Java: then it says so, and nothing is measured.
+fn broker() -> Option<Broker> {
     if Command::new("java").arg("-version").output().is_err() {
         eprintln!("not run: the Kafka figures, for there is no java");
-        return;
+        return None;
     }
-    let broker = Broker::start();
+    Some(Broker::start())
+}
+
+/// Measures between two topics.
+pub fn measure(report: &mut Report) {
+    let Some(broker) = broker() else { return };
     broker.create_topic("in", PARTITIONS, &[("retention.ms", "-1")]);
     fill(&broker, "in", |nth| message(nth, 0));
     let contenders = [
@@ -87,12 +92,12 @@ pub fn measure(report: &mut Report) {
         copys = copys.or(Some(p99));
     }
     windows(&broker, report);
-    exchange(&broker, report);
-    restart(&broker, report);
 }
 
-/// What it costs that messages go through a topic to who has their key.
-fn exchange(broker: &Broker, report: &mut Report) {
+/// Measures what it costs that messages go through a topic to who has their key.
+pub fn exchange(report: &mut Report) {
+    let Some(broker) = &broker() else { return };
+    fill_users(broker);
     let mut here = None;
     for (name, job) in [("in memory", Job::Keyed), ("through a topic", Job::Exchanged)] {
         let measured = throughput(broker, job, ("users", MESSAGES));
@@ -107,8 +112,9 @@ fn exchange(broker: &Broker, report: &mut Report) {
     }
 }
 
-/// How long a process takes to go on with many keys of state, which its own store has.
-fn restart(broker: &Broker, report: &mut Report) {
+/// Measures how long a process takes to go on with many keys of state, which its own store has.
+pub fn restart(report: &mut Report) {
+    let Some(broker) = &broker() else { return };
     for topic in ["keyed", "counted"] {
         broker.create_topic(topic, PARTITIONS, &[("retention.ms", "-1")]);
     }
@@ -167,9 +173,13 @@ delivery: exactly_once
     )
 }
 
-fn windows(broker: &Broker, report: &mut Report) {
+fn fill_users(broker: &Broker) {
     broker.create_topic("users", PARTITIONS, &[("retention.ms", "-1")]);
     fill(broker, "users", of_user);
+}
+
+fn windows(broker: &Broker, report: &mut Report) {
+    fill_users(broker);
     // One far behind on each partition closes all windows before it.
     let behind = MESSAGES + 10 * WINDOW_US / STEP_US;
     let producer = producer(broker);

@@ -55,6 +55,12 @@ fn main() -> std::process::ExitCode {
     if asked("kafka") {
         kafka::measure(&mut report);
     }
+    if asked("exchange") {
+        kafka::exchange(&mut report);
+    }
+    if asked("restart") {
+        kafka::restart(&mut report);
+    }
     print!("{}", report.markdown());
     report.exit_code()
 }
