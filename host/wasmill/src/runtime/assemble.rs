@@ -32,6 +32,7 @@ use wasmill_plugin::Sandbox;
 use super::claims::Claims;
 use super::coordinate::Halt;
 use super::dead_letter_log::DeadLetterLog;
+use super::follower::Follower;
 use super::members::SharedSource;
 use super::patient_store::PatientStore;
 use super::retry::{Ends, insist, off_the_network};
@@ -69,6 +70,8 @@ pub(super) struct NamedSink {
 pub(super) struct KeptOpen {
     /// What this process keeps itself, in memory or on disk.
     store: Option<Arc<dyn StateStore>>,
+    /// What is on disk, opened before partitions were asked for.
+    opened: Option<DiskStore>,
     /// The same of partitions of an exchange.
     parts: BTreeMap<u32, Arc<dyn StateStore>>,
     /// The place in an exchange's group.
@@ -124,6 +127,9 @@ pub(super) async fn assemble(
     let instances = pipeline.workers * pipeline.stages.len();
     let sandbox = admission::open(Some(&pipeline.limits), instances).map_err(stopped)?;
     let topology = Arc::new(topology(pipeline, &sandbox)?);
+    if kept.store.is_none() {
+        kept.opened = open_early(pipeline).await;
+    }
     let mut sources = Vec::new();
     let mut listed = Vec::new();
     for (number, spec) in pipeline.sources.iter().enumerate() {
@@ -360,6 +366,17 @@ fn part_directory(pipeline: &Pipeline, partition: u32) -> Option<PathBuf> {
     Some(DiskStore::directory(&folder, &format!("p{partition}")))
 }
 
+/// Opens the store on this machine before partitions are asked for: while its journal is read they would wait,
+/// and nobody else would have them. Where it can't be opened yet, as another process is about to leave it, that is
+/// told when its turn comes.
+async fn open_early(pipeline: &Pipeline) -> Option<DiskStore> {
+    if !matches!(pipeline.kept(), Kept::Disk | Kept::Changelog) {
+        return None;
+    }
+    let directory = state_directory(pipeline).filter(|directory| DiskStore::is_in(directory))?;
+    tokio::task::spawn_blocking(move || DiskStore::open(&directory).ok()).await.ok().flatten()
+}
+
 /// The pipeline's store, and where the positions of shared sources are, if they are in it.
 async fn open_store(
     pipeline: &Pipeline,
@@ -368,12 +385,12 @@ async fn open_store(
     ends: &Ends,
     kept: &mut KeptOpen,
 ) -> anyhow::Result<(Arc<dyn StateStore>, Option<Claims>)> {
+    let mut opened = kept.opened.take();
     let kept = &mut kept.store;
     if let Some(changelog) = changelog {
-        let open = || {
-            let (changelog, used) = (changelog.clone(), kept.clone());
-            let (directory, observed) = (state_directory(pipeline), Arc::clone(&ends.observed));
-            follower::followed(used, directory, changelog, 0, observed)
+        let mut open = || {
+            let store = Follower::of(kept.as_ref(), state_directory(pipeline), opened.take());
+            follower::followed(store, changelog.clone(), 0, Arc::clone(&ends.observed))
         };
         let store = insist!(ends, "the changelog", open()).map_err(outside)?;
         *kept = Some(Arc::clone(&store));
@@ -387,8 +404,8 @@ async fn open_store(
         Kept::Source | Kept::Changelog => Ok((Arc::new(MemoryStore::new()), None)),
         Kept::Memory => Ok((Arc::clone(kept.insert(Arc::new(MemoryStore::new()))), None)),
         Kept::Disk => {
-            let directory = state_directory(pipeline).unwrap_or_default();
-            let store = DiskStore::open(&directory).map_err(outside)?;
+            let open = || DiskStore::open(&state_directory(pipeline).unwrap_or_default());
+            let store = opened.map_or_else(open, Ok).map_err(outside)?;
             Ok((Arc::clone(kept.insert(Arc::new(store))), None))
         }
         Kept::Redis => {
@@ -487,9 +504,8 @@ async fn open_parts(
     let mut stores = BTreeMap::new();
     for partition in owned {
         let open = || {
-            let (changelog, used) = (changelog.clone(), kept.parts.get(partition).cloned());
-            let directory = part_directory(pipeline, *partition);
-            follower::followed(used, directory, changelog, *partition, Arc::clone(&ends.observed))
+            let store = Follower::of(kept.parts.get(partition), part_directory(pipeline, *partition), None);
+            follower::followed(store, changelog.clone(), *partition, Arc::clone(&ends.observed))
         };
         let store = insist!(ends, "the changelog", open()).map_err(outside)?;
         stores.insert(*partition, store);

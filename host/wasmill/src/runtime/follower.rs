@@ -102,21 +102,42 @@ fn failed(error: StoreError) -> ConnectorError {
     ConnectorError::Fatal(error.to_string())
 }
 
-/// The store of a pipeline, or of a partition of its exchange, at where the changelog is: the one that it `used`
-/// before in this process, or the one in a directory, or one in memory.
+/// The store that is to follow a changelog.
+pub(super) enum Follower {
+    /// The one that was used before in this process.
+    Used(Arc<dyn StateStore>),
+    /// The one in a directory, which may be open already.
+    Disk(PathBuf, Option<DiskStore>),
+    Memory,
+}
+
+impl Follower {
+    pub fn of(
+        used: Option<&Arc<dyn StateStore>>,
+        directory: Option<PathBuf>,
+        opened: Option<DiskStore>,
+    ) -> Self {
+        match (used, directory) {
+            (Some(store), _) => Self::Used(Arc::clone(store)),
+            (None, Some(directory)) => Self::Disk(directory, opened),
+            (None, None) => Self::Memory,
+        }
+    }
+}
+
+/// The store of a pipeline, or of a partition of its exchange, at where the changelog is.
 pub(super) async fn followed(
-    used: Option<Arc<dyn StateStore>>,
-    directory: Option<PathBuf>,
+    follower: Follower,
     changelog: Changelog,
     partition: u32,
     observed: Arc<Observed>,
 ) -> Result<Arc<dyn StateStore>, ConnectorError> {
     let open = move || {
         let changelog = &Log { changelog, partition };
-        match (used, directory) {
-            (Some(store), _) => go_on(store.as_ref(), changelog, &observed).map(|()| store),
-            (None, Some(directory)) => open_disk(&directory, changelog, &observed),
-            (None, None) => open_memory(changelog, &observed),
+        match follower {
+            Follower::Used(store) => go_on(store.as_ref(), changelog, &observed).map(|()| store),
+            Follower::Disk(directory, opened) => open_disk(&directory, opened, changelog, &observed),
+            Follower::Memory => open_memory(changelog, &observed),
         }
     };
     match tokio::task::spawn_blocking(open).await {
@@ -128,10 +149,11 @@ pub(super) async fn followed(
 /// Opens the store in a directory, or makes it, and brings it to where the changelog is. Blocks.
 fn open_disk(
     directory: &Path,
+    opened: Option<DiskStore>,
     changelog: &Log,
     observed: &Observed,
 ) -> Result<Arc<dyn StateStore>, ConnectorError> {
-    let store = match DiskStore::open(directory) {
+    let store = match opened.map_or_else(|| DiskStore::open(directory), Ok) {
         Ok(store) => store,
         // What counts is elsewhere.
         Err(error @ (StoreError::Corrupt { .. } | StoreError::Format { .. })) => {
