@@ -312,6 +312,11 @@ impl Transactions {
         ours
     }
 
+    /// How many were begun.
+    pub(super) fn begun(&self) -> u64 {
+        self.0.begun.load(Ordering::SeqCst)
+    }
+
     /// How often a producer was replaced because a request had no answer.
     #[must_use]
     pub fn replaced(&self) -> u64 {

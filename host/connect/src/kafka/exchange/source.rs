@@ -12,7 +12,8 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::Mutex;
 use wasmill_engine::position::{PartitionId, Position};
 
-use super::split::{PartReader, Split};
+use super::record::offset_of;
+use super::split::{Log, PartReader, Split};
 use super::{ExchangeMember, number_of, of_number};
 use crate::kafka::client::{ASK_MAX, end_aside, why};
 use crate::kafka::group::{Handle, number};
@@ -72,7 +73,8 @@ impl ExchangeSource {
             let incarnation = source.incarnation().await?;
             (source.handle()?, inner.of.clone(), inner.exchange.topic.clone(), source.asking(), incarnation)
         };
-        let split = |p: &u32| (*p, Arc::new(Split::new(*p, of.iter().map(|(id, _)| *id))));
+        let log: Arc<dyn Log> = Arc::new(handle.clone());
+        let split = |p: &u32| (*p, Arc::new(Split::new(*p, of.iter().map(|(id, _)| *id), Arc::clone(&log))));
         let splits = owned.iter().map(split).collect();
         let (purged, sent) = (Instant::now(), BTreeMap::new());
         Ok(Self { owned, splits, handle, of, topic, incarnation, config, purged, sent })
@@ -98,13 +100,14 @@ impl Source for ExchangeSource {
         Ok(partitions)
     }
 
+    /// `offset` is a place.
     async fn open(&mut self, partition: u32, offset: u64) -> Result<Box<dyn Reader>, ConnectorError> {
         let (of, part) = of_number(partition);
         let split =
             self.splits.get(&of).cloned().ok_or_else(|| {
                 ConnectorError::Outdated(format!("{}[{of}] is not this process's", self.topic))
             })?;
-        split.from(part, offset, &self.handle).await?;
+        split.from(part, offset).await?;
         Ok(Box::new(PartReader { split, of: part }))
     }
 
@@ -112,7 +115,9 @@ impl Source for ExchangeSource {
         let mut least: BTreeMap<u32, Position> = BTreeMap::new();
         for (number, position) in positions {
             let (of, part) = of_number(*number);
-            let offset = self.splits.get(&of).map_or(position.offset, |s| s.taken_in(part, position.offset));
+            let place = self.splits.get(&of).map_or(position.offset, |s| s.taken_in(part, position.offset));
+            // A record is taken in once all in it is.
+            let offset = offset_of(place);
             let position = Position { offset, ..position.clone() };
             match least.get_mut(&of) {
                 Some(least) if least.offset <= offset => {}
