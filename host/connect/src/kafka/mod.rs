@@ -34,7 +34,7 @@ mod transaction;
 pub use changelog::{Changelog, Followed, Replay, Replayed};
 pub use encoder::KeyFrom;
 pub use exchange::{
-    ExchangeDecoder, ExchangeMember, ExchangeSource, ExchangeTopic, Shared, exchange_partition_of,
+    ExchangeDecoder, ExchangeMember, ExchangeSource, ExchangeTopic, Shared, exchange_offset, exchange_part,
 };
 pub use offsets::GroupOffsets;
 pub use own_topic::delete_own_topics;

@@ -4,6 +4,7 @@ mod disk;
 mod head;
 mod memory;
 mod partitioned;
+mod parts_view;
 mod preflight;
 mod redis;
 mod replacement;
@@ -12,6 +13,7 @@ mod witness;
 pub use disk::{DiskReplacement, DiskStore, FORMAT};
 pub use memory::MemoryStore;
 pub use partitioned::PartitionedStore;
+pub use parts_view::PartsView;
 pub use redis::{Merge, REDIS_FORMAT, RedisAddress, RedisStore, RedisView, check_url};
 pub use replacement::Replacement;
 

@@ -1,11 +1,15 @@
 //! Several stores as one: each has the key groups of one partition of an exchange.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use wasmill_engine::key::lane_of;
 use wasmill_engine::position::PartitionId;
-use wasmill_engine::state::{Change, Checkpoint, Delta, Epoch, StateStore, StoreError, VisitEntry, group_of};
+use wasmill_engine::state::{
+    Change, Checkpoint, Delta, Epoch, StateStore, StateView, StoreError, VisitEntry, group_of,
+};
+
+use super::parts_view::{PartsView, whole};
 
 /// Stores by partition.
 pub struct PartitionedStore {
@@ -14,6 +18,8 @@ pub struct PartitionedStore {
     key_groups: u16,
     /// Which partition a position is of.
     of: Box<dyn Fn(PartitionId) -> u32 + Send + Sync>,
+    /// Held while the parts of an epoch are committed, so that nobody looks at them in between.
+    committing: Mutex<()>,
 }
 
 impl PartitionedStore {
@@ -25,7 +31,7 @@ impl PartitionedStore {
         (partitions, key_groups): (u32, u16),
         of: Box<dyn Fn(PartitionId) -> u32 + Send + Sync>,
     ) -> Self {
-        Self { stores, partitions, key_groups, of }
+        Self { stores, partitions, key_groups, of, committing: Mutex::default() }
     }
 
     /// The partition that has a key; none where the key is none of state.
@@ -74,6 +80,7 @@ impl PartitionedStore {
         checkpoint: &Checkpoint,
         note: impl Fn(u32, Checkpoint) -> Checkpoint,
     ) -> Result<(), StoreError> {
+        let _committing = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
         for (partition, (changes, part)) in self.parts(delta, checkpoint) {
             let Some(store) = self.stores.get(&partition) else { continue };
             let part = Checkpoint { generation: store.generation()?, ..part };
@@ -102,23 +109,7 @@ impl StateStore for PartitionedStore {
     }
 
     fn checkpoint(&self) -> Result<Option<Checkpoint>, StoreError> {
-        let mut whole: Option<Checkpoint> = None;
-        for store in self.stores.values() {
-            let Some(part) = store.checkpoint()? else { continue };
-            match &mut whole {
-                None => whole = Some(Checkpoint { sinks: Vec::new(), generation: 0, ..part }),
-                Some(whole) => {
-                    whole.epoch = whole.epoch.max(part.epoch);
-                    whole.stream_time = whole.stream_time.min(part.stream_time);
-                    whole.positions.extend(part.positions);
-                    // One of another shape is refused as the whole is.
-                    if whole.shape != part.shape {
-                        whole.shape = part.shape;
-                    }
-                }
-            }
-        }
-        Ok(whole)
+        whole(self.stores.values().map(|store| store.checkpoint()))
     }
 
     fn generation(&self) -> Result<u64, StoreError> {
@@ -169,6 +160,13 @@ impl StateStore for PartitionedStore {
 
     fn foretold(&self) -> Result<Option<(Epoch, Vec<u8>)>, StoreError> {
         Ok(None)
+    }
+
+    fn view(&self) -> Result<Option<Box<dyn StateView>>, StoreError> {
+        let _committing = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
+        let views = self.stores.values().map(|store| store.view());
+        let views: Option<Vec<_>> = views.collect::<Result<Vec<_>, _>>()?.into_iter().collect();
+        Ok(views.map(|views| Box::new(PartsView::new(views)) as Box<dyn StateView>))
     }
 
     fn reset(&self) -> Result<(), StoreError> {

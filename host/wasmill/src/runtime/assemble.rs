@@ -10,7 +10,7 @@ use wasmill_connect::codec::json::JsonDecoder;
 use wasmill_connect::codec::rfc3339;
 use wasmill_connect::kafka::{
     Changelog, ExchangeDecoder, ExchangeMember, ExchangeSource, Transactions, delete_own_topics,
-    exchange_partition_of,
+    exchange_part,
 };
 use wasmill_connect::store::{DiskStore, MemoryStore, PartitionedStore, RedisStore};
 use wasmill_connect::{Membership, Partition, Positions, Sink, Source};
@@ -322,7 +322,7 @@ pub(super) fn reset(pipeline: &Pipeline) -> anyhow::Result<()> {
         delete_own_topics(sink, &topics).map_err(outside)?;
         for partition in 0..pipeline.exchange_partitions.unwrap_or(0) {
             if let Some(directory) =
-                part_directory(pipeline, partition).filter(|directory| DiskStore::is_in(directory))
+                pipeline.part_directory(partition).filter(|directory| DiskStore::is_in(directory))
             {
                 DiskStore::reset_at(&directory).map_err(outside)?;
             }
@@ -358,12 +358,6 @@ fn stopped(stop: crate::cli::Stop) -> anyhow::Error {
 
 fn state_directory(pipeline: &Pipeline) -> Option<PathBuf> {
     pipeline.data_dir.as_ref().map(|dir| DiskStore::directory(dir, &pipeline.name))
-}
-
-/// Where the state of a partition of the exchange is.
-fn part_directory(pipeline: &Pipeline, partition: u32) -> Option<PathBuf> {
-    let folder = pipeline.data_dir.as_ref()?.join(&pipeline.name);
-    Some(DiskStore::directory(&folder, &format!("p{partition}")))
 }
 
 /// Opens the store on this machine before partitions are asked for: while its journal is read they would wait,
@@ -476,7 +470,7 @@ async fn behind(mut source: ExchangeSource) -> anyhow::Result<Behind> {
 /// holds stream time there.
 fn begin_new_parts(checkpoint: Option<&mut Checkpoint>, listed: &[(PartitionId, Partition)]) {
     let Some(checkpoint) = checkpoint else { return };
-    let part_of = |id: &PartitionId| exchange_partition_of(id.partition);
+    let part_of = |id: &PartitionId| exchange_part(id.partition).0;
     let known: BTreeSet<u32> = checkpoint.positions.iter().map(|(id, _)| part_of(id)).collect();
     for (id, partition) in listed.iter().filter(|(id, _)| !known.contains(&part_of(id))) {
         let position = Position {
@@ -504,7 +498,7 @@ async fn open_parts(
     let mut stores = BTreeMap::new();
     for partition in owned {
         let open = || {
-            let store = Follower::of(kept.parts.get(partition), part_directory(pipeline, *partition), None);
+            let store = Follower::of(kept.parts.get(partition), pipeline.part_directory(*partition), None);
             follower::followed(store, changelog.clone(), *partition, Arc::clone(&ends.observed))
         };
         let store = insist!(ends, "the changelog", open()).map_err(outside)?;
@@ -512,7 +506,7 @@ async fn open_parts(
     }
     kept.parts.clone_from(&stores);
     let partitions = (changelog.partitions(), pipeline.key_groups);
-    let of = |id: PartitionId| exchange_partition_of(id.partition);
+    let of = |id: PartitionId| exchange_part(id.partition).0;
     Ok(Arc::new(PartitionedStore::new(stores, partitions, Box::new(of))))
 }
 

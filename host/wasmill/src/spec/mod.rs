@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wasmill_connect::kafka::ExchangeTopic;
+use wasmill_connect::store::DiskStore;
 use wasmill_engine::builtin::BuiltIns;
 use wasmill_engine::key::{KeySpec, Path as FieldPath};
 use wasmill_engine::topology::MaxAhead;
@@ -388,6 +389,13 @@ impl Pipeline {
             Part::Before => self.name.strip_suffix("-exchange").unwrap_or(&self.name),
             Part::Whole | Part::Behind => &self.name,
         }
+    }
+
+    /// Where the state of a partition of its exchange is.
+    #[must_use]
+    pub fn part_directory(&self, partition: u32) -> Option<PathBuf> {
+        let folder = self.data_dir.as_ref()?.join(&self.name);
+        Some(DiskStore::directory(&folder, &format!("p{partition}")))
     }
 
     /// Its exchange through a topic.

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use wasmill_tests::random::Random;
 
-use super::{Exact, Job, is_closing, rounds};
-use crate::broker::Broker;
+use super::{BASE, Exact, Job, is_closing, rounds};
+use crate::broker::{Broker, kcat};
 use crate::world::{FOR_EVER, Found, Host, PATIENCE, read_all, shared_broker, tail};
 
 /// Messages a second.
@@ -22,8 +22,7 @@ fn start_as(exact: &Exact, slot: &str) -> Host {
 
 /// Three processes of which one after the other goes, in order or not, and another one comes, under load.
 fn come_and_go(broker: &Broker, job: Job, rounds: u32) -> (Exact, Vec<Host>) {
-    let mut exact = Exact::new(broker, job, PARTITIONS);
-    exact.exchange = Some(PARTITIONS);
+    let exact = Exact::behind_exchange(broker, job, PARTITIONS);
     exact.write_spec(&broker.address(), "");
     let mut random = Random::shown(&format!("join and leave, {job:?}"));
     let mut hosts: Vec<Host> = ["a", "b", "c"].iter().map(|slot| start_as(&exact, slot)).collect();
@@ -79,9 +78,18 @@ fn windows(found: &[Found]) -> BTreeMap<(String, i64, i64), Vec<u64>> {
 
 #[test]
 fn overlapping_windows_with_late_messages_are_those_of_one_process() {
-    let (rounds, since) = (rounds(), Instant::now());
+    as_of_one_process("overlapping windows", Job::Sliding, rounds());
+}
+
+#[test]
+fn sessions_are_those_of_one_process() {
+    as_of_one_process("sessions", Job::Sessions, rounds().div_ceil(2));
+}
+
+fn as_of_one_process(what: &str, job: Job, rounds: u32) {
+    let since = Instant::now();
     let broker = shared_broker();
-    let (mut exact, mut hosts) = come_and_go(&broker, Job::Sliding, rounds);
+    let (mut exact, mut hosts) = come_and_go(&broker, job, rounds);
     // One process, in memory, over the same input.
     let (output, name) = (exact.world.output(), exact.world.name.clone());
     let alone = format!("{output}-alone");
@@ -115,7 +123,7 @@ fn overlapping_windows_with_late_messages_are_those_of_one_process() {
             let said =
                 [count("lost", lost), count("duplicated", doubled), count("wrong", wrong.count())].join(", ");
             println!(
-                "join and leave, overlapping windows behind an exchange: {} windows as of one process, {said}, {rounds} rounds, {:.1} s",
+                "join and leave, {what} behind an exchange: {} windows as of one process, {said}, {rounds} rounds, {:.1} s",
                 wanted.len(),
                 since.elapsed().as_secs_f64()
             );
@@ -129,4 +137,56 @@ fn overlapping_windows_with_late_messages_are_those_of_one_process() {
     }
     one.end();
     hosts.into_iter().for_each(|host| _ = host.end());
+}
+
+/// A pipeline's state, as `wasmill state` shows it.
+fn shown(exact: &Exact, command: &[&str]) -> String {
+    let asked = exact.world.place.wasmill(["state"].into_iter().chain(command.iter().copied()));
+    asked.run().exits(0).stdout
+}
+
+#[test]
+fn state_behind_an_exchange_is_shown_while_it_runs_and_after() {
+    let broker = shared_broker();
+    let exact = Exact::behind_exchange(&broker, Job::Counts, 4);
+    exact.feed(2_000);
+    exact.flush();
+    let mut host = exact.start();
+    exact.until_whole(&mut host);
+    let text = exact.world.place.text("pipeline.yaml") + &format!("http: {}\n", host.http);
+    exact.world.place.file("asked.yaml", text);
+    let list = ["list", "asked.yaml", "--json"];
+    let running = shown(&exact, &list);
+    let keys = |list: &str| list.matches("\"key\"").count();
+    assert_eq!(keys(&running), 20, "{running}");
+    host.end();
+    assert_eq!(shown(&exact, &list), running);
+    // What a key has in whichever part.
+    let one = shown(&exact, &["get", "asked.yaml", "count", "k7", "--json"]);
+    assert!(one.contains("100"), "{one}");
+    let stats = shown(&exact, &["stats", "asked.yaml"]);
+    assert!(stats.contains("20 entries") && stats.contains("[3] of 0/1 offset"), "{stats}");
+}
+
+#[test]
+fn a_message_that_the_exchange_does_not_take_becomes_one_dead_letter_and_its_neighbours_go_on() {
+    let broker = shared_broker();
+    let exact = Exact::behind_exchange(&broker, Job::Counts, 1);
+    // The client's own limit: of a record of many messages nobody knows then which is too large.
+    exact.write_spec_to(&broker.address(), "properties: { message.max.bytes: 5000 }", "");
+    let since = Instant::now();
+    exact.feed(500);
+    exact.flush();
+    let payload = format!(r#"{{"k":"k1","x":"{}"}}"#, "x".repeat(20_000));
+    let large = format!(r#"{{"id":"large","type":"t","timestamp":{},"payload":{payload}}}"#, BASE);
+    kcat(&exact.world.address, &["-P", "-t", &exact.world.input(), "-p", "0"], &(large + "\n"));
+    exact.feed(500);
+    exact.flush();
+    let mut host = exact.start();
+    let found = exact.until_whole(&mut host);
+    exact.is_exact("a message above the exchange's limit", &found, 1, since);
+    let dead = read_all(&exact.world.address, &exact.world.dead_letters());
+    let kinds: Vec<_> = dead.iter().map(|d| d.value["payload"]["kind"].clone()).collect();
+    assert_eq!(kinds, ["refused"], "{dead:?}");
+    host.end();
 }

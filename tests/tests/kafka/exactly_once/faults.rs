@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use wasmill_tests::Signal;
+use wasmill_tests::process::Log;
 use wasmill_tests::proxy::{END_TXN, Proxy};
 use wasmill_tests::random::Random;
 
@@ -97,10 +98,48 @@ fn processes_that_join_and_leave_lose_and_double_nothing() {
     hosts.into_iter().for_each(|host| _ = host.end());
 }
 
+/// A member by name has its partitions back when it comes back soon: nobody else's change hands for that.
+#[test]
+fn a_static_member_that_comes_back_moves_nothing() {
+    let broker = shared_broker();
+    let exact = Exact::new(&broker, Job::Copies, 4);
+    let text = exact.world.place.text("pipeline.yaml");
+    let named = "properties: { session.timeout.ms: 20000, group.instance.id: \"${WASMILL_SLOT}\"";
+    exact.world.place.file("pipeline.yaml", text.replace("properties: { session.timeout.ms: 2000", named));
+    let since = Instant::now();
+    let (mut stays, goes) = (start_as(&exact, "one"), start_as(&exact, "two"));
+    let (log, other) = (stays.running.log(), goes.running.log());
+    let shares = |log: &Log| log.text().matches("partitions assigned").count();
+    stays.running.until("a share for each", || other.says("partitions assigned"));
+    // The group may still move partitions between the two.
+    std::thread::sleep(Duration::from_secs(3));
+    let before = shares(&log);
+    let goes = exact.while_fed(RATE, || {
+        goes.end();
+        start_as(&exact, "two").kill();
+        start_as(&exact, "two")
+    });
+    assert_eq!(shares(&log), before, "its share changed:\n{}", log.text());
+    exact.close();
+    let mut hosts = [stays, goes];
+    let found = exact.until_whole_of(&mut hosts);
+    exact.is_exact("a static member that comes back", &found, 1, since);
+    hosts.into_iter().for_each(|host| _ = host.end());
+}
+
 #[test]
 fn a_broker_that_is_killed_or_stopped_loses_and_doubles_nothing() {
+    broker_goes("a broker killed, and stopped", Exact::new);
+}
+
+#[test]
+fn a_broker_that_is_killed_or_stopped_loses_and_doubles_nothing_behind_an_exchange() {
+    broker_goes("a broker killed, and stopped, with an exchange", Exact::behind_exchange);
+}
+
+fn broker_goes(what: &str, world: impl FnOnce(&Broker, Job, u32) -> Exact) {
     let mut broker = Broker::start();
-    let exact = Exact::new(&broker, Job::Counts, 4);
+    let exact = world(&broker, Job::Counts, 4);
     let since = Instant::now();
     let seconds: u64 = std::env::var("WASMILL_STOP_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(15);
     exact.feed(3_000);
@@ -119,7 +158,7 @@ fn a_broker_that_is_killed_or_stopped_loses_and_doubles_nothing() {
     exact.feed(3_000);
     exact.close();
     let found = exact.until_whole(&mut host);
-    exact.is_exact("a broker killed, and stopped", &found, 1, since);
+    exact.is_exact(what, &found, 1, since);
     host.end();
 }
 

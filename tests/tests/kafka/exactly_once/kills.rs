@@ -13,15 +13,18 @@ const RATE: u64 = 4_000;
 const PLACES: [&str; 5] = ["produced", "offsets", "flushed", "committed", "applied"];
 
 /// Feeds all the while, and does harm to one process after the other; then all must be right.
-fn campaign(what: &str, job: Job, mut harm: impl FnMut(&Exact, u32, &mut Random)) {
+fn campaign(what: &str, job: Job, harm: impl FnMut(&Exact, u32, &mut Random)) {
     let broker = shared_broker();
-    let exact = Exact::new(&broker, job, 4);
+    campaign_of(what, &Exact::new(&broker, job, 4), harm);
+}
+
+fn campaign_of(what: &str, exact: &Exact, mut harm: impl FnMut(&Exact, u32, &mut Random)) {
     let (rounds, since) = (rounds(), Instant::now());
     let mut random = Random::shown(what);
     // Something to go on from.
     exact.feed(2_000);
     for round in 0..rounds {
-        exact.while_fed(RATE, || harm(&exact, round, &mut random));
+        exact.while_fed(RATE, || harm(exact, round, &mut random));
     }
     exact.close();
     let mut last = exact.start();
@@ -71,6 +74,16 @@ fn counts_are_exact_wherever_a_commit_is_cut_off() {
 fn windows_are_exact_wherever_a_commit_is_cut_off() {
     campaign("cut off, windows", Job::Windows, |exact, round, random| {
         dies_at(exact, PLACES[round as usize % PLACES.len()], 1 + random.draw() % 5);
+    });
+}
+
+/// Both halves of the pipeline commit, in one process: either dies in the midst of it.
+#[test]
+fn counts_are_exact_wherever_a_commit_before_or_behind_an_exchange_is_cut_off() {
+    let broker = shared_broker();
+    let exact = Exact::behind_exchange(&broker, Job::Counts, 4);
+    campaign_of("cut off, counts behind an exchange", &exact, |exact, round, random| {
+        dies_at(exact, PLACES[round as usize % PLACES.len()], 1 + random.draw() % 9);
     });
 }
 

@@ -49,6 +49,8 @@ pub enum Job {
     Windows,
     /// The same in windows that overlap, with so little lateness that some messages are late for some of theirs.
     Sliding,
+    /// The same in sessions, which come to one another as messages come out of order.
+    Sessions,
 }
 
 impl Job {
@@ -68,6 +70,7 @@ impl Job {
             Self::Sliding => {
                 "window: { sliding: { size: 2s, every: 500ms }, allowed_lateness: 100ms }, aggregate: count"
             }
+            Self::Sessions => "window: { session: { gap: 5ms }, allowed_lateness: 100ms }, aggregate: count",
         };
         format!("[{{ key_by: payload.k{exchange} }}, {{ {behind} }}]")
     }
@@ -119,6 +122,14 @@ impl Exact {
             sent: (0..partitions).map(|_| AtomicU64::new(0)).collect(),
         };
         exact.write_spec(address, "data_dir: data\n");
+        exact
+    }
+
+    /// The same with an exchange through a topic.
+    pub fn behind_exchange(broker: &Broker, job: Job, partitions: u32) -> Self {
+        let mut exact = Self::new(broker, job, partitions);
+        exact.exchange = Some(partitions);
+        exact.write_spec(&broker.address(), "data_dir: data\n");
         exact
     }
 
@@ -250,7 +261,7 @@ workers: 2
     fn results(&self) -> usize {
         match self.job {
             Job::Copies | Job::Counts => self.all().count(),
-            Job::Windows | Job::Sliding => self.windows().len(),
+            Job::Windows | Job::Sliding | Job::Sessions => self.windows().len(),
         }
     }
 
@@ -312,7 +323,7 @@ workers: 2
                 }
                 findings
             }
-            Job::Windows | Job::Sliding => {
+            Job::Windows | Job::Sliding | Job::Sessions => {
                 let mut wanted = self.windows();
                 let mut findings = Findings::default();
                 let mut seen: BTreeMap<(String, i64), u32> = BTreeMap::new();

@@ -100,17 +100,18 @@ fn number_of(partition: u32, of: PartitionId) -> u32 {
     partition << PARTITION_SHIFT | u32::from(of.source) << SOURCE_SHIFT | of.partition
 }
 
-/// The partition of the topic, and that of a source, that a number is for.
-fn of_number(number: u32) -> (u32, PartitionId) {
+/// The partition of the topic, and that of a source, that a number of the engine's is for.
+#[must_use]
+pub fn exchange_part(number: u32) -> (u32, PartitionId) {
     let source = u16::try_from((number >> SOURCE_SHIFT) & ((1 << (PARTITION_SHIFT - SOURCE_SHIFT)) - 1));
     let partition = number & ((1 << SOURCE_SHIFT) - 1);
     (number >> PARTITION_SHIFT, PartitionId { source: source.unwrap_or_default(), partition })
 }
 
-/// Which partition of the topic the engine's partition of a number is a part of.
+/// The offset in the topic that an offset of the engine's is in.
 #[must_use]
-pub fn exchange_partition_of(number: u32) -> u32 {
-    of_number(number).0
+pub fn exchange_offset(place: u64) -> u64 {
+    record::offset_of(place)
 }
 
 #[cfg(test)]
@@ -121,7 +122,7 @@ mod tests {
     fn numbers_tell_what_they_are_of() {
         for (partition, source, of) in [(0, 0, 0), (4_095, 63, 16_383), (7, 2, 9)] {
             let id = PartitionId { source, partition: of };
-            assert_eq!(of_number(number_of(partition, id)), (partition, id));
+            assert_eq!(exchange_part(number_of(partition, id)), (partition, id));
         }
     }
 

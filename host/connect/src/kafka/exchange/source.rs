@@ -14,7 +14,7 @@ use wasmill_engine::position::{PartitionId, Position};
 
 use super::record::offset_of;
 use super::split::{Log, PartReader, Split};
-use super::{ExchangeMember, number_of, of_number};
+use super::{ExchangeMember, exchange_part, number_of};
 use crate::kafka::client::{ASK_MAX, end_aside, why};
 use crate::kafka::group::{Handle, number};
 use crate::kafka::offsets::GroupOffsets;
@@ -102,7 +102,7 @@ impl Source for ExchangeSource {
 
     /// `offset` is a place.
     async fn open(&mut self, partition: u32, offset: u64) -> Result<Box<dyn Reader>, ConnectorError> {
-        let (of, part) = of_number(partition);
+        let (of, part) = exchange_part(partition);
         let split =
             self.splits.get(&of).cloned().ok_or_else(|| {
                 ConnectorError::Outdated(format!("{}[{of}] is not this process's", self.topic))
@@ -114,7 +114,7 @@ impl Source for ExchangeSource {
     fn offsets(&mut self, positions: &[(u32, Position)]) -> Result<Option<GroupOffsets>, ConnectorError> {
         let mut least: BTreeMap<u32, Position> = BTreeMap::new();
         for (number, position) in positions {
-            let (of, part) = of_number(*number);
+            let (of, part) = exchange_part(*number);
             let place = self.splits.get(&of).map_or(position.offset, |s| s.taken_in(part, position.offset));
             // A record is taken in once all in it is.
             let offset = offset_of(place);

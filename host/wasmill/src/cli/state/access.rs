@@ -2,11 +2,11 @@
 //! the HTTP pages of that one.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use wasmill_connect::kafka::Changelog;
-use wasmill_connect::store::{DiskStore, RedisAddress, RedisView, Replacement};
+use wasmill_connect::store::{DiskStore, PartsView, RedisAddress, RedisView, Replacement};
 use wasmill_engine::state::{StateStore as _, StateView, StoreError};
 
 use super::pages::RunningPages;
@@ -25,7 +25,13 @@ pub(super) enum Access {
 /// A pipeline's store, to be changed: nobody else may have it.
 pub(super) enum Held {
     Disk(DiskStore),
-    Redis { at: RedisAddress, pipeline: String, shared: bool },
+    /// One for each partition of an exchange.
+    Parts(Vec<DiskStore>),
+    Redis {
+        at: RedisAddress,
+        pipeline: String,
+        shared: bool,
+    },
 }
 
 impl Access {
@@ -138,10 +144,11 @@ impl Held {
     /// What it has; the store stays open as long as this is.
     pub fn view(&self) -> Result<Box<dyn StateView>, StoreError> {
         match self {
-            Self::Disk(store) => match store.view()? {
-                Some(view) => Ok(view),
-                None => unreachable!("a store on disk can be looked at"),
-            },
+            Self::Disk(store) => view_of(store),
+            Self::Parts(stores) => {
+                let views: Result<_, _> = stores.iter().map(view_of).collect();
+                Ok(Box::new(PartsView::new(views?)))
+            }
             Self::Redis { at, pipeline, .. } => Ok(Box::new(RedisView::open(at.clone(), pipeline)?)),
         }
     }
@@ -150,6 +157,7 @@ impl Held {
     pub fn replace(self, generation: u64) -> Result<Box<dyn Replacement>, StoreError> {
         match self {
             Self::Disk(store) => store.replace(generation),
+            Self::Parts(_) => unreachable!("what follows a changelog is opened to be read alone"),
             Self::Redis { at, pipeline, shared } => {
                 RedisView::open(at, &pipeline)?.replace(generation, shared)
             }
@@ -160,6 +168,11 @@ impl Held {
     pub fn name(&self) -> String {
         match self {
             Self::Disk(store) => store.name(),
+            Self::Parts(stores) => match stores.as_slice() {
+                [] => String::new(),
+                [one] => one.name(),
+                [first, others @ ..] => format!("{} and {} more", first.name(), others.len()),
+            },
             Self::Redis { pipeline, .. } => format!("Redis, under `wasmill:{{{pipeline}}}`"),
         }
     }
@@ -184,13 +197,6 @@ fn open_store(pipeline: &Pipeline) -> Result<Held, Failure> {
             format!("`{}` keeps no state that outlives it: {why}", pipeline.name),
         ))
     };
-    if pipeline.exchange_partitions.is_some() {
-        let text = format!(
-            "the state of `{}` is in parts, one for each partition of its exchange, which these tools don't show yet",
-            pipeline.name
-        );
-        return Err(Failure::Stop(Stop::error(Exit::Usage, text)));
-    }
     match pipeline.kept() {
         Kept::Source => Err(none("no stage has state, and the positions are with its source's group")),
         Kept::Memory => Err(none("give it a `data_dir` (DATA_DIR), or `state: { redis: { url: … } }`")),
@@ -204,18 +210,48 @@ fn open_store(pipeline: &Pipeline) -> Result<Held, Failure> {
             let shared = pipeline.sharing() == Sharing::Store;
             Ok(Held::Redis { at, pipeline: pipeline.name.clone(), shared })
         }
+        Kept::Changelog if pipeline.exchange_partitions.is_some() => open_parts(pipeline),
         Kept::Disk | Kept::Changelog => {
             let directory = directory(pipeline).unwrap_or_default();
             if !DiskStore::is_in(&directory) {
-                let text = format!("there is no state in {}: {}", directory.display(), StateError::Nothing);
-                return Err(Failure::Stop(Stop::error(Exit::Outside, text)));
+                return Err(nothing_in(&directory));
             }
-            match DiskStore::open(&directory) {
-                Ok(store) => Ok(Held::Disk(store)),
-                Err(StoreError::Locked { path }) => Err(Failure::Locked(path)),
-                Err(e) => Err(Failure::Stop(failed(&e))),
-            }
+            opened(DiskStore::open(&directory)).map(Held::Disk)
         }
+    }
+}
+
+/// The state of the partitions of an exchange that are, or were, on this machine.
+fn open_parts(pipeline: &Pipeline) -> Result<Held, Failure> {
+    let directories =
+        (0..pipeline.exchange_partitions.unwrap_or(0)).filter_map(|p| pipeline.part_directory(p));
+    let mut stores = Vec::new();
+    for directory in directories.filter(|directory| DiskStore::is_in(directory)) {
+        stores.push(opened(DiskStore::open(&directory))?);
+    }
+    if stores.is_empty() {
+        let folder = pipeline.data_dir.as_ref().map(|dir| dir.join(&pipeline.name)).unwrap_or_default();
+        return Err(nothing_in(&folder));
+    }
+    Ok(Held::Parts(stores))
+}
+
+fn nothing_in(folder: &Path) -> Failure {
+    let text = format!("there is no state in {}: {}", folder.display(), StateError::Nothing);
+    Failure::Stop(Stop::error(Exit::Outside, text))
+}
+
+fn opened(store: Result<DiskStore, StoreError>) -> Result<DiskStore, Failure> {
+    store.map_err(|error| match error {
+        StoreError::Locked { path } => Failure::Locked(path),
+        error => Failure::Stop(failed(&error)),
+    })
+}
+
+fn view_of(store: &DiskStore) -> Result<Box<dyn StateView>, StoreError> {
+    match store.view()? {
+        Some(view) => Ok(view),
+        None => unreachable!("a store on disk can be looked at"),
     }
 }
 

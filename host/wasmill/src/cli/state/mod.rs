@@ -102,7 +102,7 @@ fn stats(args: &args::Stats) -> Result<(), Stop> {
     if args.common.shown.json {
         return print_json(&json!({ "pipeline": pipeline.name, "from": access.name(), "stats": stats }));
     }
-    print(&show::stats(&pipeline.name, &stats, &access.name()))
+    print(&show::stats(&pipeline, &stats, &access.name()))
 }
 
 fn export(args: &args::Export) -> Result<(), Stop> {

@@ -3,8 +3,10 @@
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
+use wasmill_connect::kafka::{exchange_offset, exchange_part};
 use wasmill_engine::builtin::BuiltIns;
 use wasmill_engine::guest::{CallContext, Trial};
+use wasmill_engine::position::Position;
 use wasmill_engine::state::StateKind;
 use wasmill_engine::time::{END, START};
 use wasmill_frame::{Blobs, BlobsWriter};
@@ -174,8 +176,8 @@ pub(super) fn found(
 }
 
 /// Sums, for people.
-pub(super) fn stats(pipeline: &str, stats: &Stats, from: &str) -> String {
-    let mut t = heading(pipeline, stats.epoch, stats.stream_time, from);
+pub(super) fn stats(pipeline: &Pipeline, stats: &Stats, from: &str) -> String {
+    let mut t = heading(&pipeline.name, stats.epoch, stats.stream_time, from);
     let _ = write!(t, "  {} entries, {} bytes", stats.entries, stats.bytes);
     if let Some(disk) = stats.disk_bytes {
         let _ = write!(t, ", {disk} bytes on disk");
@@ -202,9 +204,26 @@ pub(super) fn stats(pipeline: &str, stats: &Stats, from: &str) -> String {
         );
     }
     t.push_str("\npositions\n");
-    for (id, p) in &stats.positions {
+    let is_exchange = pipeline.exchange_partitions.is_some();
+    let mut positions: Vec<_> =
+        stats.positions.iter().map(|(id, p)| (place(is_exchange, id, p), p)).collect();
+    positions.sort_by(|(one, _), (other, _)| one.cmp(other));
+    for ((id, offset), p) in positions {
         let progress = format!("{:?}", p.progress).to_lowercase();
-        let _ = writeln!(t, "  {id:<8} offset {}, stream time {}, {progress}", p.offset, time(p.stream_time));
+        let _ = writeln!(t, "  {id:<8} offset {offset}, stream time {}, {progress}", time(p.stream_time));
     }
     t
+}
+
+/// A partition and an offset in it, for people; behind an exchange, of the exchange's topic, and what of the
+/// sources the position is of.
+fn place(is_exchange: bool, id: &str, position: &Position) -> (String, u64) {
+    let number = id.split_once('/').and_then(|(_, number)| number.parse().ok());
+    match number.filter(|_| is_exchange) {
+        Some(number) => {
+            let (partition, of) = exchange_part(number);
+            (format!("[{partition}] of {of}"), exchange_offset(position.offset))
+        }
+        None => (id.to_owned(), position.offset),
+    }
 }
