@@ -3,44 +3,31 @@
 //! Being assigned a partition and fetching it are two things here: the rebalance alone fetches nothing;
 //! [`Handle::open`] begins, at the offset that the host says.
 
+mod context;
+mod poller;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rdkafka::client::ClientContext;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::statistics::Statistics;
+use rdkafka::error::KafkaResult;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
-use super::client::{
-    ASK_MAX, LastError, incarnation_of, is_same_topic, lock, log, made_anew, partitions_of, refused, why,
-};
+use super::client::{ASK_MAX, LastError, incarnation_of, is_same_topic, lock, made_anew, refused, why};
 use super::queue::Queue;
 use super::reader::{KafkaReader, Slot};
 use crate::{ConnectorError, Reader};
+use context::Context;
+use poller::Poller;
 
-/// How long a poll waits.
-const POLL: Duration = Duration::from_millis(20);
-/// How often the offsets that the pipeline committed are told the brokers.
-const COMMIT_EVERY: Duration = Duration::from_millis(200);
 /// How long a revoke waits for the pipeline: far below `max.poll.interval.ms`.
 const RELEASE_MAX: Duration = Duration::from_secs(20);
-/// How often brokers that are away are tried, and a group that should be ours alone is looked at.
-const ASK_EVERY: Duration = Duration::from_secs(2);
-/// How often it is looked whether a topic is still the one that it was. Not more often, nor with less
-/// patience than [`ASK_MAX`]: rebalances wait for the answer, and librdkafka drops a connection whose answer
-/// is late, which a slow broker doesn't deserve.
-const IDENTITY_EVERY: Duration = Duration::from_secs(10);
-/// For how long other members must be seen where there may be none, above the session: a broker that was
-/// stopped may know this process twice, until the session of the member that it gave up ends.
-const OTHERS_GRACE: Duration = Duration::from_secs(4);
 /// How long dropping the group waits for its last commit.
 const LEAVE_MAX: Duration = Duration::from_secs(5);
 
@@ -363,63 +350,6 @@ fn signed(offset: u64) -> i64 {
     i64::try_from(offset).unwrap_or(i64::MAX)
 }
 
-/// What librdkafka calls back.
-pub(super) struct Context(Arc<Shared>);
-
-impl ClientContext for Context {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        log(level, facility, text);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(cause = %error, reason, "librdkafka tells an error");
-        self.0.last_error.note(&error, reason);
-    }
-
-    fn stats(&self, statistics: Statistics) {
-        let Some(topic) = statistics.topics.get(&self.0.topic) else { return };
-        let mut state = lock(&self.0.state);
-        for partition in topic.partitions.values() {
-            let Ok(number) = u32::try_from(partition.partition) else { continue };
-            // Both are below zero where they are not known.
-            if let Ok(end) = u64::try_from(partition.hi_offset) {
-                state.extents.insert(number, end);
-                if let Ok(stable) = u64::try_from(partition.ls_offset) {
-                    state.unstable.insert(number, end.saturating_sub(stable));
-                }
-            }
-        }
-    }
-}
-
-impl ConsumerContext for Context {
-    fn rebalance(&self, consumer: &GroupConsumer, kind: RDKafkaRespErr, list: &mut TopicPartitionList) {
-        let partitions = list.elements().iter().filter_map(|e| u32::try_from(e.partition()).ok()).collect();
-        if kind == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            self.0.assigned(consumer, partitions);
-        } else {
-            self.0.revoked(consumer, partitions);
-        }
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        let mut state = lock(&self.0.state);
-        for element in offsets.elements() {
-            let Ok(partition) = u32::try_from(element.partition()) else { continue };
-            match (&result, element.error(), element.offset()) {
-                (Ok(()), Ok(()), Offset::Offset(offset)) if state.owned.contains(&partition) => {
-                    state.acknowledged.insert(partition, offset.cast_unsigned());
-                }
-                // To be sent again.
-                _ => drop(state.sent.remove(&partition)),
-            }
-        }
-        if let Err(error) = result {
-            tracing::warn!(topic = %self.0.topic, group = %self.0.group, cause = %why(&error), "offsets were not committed; they are sent again");
-        }
-    }
-}
-
 /// A consumer in a group, with its thread.
 pub(super) struct Group {
     shared: Arc<Shared>,
@@ -618,179 +548,6 @@ pub(super) fn members<C: ConsumerContext>(
         format!("{} ({}) at {}", m.client_id(), m.id(), m.client_host().trim_start_matches('/'))
     };
     Ok(listed.groups().iter().filter(|g| g.name() == group).flat_map(|g| g.members()).map(one).collect())
-}
-
-/// What runs in the thread.
-struct Poller {
-    shared: Arc<Shared>,
-    consumer: Arc<GroupConsumer>,
-    session: Duration,
-    asked: Instant,
-    identified: Instant,
-    committed: Instant,
-    /// Since when others are seen where there may be none.
-    others_since: Option<Instant>,
-}
-
-impl Poller {
-    fn new(shared: Arc<Shared>, consumer: Arc<GroupConsumer>, session: Duration) -> Self {
-        let now = Instant::now();
-        Self { shared, consumer, session, asked: now, identified: now, committed: now, others_since: None }
-    }
-
-    fn run(mut self) {
-        while !self.shared.stop.load(Ordering::Acquire) {
-            match self.consumer.poll(POLL) {
-                None => {}
-                Some(Err(error)) => self.error(&error),
-                Some(Ok(message)) => {
-                    // It came before its queue was split off: fetch again from where the reader is.
-                    if let Ok(partition) = u32::try_from(rdkafka::Message::partition(&message)) {
-                        lock(&self.shared.state).resume.insert(partition);
-                    }
-                }
-            }
-            self.resume();
-            if self.committed.elapsed() >= COMMIT_EVERY {
-                self.committed = Instant::now();
-                self.commit();
-            }
-            if self.asked.elapsed() >= ASK_EVERY {
-                self.look();
-                self.asked = Instant::now();
-            }
-        }
-        self.leave();
-    }
-
-    fn error(&self, error: &KafkaError) {
-        let shared = &self.shared;
-        let what = || format!("cannot reach Kafka at {}", shared.brokers);
-        match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::Authentication) => {
-                shared.set_away(what(), shared.last_error.or("all brokers are down"));
-            }
-            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
-                if let ConnectorError::Disconnected { what, cause } =
-                    super::client::missing(&shared.brokers, &shared.topic)
-                {
-                    shared.set_away(what, cause);
-                }
-            }
-            Some(code @ (RDKafkaErrorCode::GroupAuthorizationFailed | RDKafkaErrorCode::TopicAuthorizationFailed)) => {
-                shared.fail(format!(
-                    "topic {}, group {}: {code}: grant it, or set other credentials in `properties`",
-                    shared.topic, shared.group
-                ));
-            }
-            Some(code @ RDKafkaErrorCode::InconsistentGroupProtocol) => shared.fail(format!(
-                "group {} has members that share partitions out in another way ({code}): wasmill's is cooperative-sticky; set another `group`",
-                shared.group
-            )),
-            _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => {
-                shared.fail(format!("topic {}: {}; run it again", shared.topic, shared.last_error.or(&why(error))));
-            }
-            _ => tracing::debug!(topic = %shared.topic, cause = %why(error), "librdkafka tells an error"),
-        }
-    }
-
-    /// Fetches again what came back, from where its reader is.
-    fn resume(&self) {
-        if lock(&self.shared.state).resume.is_empty() {
-            return;
-        }
-        // It may have come back as another log: then its offsets mean something else.
-        if !self.shared.is_same_log(&self.consumer).unwrap_or(false) {
-            return;
-        }
-        let mut state = lock(&self.shared.state);
-        while let Some(partition) = state.resume.pop_first() {
-            let Some(next) = state.slots.get(&partition).map(|slot| slot.next()) else { continue };
-            if state.owned.contains(&partition)
-                && let Err(error) = self.shared.fetch(&self.consumer, &mut state, partition, next)
-            {
-                tracing::warn!(partition = %self.shared.name_of(partition), cause = %why(&error), "reading it again failed; it is tried again");
-                state.resume.insert(partition);
-                return;
-            }
-        }
-    }
-
-    fn commit(&self) {
-        let list = {
-            let state = lock(&self.shared.state);
-            let owned: Vec<u32> = state.owned.iter().copied().collect();
-            self.shared.uncommitted(&state, &owned, &state.sent)
-        };
-        if list.count() == 0 {
-            return;
-        }
-        match self.consumer.commit(&list, CommitMode::Async) {
-            Ok(()) => {
-                let mut state = lock(&self.shared.state);
-                for element in list.elements() {
-                    if let (Ok(p), Offset::Offset(o)) = (u32::try_from(element.partition()), element.offset())
-                    {
-                        state.sent.insert(p, o.cast_unsigned());
-                    }
-                }
-            }
-            Err(error) => {
-                tracing::warn!(topic = %self.shared.topic, group = %self.shared.group, cause = %why(&error), "offsets could not be committed; they are sent again");
-            }
-        }
-    }
-
-    /// Whether brokers that were away are back, and whether a group that should be ours alone still is.
-    fn look(&mut self) {
-        let away = lock(&self.shared.away).is_some();
-        if away && partitions_of(self.consumer.client(), &self.shared.brokers, &self.shared.topic).is_ok() {
-            *lock(&self.shared.away) = None;
-        }
-        if !away && self.identified.elapsed() >= IDENTITY_EVERY {
-            if let Err(error) = self.shared.is_same_log(&self.consumer) {
-                tracing::debug!(topic = %self.shared.topic, %error, "the topic's id could not be asked for");
-            }
-            self.identified = Instant::now();
-        }
-        if away {
-            // Without brokers nobody's session ends.
-            self.others_since = None;
-        } else if matches!(self.shared.hold, Hold::Alone) {
-            self.look_for_others();
-        }
-    }
-
-    fn look_for_others(&mut self) {
-        let complete = {
-            let state = lock(&self.shared.state);
-            state.slots.keys().all(|p| state.owned.contains(p))
-        };
-        // A member that only asks gets no partition: it takes none, and is told to wait.
-        if complete {
-            self.others_since = None;
-            return;
-        }
-        let Ok(members) = members(&self.consumer, &self.shared.brokers, &self.shared.group) else { return };
-        if members.len() < 2 {
-            self.others_since = None;
-        } else if self.others_since.get_or_insert_with(Instant::now).elapsed() > self.session + OTHERS_GRACE {
-            self.shared.fail(alone(&self.shared.group, &members));
-        }
-    }
-
-    /// The last commit; then the queues go, which hold the consumer, and the consumer leaves its group.
-    fn leave(self) {
-        let owned: Vec<u32> = lock(&self.shared.state).owned.iter().copied().collect();
-        if lock(&self.shared.away).is_none() {
-            self.shared.commit_now(&self.consumer, &owned);
-        }
-        let mut state = lock(&self.shared.state);
-        state.told.clear();
-        for slot in state.slots.values() {
-            slot.detach();
-        }
-    }
 }
 
 /// That a pipeline that must be alone in its group isn't.

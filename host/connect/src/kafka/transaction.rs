@@ -11,31 +11,31 @@
 //! (librdkafka#5423). So a producer whose log tells of a request without answer is used to the end of its
 //! transaction and then replaced: the new one's epoch is higher, and what comes late is refused.
 
+mod meaning;
+mod outcomes;
+mod session;
+mod sink;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use rdkafka::ClientConfig;
-use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Message};
-use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
-use tokio::sync::Notify;
-use wasmill_engine::output::{EncodedBatch, Encoder};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 
-use super::client::{DEFAULTS, LastError, ask, lock, log, missing, record_bytes_max, refused, why};
-use super::encoder::KafkaEncoder;
+use super::client::{DEFAULTS, ask, lock, missing, record_bytes_max, refused, why};
 use super::logs::LogQueue;
 use super::offsets::GroupOffsets;
 use super::properties::{Side, config};
-use super::sink::{
-    BATCH_BYTES, FULL_WAIT, KafkaSinkSpec, OWNED, PRODUCER, Parts, SILENCE_MAX, YIELD_EVERY, asking,
-    is_refusal, parts, refusal,
-};
-use crate::{ConnectorError, Refused, Sink, SinkTraits, os};
+use super::sink::{BATCH_BYTES, FULL_WAIT, KafkaSinkSpec, OWNED, PRODUCER, SILENCE_MAX, asking, is_refusal};
+use crate::{ConnectorError, Refused, Sink, os};
+use meaning::{Meaning, meaning};
+use outcomes::{NTH, OWN, Outcomes, SINK_SHIFT};
+use session::{Session, TOLD, settle};
+use sink::TransactionalSink;
 
 /// How long a transaction may be open, where the spec says nothing: for so long do readers wait for what a
 /// process left open that doesn't come back.
@@ -44,18 +44,8 @@ const TRANSACTION_MAX_MS: &str = "15000";
 const CALL_MAX: Duration = Duration::from_secs(5);
 /// How often it is looked whether a record has failed while all are waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How long to wait before it is asked again whether the records are let go of.
-const SETTLE_WAIT: Duration = Duration::from_micros(50);
 /// How long the first call of a producer waits.
 const INIT_MAX: Duration = Duration::from_secs(10);
-/// What librdkafka is to tell of: transactions, and connections.
-const TOLD: &str = "eos,broker";
-/// Where in a record's number it stands which sink it is of.
-const SINK_SHIFT: u32 = 40;
-/// Where it stands which of that sink's records it is.
-const NTH: usize = (1 << SINK_SHIFT) - 1;
-/// The number of what is the transactions' own.
-const OWN: usize = (1 << (usize::BITS - SINK_SHIFT)) - 1;
 
 /// Transactions of one `transactional.id`.
 #[derive(Clone)]
@@ -76,159 +66,6 @@ struct Shared {
     /// Off to show what happens without.
     guarded: bool,
     replaced: AtomicU64,
-}
-
-/// A producer, as long as it is used. The log goes before its client.
-struct Session {
-    log: LogQueue,
-    producer: ThreadedProducer<Outcomes>,
-    /// Whether a request had no answer.
-    tainted: AtomicBool,
-    produced: AtomicU64,
-}
-
-/// What became of the records that were handed to librdkafka.
-#[derive(Default)]
-struct Outcomes {
-    /// How many records are acknowledged or given up.
-    done: AtomicU64,
-    /// How many a flush waits for.
-    target: AtomicU64,
-    reached: Notify,
-    /// By sink.
-    refused: Mutex<Vec<(usize, Refused)>>,
-    failed: Mutex<Option<String>>,
-    /// By partition, the greatest offset of the records that are the transactions' own.
-    own: Mutex<BTreeMap<i32, u64>>,
-    last_error: LastError,
-    topics: Vec<String>,
-    brokers: String,
-}
-
-impl ClientContext for Outcomes {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        // What was said before the log was taken over.
-        if level as i32 <= RDKafkaLogLevel::Warning as i32 {
-            log(level, facility, text);
-        }
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(cause = %error, reason, "librdkafka tells an error");
-        self.last_error.note(&error, reason);
-    }
-}
-
-impl ProducerContext for Outcomes {
-    /// Which sink's it is, and which of its records since the transaction began.
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
-        let (sink, nth) = (number >> SINK_SHIFT, number & NTH);
-        match result {
-            Ok(message) => {
-                if sink == OWN {
-                    let offset = u64::try_from(message.offset()).unwrap_or(0);
-                    let mut own = lock(&self.own);
-                    let last = own.entry(message.partition()).or_default();
-                    *last = offset.max(*last);
-                }
-            }
-            Err((error, message)) => match error.rdkafka_error_code() {
-                // The transaction is being aborted, or the producer dropped.
-                Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight) => {}
-                Some(code) if is_refusal(code) && sink != OWN => {
-                    self.refuse(code, sink, nth, message.payload().unwrap_or_default(), message.key());
-                }
-                _ => {
-                    let text = format!(
-                        "topic {} at {} does not take a record: {}",
-                        message.topic(),
-                        self.brokers,
-                        why(error)
-                    );
-                    lock(&self.failed).get_or_insert(text);
-                }
-            },
-        }
-        let done = self.done.fetch_add(1, Ordering::SeqCst) + 1;
-        if done >= self.target.load(Ordering::SeqCst) {
-            self.reached.notify_one();
-        }
-    }
-}
-
-impl Outcomes {
-    fn has_failed(&self) -> bool {
-        lock(&self.failed).is_some() || !lock(&self.refused).is_empty()
-    }
-
-    fn refuse(&self, code: RDKafkaErrorCode, sink: usize, nth: usize, value: &[u8], key: Option<&[u8]>) {
-        let topic = self.topics.get(sink).map_or("", String::as_str);
-        let what = format!("topic {topic} at {}", self.brokers);
-        lock(&self.refused).push((sink, refusal(&what, code, nth, value, key)));
-    }
-}
-
-/// Whether a line of librdkafka's log tells that a request may be on its way whose answer nobody waits for.
-fn tells_of_no_answer(facility: &str, text: &str) -> bool {
-    match facility {
-        // A connection ended, with what was on its way; requests were given up.
-        "FAIL" => !text.contains("_DESTROY_BROKER"),
-        "REQTMOUT" => true,
-        "ENDTXN" | "ADDOFFSETS" => text.contains("_TRANSPORT") || text.contains("_TIMED_OUT"),
-        _ => false,
-    }
-}
-
-impl Session {
-    /// Reads what librdkafka has said so far.
-    fn look(&self) {
-        self.log.read(|level, facility, text| {
-            if tells_of_no_answer(facility, text) && !self.tainted.swap(true, Ordering::SeqCst) {
-                tracing::debug!(facility, text, "a connection ended, or a request had no answer");
-            }
-            if level as i32 <= RDKafkaLogLevel::Warning as i32 {
-                log(level, facility, text);
-            }
-        });
-    }
-
-    fn outcomes(&self) -> &Outcomes {
-        self.producer.client().context()
-    }
-}
-
-/// What a call of librdkafka's means.
-enum Meaning {
-    /// No answer yet: the same call again.
-    Again,
-    /// Abort, and do it all again.
-    Abort,
-    /// The group has gone on without this process.
-    LeftBehind,
-    /// Another producer of this id, or the brokers gave the transaction up.
-    Fenced,
-    /// This user may not.
-    Forbidden,
-    /// Nobody knows how it stands.
-    Unknown,
-}
-
-fn meaning(error: &RDKafkaError) -> Meaning {
-    use RDKafkaErrorCode as Code;
-    match error.code() {
-        Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch => Meaning::Fenced,
-        Code::IllegalGeneration | Code::UnknownMemberId | Code::FencedInstanceId => Meaning::LeftBehind,
-        Code::TransactionalIdAuthorizationFailed
-        | Code::ClusterAuthorizationFailed
-        | Code::GroupAuthorizationFailed
-        | Code::TopicAuthorizationFailed => Meaning::Forbidden,
-        _ if error.is_fatal() => Meaning::Unknown,
-        _ if error.txn_requires_abort() => Meaning::Abort,
-        _ if error.is_retriable() => Meaning::Again,
-        _ => Meaning::Unknown,
-    }
 }
 
 impl Transactions {
@@ -578,15 +415,6 @@ impl Transactions {
     }
 }
 
-/// Waits until the last records that were acknowledged are also let go of: the client's call asks for that once,
-/// and then sleeps for 100 ms.
-fn settle(producer: &ThreadedProducer<Outcomes>) {
-    let since = Instant::now();
-    while producer.in_flight_count() > 0 && since.elapsed() < CALL_MAX {
-        std::thread::sleep(SETTLE_WAIT);
-    }
-}
-
 /// Whether librdkafka had room for a record.
 enum Sent {
     Taken,
@@ -687,106 +515,5 @@ impl Shared {
             )),
             Meaning::Unknown => ConnectorError::Outdated(format!("cannot {what} at {brokers}: {text}")),
         })
-    }
-}
-
-/// Writes to a topic, within a transaction.
-struct TransactionalSink {
-    spec: KafkaSinkSpec,
-    shared: Arc<Shared>,
-    number: usize,
-    /// Which transaction the two below are of.
-    transaction: u64,
-    /// How many records of the batch that is being written were handed over, should the call be repeated.
-    written: usize,
-    /// How many records were handed over since the transaction began, before this batch.
-    before: usize,
-}
-
-#[async_trait]
-impl Sink for TransactionalSink {
-    fn traits(&self) -> SinkTraits {
-        SinkTraits { transactional: true, refuses_repeats: false }
-    }
-
-    fn encoder(&self) -> Arc<dyn Encoder> {
-        Arc::new(KafkaEncoder(self.spec.key))
-    }
-
-    /// [`Transactions::init`] has found the topic.
-    async fn recover(&mut self, _: Option<&str>) -> Result<(), ConnectorError> {
-        Ok(())
-    }
-
-    async fn write(&mut self, batch: &EncodedBatch) -> Result<(), ConnectorError> {
-        let session = self.shared.session()?;
-        let transaction = self.shared.begun.load(Ordering::SeqCst);
-        if std::mem::replace(&mut self.transaction, transaction) != transaction {
-            (self.written, self.before) = (0, 0);
-        }
-        while let Some(record) = batch.records.get(self.written) {
-            let Parts { value, key, headers } = parts(batch, record);
-            let taken = BaseRecord {
-                topic: &self.spec.topic,
-                partition: None,
-                payload: value,
-                key,
-                // 0 means now to librdkafka, and Kafka has no times before 1970.
-                timestamp: record.timestamp.filter(|t| *t > 0),
-                headers,
-                delivery_opaque: self.number << SINK_SHIFT | (self.before + self.written),
-            };
-            match self.shared.send(&session, &self.spec.topic, taken)? {
-                Sent::Taken => self.written += 1,
-                Sent::Full => self.shared.wait_for_room(&session).await?,
-            }
-            if self.written.is_multiple_of(YIELD_EVERY) {
-                tokio::task::yield_now().await;
-            }
-        }
-        self.before += std::mem::take(&mut self.written);
-        Ok(())
-    }
-
-    /// [`Transactions::flush`] flushes for all of them.
-    async fn flush(&mut self) -> Result<String, ConnectorError> {
-        Ok(String::new())
-    }
-
-    fn refused(&mut self) -> Vec<Refused> {
-        Transactions(Arc::clone(&self.shared)).take_refused(self.number)
-    }
-
-    async fn publish(&mut self) -> Result<(), ConnectorError> {
-        Ok(())
-    }
-
-    async fn close(&mut self, _in_order: bool) -> Result<(), ConnectorError> {
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_request_without_answer_is_seen_in_the_log() {
-        for (facility, text, tells) in [
-            ("ENDTXN", "EndTxn returned _TRANSPORT in state CommittingTransaction (may_retry=true)", true),
-            ("ENDTXN", "EndTxn returned _TIMED_OUT in state AbortingTransaction (may_retry=true)", true),
-            ("ENDTXN", "EndTxn returned NO_ERROR in state CommittingTransaction (may_retry=true)", false),
-            ("ADDOFFSETS", "AddOffsetsToTxn response from b/1: _TRANSPORT (Refresh,Retry)", true),
-            ("ADDOFFSETS", "AddOffsetsToTxn response from b/1: NO_ERROR ()", false),
-            ("FAIL", "Disconnected (after 12ms in state UP) (_TRANSPORT)", true),
-            (
-                "REQTMOUT",
-                "Timed out 1 in-flight, 0 retry-queued, 0 out-queue, 0 partially-sent requests",
-                true,
-            ),
-            ("TXNSTATE", "Transaction state change BeginCommit -> CommittingTransaction", false),
-        ] {
-            assert_eq!(tells_of_no_answer(facility, text), tells, "{facility} {text}");
-        }
     }
 }

@@ -1,0 +1,42 @@
+//! Forgets what a pipeline keeps.
+
+use wasmill_connect::kafka::{Changelog, delete_own_topics};
+use wasmill_connect::store::{DiskStore, RedisStore};
+
+use super::outside;
+use super::stores::state_directory;
+use crate::spec::{Kept, Pipeline};
+
+/// Forgets positions and state, and what the sinks hold of earlier runs.
+pub(in crate::runtime) fn reset(pipeline: &Pipeline) -> anyhow::Result<()> {
+    let transactions = pipeline.transactions();
+    if pipeline.kept() == Kept::Source || transactions.is_some() {
+        // First, for it is refused while others are in the group: then nothing else is forgotten either.
+        for source in &pipeline.sources {
+            source.reset().map_err(outside)?;
+        }
+    }
+    if let Some(sink) = transactions.filter(|_| pipeline.kept() == Kept::Changelog) {
+        let changelog = Changelog::topic_of(&pipeline.name);
+        let exchange = pipeline.exchange_topic().map(|exchange| exchange.topic);
+        let topics: Vec<String> = exchange.into_iter().chain([changelog]).collect();
+        delete_own_topics(sink, &topics).map_err(outside)?;
+        for partition in 0..pipeline.exchange_partitions.unwrap_or(0) {
+            if let Some(directory) =
+                pipeline.part_directory(partition).filter(|directory| DiskStore::is_in(directory))
+            {
+                DiskStore::reset_at(&directory).map_err(outside)?;
+            }
+        }
+    }
+    if let Some(directory) = state_directory(pipeline) {
+        DiskStore::reset_at(&directory).map_err(outside)?;
+    }
+    if let Some(redis) = pipeline.state.redis() {
+        RedisStore::reset_at(redis, &pipeline.name).map_err(outside)?;
+    }
+    for sink in pipeline.sinks.iter().map(|s| &s.connector).chain(&pipeline.dead_letter) {
+        sink.reset().map_err(outside)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! The sinks of a pipeline, and its transactions.
+
+use wasmill_connect::kafka::Transactions;
+use wasmill_engine::output::{SinkRoute, Takes};
+use wasmill_engine::state::Checkpoint;
+
+use super::super::dead_letter_log::DeadLetterLog;
+use super::super::failpoint;
+use super::super::retry::{Ends, insist};
+use super::super::transaction::Transacted;
+use super::{EXCHANGE, NamedSink, outside};
+use crate::spec;
+use crate::spec::{Part, Pipeline};
+
+/// The name under which the dead-letter sink's token is kept.
+pub(super) const DEAD_LETTER_SINK: &str = "dead_letter";
+
+/// The sinks, connected to nothing yet, with what each takes; and the transactions that some of them are in.
+pub(super) type Opened = (Vec<NamedSink>, Vec<Takes>, Option<Transacted>);
+
+pub(super) fn open_sinks(pipeline: &Pipeline) -> anyhow::Result<Opened> {
+    let transactions = match pipeline.transactions() {
+        Some(spec) => {
+            let transactions = Transactions::new(spec, &pipeline.transactional_id()).map_err(outside)?;
+            Some(if failpoint::is_asked(failpoint::UNGUARDED) {
+                transactions.unguarded()
+            } else {
+                transactions
+            })
+        }
+        None => None,
+    };
+    let mut sinks = Vec::new();
+    let mut takes = Vec::new();
+    if let (Part::Before, Some(exchange), Some(transactions)) =
+        (pipeline.part, pipeline.exchange_topic(), &transactions)
+    {
+        takes.push(Takes::Main);
+        let sink = exchange.sink(transactions);
+        sinks.push(NamedSink { name: EXCHANGE.to_owned(), sink, in_transaction: true });
+    }
+    let open = |name: String, spec: &spec::SinkSpec| -> anyhow::Result<NamedSink> {
+        let within = transactions.as_ref().zip(pipeline.in_transactions(spec));
+        let (sink, in_transaction) = match within {
+            Some((transactions, spec)) => (transactions.sink(spec), true),
+            None => (spec.sink(), false),
+        };
+        Ok(NamedSink { name, sink: sink.map_err(outside)?, in_transaction })
+    };
+    for (number, spec) in pipeline.sinks.iter().enumerate() {
+        if pipeline.part == Part::Before && spec.output.is_none() {
+            continue;
+        }
+        takes.push(spec.output.clone().map_or(Takes::Main, Takes::Named));
+        sinks.push(open(format!("{number}:{}", spec.connector.name()), &spec.connector)?);
+    }
+    takes.push(Takes::DeadLetters);
+    sinks.push(match &pipeline.dead_letter {
+        Some(spec) => open(DEAD_LETTER_SINK.to_owned(), spec)?,
+        None => NamedSink {
+            name: DEAD_LETTER_SINK.to_owned(),
+            sink: Box::new(DeadLetterLog),
+            in_transaction: false,
+        },
+    });
+    let transacted = transactions.map(|transactions| Transacted {
+        transactions,
+        changelog: None,
+        partitioned: None,
+        replaced: 0,
+        shortened: false,
+    });
+    Ok((sinks, takes, transacted))
+}
+
+/// Connects the sinks, and takes them back to what is committed.
+pub(super) async fn recover_sinks(
+    mut sinks: Vec<NamedSink>,
+    takes: Vec<Takes>,
+    checkpoint: Option<&Checkpoint>,
+    ends: &Ends,
+) -> anyhow::Result<(Vec<NamedSink>, Vec<SinkRoute>)> {
+    let mut routes = Vec::new();
+    for (NamedSink { name, sink, .. }, takes) in sinks.iter_mut().zip(takes) {
+        let token =
+            checkpoint.and_then(|c| c.sinks.iter().find(|(n, _)| n == name)).map(|(_, token)| token.as_str());
+        insist!(ends, name.as_str(), sink.recover(token)).map_err(outside)?;
+        routes.push(SinkRoute { takes, encoder: sink.encoder() });
+    }
+    Ok((sinks, routes))
+}
