@@ -191,7 +191,7 @@ pub(super) fn refused(error: &KafkaError) -> ConnectorError {
 pub(super) fn missing(brokers: &str, topic: &str) -> ConnectorError {
     ConnectorError::Disconnected {
         what: format!("topic {topic} does not exist at {brokers}"),
-        cause: "create it, or correct `topic`; wasmill creates no topics".to_owned(),
+        cause: "create it, or correct `topic`; wasmill makes none but its own".to_owned(),
     }
 }
 

@@ -34,7 +34,8 @@ pub struct Cli {
     pub log: Option<String>,
 }
 
-const AFTER: &str = "\
+const AFTER: &str = concat!(
+    "\
 Examples:
   wasmill check flights.yaml          is the pipeline right? do its plugins load?
   wasmill explain flights.yaml        what will it do, and what does it promise?
@@ -59,15 +60,9 @@ Environment:
   RUST_LOG                 what is logged, where --log is not given.
   NO_COLOR                 set to anything: no colours.
 
-Exit codes:
-    0  all went well
-    1  the run failed
-    2  the command or a pipeline spec is wrong, or asks for what can't be given
-    3  a plugin was refused: it can't be loaded, or does not fit its stage
-    4  a source, sink or data directory can't be used
-    5  test cases failed
-    6  another process has taken this one's place: it has the same `slot`
-  130  a second signal ended the run before it could end in order";
+",
+    exit::codes!()
+);
 
 /// What to do.
 #[derive(Debug, Subcommand)]

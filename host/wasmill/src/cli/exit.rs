@@ -22,8 +22,10 @@ pub enum Exit {
     Interrupted = 130,
 }
 
-/// The codes as `--help` shows them.
-pub const HELP: &str = "\
+/// The codes as `--help` shows them: a literal, which stands in other texts too.
+macro_rules! codes {
+    () => {
+        "\
 Exit codes:
     0  all went well
     1  the run failed
@@ -32,7 +34,14 @@ Exit codes:
     4  a source, sink or data directory can't be used
     5  test cases failed
     6  another process has taken this one's place: it has the same `slot`
-  130  a second signal ended the run before it could end in order";
+  130  a second signal ended the run before it could end in order"
+    };
+}
+
+pub(super) use codes;
+
+/// The codes as `--help` shows them.
+pub const HELP: &str = codes!();
 
 impl From<Exit> for std::process::ExitCode {
     fn from(exit: Exit) -> Self {
