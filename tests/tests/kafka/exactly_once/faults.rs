@@ -127,6 +127,28 @@ fn a_static_member_that_comes_back_moves_nothing() {
     hosts.into_iter().for_each(|host| _ = host.end());
 }
 
+/// One while it runs and one between two runs.
+#[test]
+fn new_partitions_of_the_input_are_taken_in_before_an_exchange() {
+    let broker = shared_broker();
+    let mut exact = Exact::behind_exchange(&broker, Job::Counts, 2);
+    let since = Instant::now();
+    exact.feed(2_000);
+    let mut host = start_as(&exact, "one");
+    exact.until_whole(&mut host);
+    exact.grow(&broker, 3);
+    exact.feed(3_000);
+    exact.until_whole(&mut host);
+    host.end();
+    exact.grow(&broker, 4);
+    exact.feed(4_000);
+    exact.flush();
+    let mut host = start_as(&exact, "one");
+    let found = exact.until_whole(&mut host);
+    exact.is_exact("an input that grows, with an exchange", &found, 2, since);
+    host.end();
+}
+
 #[test]
 fn a_broker_that_is_killed_or_stopped_loses_and_doubles_nothing() {
     broker_goes("a broker killed, and stopped", Exact::new);

@@ -111,6 +111,7 @@ impl Exact {
             .set("bootstrap.servers", broker.address())
             .set("enable.idempotence", "true")
             .set("linger.ms", "5")
+            .set("topic.metadata.refresh.interval.ms", "1000")
             .create()
             .expect("a producer");
         let exact = Self {
@@ -165,6 +166,13 @@ workers: 2
         self.world.place.file("pipeline.yaml", spec);
     }
 
+    /// Gives the input more partitions, which are fed from now on.
+    pub fn grow(&mut self, broker: &Broker, partitions: u32) {
+        broker.grow_topic(&self.world.input(), partitions as i32);
+        self.sent.resize_with(partitions as usize, AtomicU64::default);
+        self.partitions = partitions;
+    }
+
     pub fn start(&self) -> Host {
         self.start_with(|w| w)
     }
@@ -180,7 +188,13 @@ workers: 2
             let record = BaseRecord::to(&topic).partition(partition as i32).key(key).payload(text);
             match self.producer.send(record) {
                 Ok(()) => break,
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
+                // The queue is full, or a partition is new.
+                Err((
+                    KafkaError::MessageProduction(
+                        RDKafkaErrorCode::QueueFull | RDKafkaErrorCode::UnknownPartition,
+                    ),
+                    _,
+                )) => {
                     self.producer.poll(Duration::from_millis(10));
                 }
                 Err((e, _)) => panic!("can't feed: {e}"),
