@@ -139,6 +139,32 @@ fn as_of_one_process(what: &str, job: Job, rounds: u32) {
     hosts.into_iter().for_each(|host| _ = host.end());
 }
 
+/// What is far ahead in event time waits in the exchange, not in memory.
+#[test]
+fn partitions_that_are_far_apart_in_event_time_take_no_more_memory() {
+    const MESSAGES: u64 = 200_000;
+    let broker = shared_broker();
+    let exact = Exact::behind_exchange(&broker, Job::Windows, 2);
+    let since = Instant::now();
+    exact.feed(1_000);
+    let mut host = start_as(&exact, "one");
+    host.until_ready_is(200, &[]);
+    std::thread::sleep(Duration::from_secs(2));
+    let before = host.running.resident_bytes();
+    exact.feed_to(MESSAGES, |_| 0);
+    exact.flush();
+    // All of it is in the exchange, and can't be taken in before the other partition is as far.
+    std::thread::sleep(Duration::from_secs(8));
+    let grown = host.running.resident_bytes().saturating_sub(before) >> 20;
+    exact.feed_to(MESSAGES, |_| 1);
+    exact.close();
+    let found = exact.until_whole(&mut host);
+    exact.is_exact("partitions far apart", &found, 1, since);
+    println!("{MESSAGES} messages that wait: {grown} MiB more");
+    assert!(grown < 64, "{grown} MiB more for what waits");
+    host.end();
+}
+
 /// A pipeline's state, as `wasmill state` shows it.
 fn shown(exact: &Exact, command: &[&str]) -> String {
     let asked = exact.world.place.wasmill(["state"].into_iter().chain(command.iter().copied()));

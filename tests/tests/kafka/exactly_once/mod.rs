@@ -204,8 +204,13 @@ workers: 2
 
     /// So many messages more, by turns over the partitions.
     pub fn feed(&self, messages: u64) {
+        self.feed_to(messages, |nth| (nth % u64::from(self.partitions)) as u32);
+    }
+
+    /// So many messages more, each to a partition.
+    pub fn feed_to(&self, messages: u64, partition: impl Fn(u64) -> u32) {
         for nth in 0..messages {
-            let partition = (nth % u64::from(self.partitions)) as u32;
+            let partition = partition(nth);
             let n = self.sent[partition as usize].fetch_add(1, Ordering::Relaxed);
             let (k, time) = (key_of(partition, n), time_of(n));
             let id = format!("{partition}-{n}");

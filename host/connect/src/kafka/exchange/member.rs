@@ -9,9 +9,13 @@ use wasmill_engine::position::PartitionId;
 
 use super::{ExchangeTopic, PARTITION_SHIFT, SOURCE_SHIFT, number_of};
 use crate::kafka::group::Raw;
+use crate::kafka::properties::Property;
 use crate::kafka::sink::KafkaSinkSpec;
 use crate::kafka::source::{KafkaSource, KafkaSourceSpec};
 use crate::{ConnectorError, Positions};
+
+/// How long the brokers wait for more before they answer that there is nothing.
+const FETCH_WAIT_MS: &str = "20";
 
 /// A change of what this process has of the exchange.
 #[derive(Debug)]
@@ -55,6 +59,9 @@ impl ExchangeMember {
         if let Some(like) = like {
             spec.properties.clone_from(&like.properties);
         }
+        // Reading begins elsewhere now and then, and waits for the answer to what was asked before.
+        let wait = spec.properties.entry("fetch.wait.max.ms".to_owned());
+        wait.or_insert_with(|| Property(FETCH_WAIT_MS.to_owned()));
         let mut source = KafkaSource::new(spec)?;
         let (changes, changed) = unbounded_channel();
         source.join_with(changes).await?;

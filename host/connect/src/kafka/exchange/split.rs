@@ -30,7 +30,7 @@ struct Bounds {
     read_over_max: u64,
 }
 
-const BOUNDS: Bounds = Bounds { part_bytes_max: 256 << 10, read_over_max: 256 };
+const BOUNDS: Bounds = Bounds { part_bytes_max: 512 << 10, read_over_max: 256 };
 
 /// How long who reads may go on where somebody wants to read elsewhere: long enough for what is under way.
 const TURN: Duration = Duration::from_millis(10);
@@ -136,18 +136,20 @@ impl Split {
         Ok(())
     }
 
-    /// Begins to read at a place. Parts that are before it are behind from now on.
+    /// Begins to read at a place. Parts that are before it are behind from now on; all are until it has begun.
     async fn begin(&self, place: u64) -> Result<Reading, ConnectorError> {
+        for part in self.parts.values() {
+            if std::mem::take(&mut lock(&part.inner).is_in_step) {
+                // It may be waiting, as one that is in step does.
+                part.filled.notify_one();
+            }
+        }
         let (log, partition, offset) = (Arc::clone(&self.log), self.partition, offset_of(place));
         // What was deleted was taken in by all parts, or never theirs.
         let reader = os::blocking(move || log.reader(partition, offset)).await?;
         for part in self.parts.values() {
             let mut inner = lock(&part.inner);
-            let is_in_step = inner.next() >= place;
-            if std::mem::replace(&mut inner.is_in_step, is_in_step) && !is_in_step {
-                // It may be waiting, as one that is in step does.
-                part.filled.notify_one();
-            }
+            inner.is_in_step = inner.next() >= place;
         }
         Ok(Reading { reader, place })
     }
