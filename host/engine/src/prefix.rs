@@ -81,7 +81,12 @@ impl Prefix {
         let mut batch = Batch::with_capacity(raw.partition, raw.next, raw.records.len(), raw.data.len());
         for record in &raw.records {
             let value = &raw.data[record.value.clone()];
-            match decoder.carried(record, &raw.data) {
+            // What the reader could not take whole says nothing that could be trusted.
+            let carried = match record.rejected {
+                Some(_) => Carried::Nothing,
+                None => decoder.carried(record, &raw.data),
+            };
+            match carried {
                 Carried::Nothing => {}
                 Carried::Stamp(time) => batch.tail = batch.tail.and(Passed { time, ..Passed::NONE }),
                 Carried::Mark(time) => {

@@ -24,7 +24,7 @@ use super::transaction::Transactions;
 use crate::{ConnectorError, Sink};
 
 pub use member::{ExchangeMember, Shared};
-pub use record::ExchangeDecoder;
+pub use record::{ExchangeDecoder, offset_of as exchange_offset};
 pub use source::ExchangeSource;
 
 /// How the topic is made: what was taken in is deleted by wasmill, and nothing before.
@@ -106,12 +106,6 @@ pub fn exchange_part(number: u32) -> (u32, PartitionId) {
     let source = u16::try_from((number >> SOURCE_SHIFT) & ((1 << (PARTITION_SHIFT - SOURCE_SHIFT)) - 1));
     let partition = number & ((1 << SOURCE_SHIFT) - 1);
     (number >> PARTITION_SHIFT, PartitionId { source: source.unwrap_or_default(), partition })
-}
-
-/// The offset in the topic that an offset of the engine's is in.
-#[must_use]
-pub fn exchange_offset(place: u64) -> u64 {
-    record::offset_of(place)
 }
 
 #[cfg(test)]

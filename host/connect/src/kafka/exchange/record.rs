@@ -11,7 +11,7 @@
 
 use wasmill_engine::input::{Carried, Decoder, RawRecord};
 use wasmill_engine::output::{EncodedBatch, EncodedRecord, Encoder, OutputId};
-use wasmill_engine::position::{PartitionId, Position};
+use wasmill_engine::position::PartitionId;
 use wasmill_frame::{Frame, FrameBuf, Message};
 
 const DATA: u8 = b'd';
@@ -24,6 +24,8 @@ const HEAD_BYTES: usize = 2 + 4 + 8;
 const MARKED_BYTES: usize = 2 + 4 + 8;
 /// Where a place has the offset.
 const OFFSET_SHIFT: u32 = 12;
+/// Why a record is not taken in that is neither messages nor a mark.
+pub(super) const NOBODYS: &str = "the record is none of an exchange: who else writes to the topic?";
 /// How many messages a record has at most.
 pub(super) const MESSAGES_MAX: usize = 1 << OFFSET_SHIFT;
 
@@ -33,7 +35,8 @@ pub(super) fn place_of(offset: u64) -> u64 {
 }
 
 /// The offset of the record that a place is in.
-pub(super) fn offset_of(place: u64) -> u64 {
+#[must_use]
+pub fn offset_of(place: u64) -> u64 {
     place >> OFFSET_SHIFT
 }
 
@@ -55,13 +58,6 @@ pub(super) fn mark<'a>(positions: impl ExactSizeIterator<Item = (&'a PartitionId
         into.extend_from_slice(&id.partition.to_le_bytes());
         into.extend_from_slice(&stream_time.to_le_bytes());
     }
-}
-
-/// The same of all positions of an epoch.
-pub(super) fn mark_of(positions: &[(PartitionId, Position)]) -> Vec<u8> {
-    let mut value = Vec::with_capacity(1 + 4 + positions.len() * MARKED_BYTES);
-    mark(positions.iter().map(|(id, position)| (id, position.stream_time)), &mut value);
-    value
 }
 
 /// One thing that a record says of a partition of the sources.
@@ -171,7 +167,7 @@ impl Decoder for ExchangeDecoder {
             Some((&DATA, message)) => message.get(HEAD_BYTES..),
             _ => None,
         };
-        let frame = frame.ok_or("the record is none of an exchange: who else writes to the topic?")?;
+        let frame = frame.ok_or(NOBODYS)?;
         let frame = Frame::parse(frame).map_err(|e| format!("the record has no whole frame: {e}"))?;
         if frame.len() != 1 {
             return Err(format!("the record's frame has {} messages, not one", frame.len()));

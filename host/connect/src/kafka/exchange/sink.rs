@@ -7,7 +7,7 @@ use wasmill_engine::output::{EncodedBatch, Encoder};
 use wasmill_engine::position::{PartitionId, Position};
 
 use super::ExchangeTopic;
-use super::record::{ExchangeEncoder, MESSAGES_MAX, mark_of, pack};
+use super::record::{ExchangeEncoder, MESSAGES_MAX, mark, pack};
 use crate::kafka::group::number;
 use crate::kafka::transaction::Transactions;
 use crate::{ConnectorError, Refused, Sink, SinkTraits};
@@ -105,10 +105,11 @@ impl Sink for ExchangeSink {
         if positions.is_empty() {
             return Ok(());
         }
-        let mark = mark_of(positions);
+        let mut value = Vec::new();
+        mark(positions.iter().map(|(id, position)| (id, position.stream_time)), &mut value);
         for partition in 0..self.exchange.partitions {
             let to = (self.exchange.topic.as_str(), number(partition));
-            self.transactions.put_for(self.number, usize::MAX, to, b"", &mark).await?;
+            self.transactions.put_for(self.number, usize::MAX, to, b"", &value).await?;
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use wasmill_engine::input::{RawBatch, RawRecord};
 use wasmill_engine::position::PartitionId;
 use wasmill_engine::time::START;
 
-use super::record::{Said, offset_of, place_of, said};
+use super::record::{NOBODYS, Said, offset_of, place_of, said};
 use crate::kafka::client::lock;
 use crate::kafka::group::Handle;
 use crate::{ConnectorError, Polled, Reader, os};
@@ -263,7 +263,8 @@ impl Split {
                 // Whose it is nobody knows: the first part tells it as a dead letter.
                 let id = self.parts.keys().next();
                 if let Some(taking) = id.and_then(|id| takings.get_mut(id)) {
-                    taking.take(record, first..behind, None, |data| data.extend_from_slice(value));
+                    let nobodys = RawRecord { rejected: Some(NOBODYS.to_owned()), ..record.clone() };
+                    taking.take(&nobodys, first..behind, None, |data| data.extend_from_slice(value));
                 }
                 continue;
             };
@@ -272,16 +273,12 @@ impl Split {
                 if !self.parts.contains_key(of) {
                     return Err(ConnectorError::Outdated(format!("a source has a new partition: {of}")));
                 }
-                // All of a mark is at one place: each part has one thing of it.
-                let place = match said {
-                    Said::Message(_) => places.next().unwrap_or(first),
-                    Said::Mark(_) => first,
+                let (place, time) = match said {
+                    Said::Message(_) => (places.next().unwrap_or(first), None),
+                    // All of a mark is at one place: each part has one thing of it.
+                    Said::Mark(time) => (first, Some(*time)),
                 };
                 let next = if nth == all.len() { behind } else { place + 1 };
-                let time = match said {
-                    Said::Message(_) => None,
-                    Said::Mark(time) => Some(*time),
-                };
                 if let Some(taking) = takings.get_mut(of) {
                     taking.take(record, place..next, time, |data| said.alone(*of, data));
                 }
@@ -641,7 +638,11 @@ mod tests {
         let log = Arc::new(Memory { records: vec![b"x".to_vec()], begun: AtomicUsize::new(0) });
         runtime().block_on(async {
             let split = split_of(&log, &BTreeMap::new(), BOUNDS).await;
-            assert_eq!(polled(&split, 0).await, [(0, place_of(1), b"x".to_vec())]);
+            let polled = split.poll(id(0), 100, 1 << 20).await.expect("it is read");
+            let Polled::Records(raw) = polled else { panic!("the log has no end") };
+            let [record] = raw.records.as_slice() else { panic!("{:?}", raw.records) };
+            assert_eq!((record.offset, record.next, raw.data.as_slice()), (0, place_of(1), b"x".as_slice()));
+            assert_eq!(record.rejected.as_deref(), Some(NOBODYS));
         });
     }
 }
