@@ -13,7 +13,7 @@ mod witness;
 pub use disk::{DiskReplacement, DiskStore, FORMAT};
 pub use memory::MemoryStore;
 pub use partitioned::PartitionedStore;
-pub use parts_view::PartsView;
+pub use parts_view::{PartsView, name_of_parts};
 pub use redis::{Merge, REDIS_FORMAT, RedisAddress, RedisStore, RedisView, check_url};
 pub use replacement::Replacement;
 

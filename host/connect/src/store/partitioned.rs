@@ -9,7 +9,7 @@ use wasmill_engine::state::{
     Change, Checkpoint, Delta, Epoch, StateStore, StateView, StoreError, VisitEntry, group_of,
 };
 
-use super::parts_view::{PartsView, whole};
+use super::parts_view::{PartsView, name_of_parts, whole};
 
 /// Stores by partition.
 pub struct PartitionedStore {
@@ -93,11 +93,7 @@ impl PartitionedStore {
 
 impl StateStore for PartitionedStore {
     fn name(&self) -> String {
-        let one = self.stores.values().next().map_or_else(|| "nothing".to_owned(), |s| s.name());
-        match self.stores.len() {
-            0 | 1 => one,
-            n => format!("{one} and {} more", n - 1),
-        }
+        name_of_parts(self.stores.values().map(|store| store.name()))
     }
 
     fn is_durable(&self) -> bool {

@@ -19,6 +19,16 @@ impl PartsView {
     }
 }
 
+/// What stores are called together.
+#[must_use]
+pub fn name_of_parts(mut names: impl ExactSizeIterator<Item = String>) -> String {
+    let first = names.next().unwrap_or_else(|| "nothing".to_owned());
+    match names.len() {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
+}
+
 /// The checkpoint of all parts: what each has taken in, and the earliest stream time.
 pub(super) fn whole(
     parts: impl Iterator<Item = Result<Option<Checkpoint>, StoreError>>,

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use tokio::sync::Mutex;
 use wasmill_connect::kafka::{Changelog, ExchangeMember};
-use wasmill_connect::store::DiskStore;
 use wasmill_connect::{Membership, Partition, Positions, Sink, Source};
 use wasmill_engine::commit::Collector;
 use wasmill_engine::coordinator::{Coordinator, FoundPartition};
@@ -65,8 +64,6 @@ pub(super) struct NamedSink {
 pub(super) struct KeptOpen {
     /// What this process keeps itself, in memory or on disk.
     store: Option<Arc<dyn StateStore>>,
-    /// What is on disk, opened before partitions were asked for.
-    opened: Option<DiskStore>,
     /// The same of partitions of an exchange.
     parts: BTreeMap<u32, Arc<dyn StateStore>>,
     /// The place in an exchange's group.
@@ -122,9 +119,10 @@ pub(super) async fn assemble(
     let instances = pipeline.workers * pipeline.stages.len();
     let sandbox = admission::open(Some(&pipeline.limits), instances).map_err(stopped)?;
     let topology = Arc::new(topology(pipeline, &sandbox)?);
-    if kept.store.is_none() {
-        kept.opened = open_early(pipeline).await;
-    }
+    let opened = match kept.store {
+        Some(_) => None,
+        None => open_early(pipeline).await,
+    };
     let mut sources = Vec::new();
     let mut listed = Vec::new();
     for (number, spec) in pipeline.sources.iter().enumerate() {
@@ -176,7 +174,7 @@ pub(super) async fn assemble(
             }
             (partitioned as Arc<dyn StateStore>, None)
         }
-        (_, changelog) => open_store(pipeline, &topology, changelog.as_ref(), ends, kept).await?,
+        (_, changelog) => open_store(pipeline, &topology, changelog.as_ref(), ends, kept, opened).await?,
     };
     let stored = || {
         let store = Arc::clone(&store);

@@ -391,6 +391,12 @@ impl Pipeline {
         }
     }
 
+    /// Where its state is on disk.
+    #[must_use]
+    pub fn state_directory(&self) -> Option<PathBuf> {
+        self.data_dir.as_ref().map(|folder| DiskStore::directory(folder, &self.name))
+    }
+
     /// Where the state of a partition of its exchange is.
     #[must_use]
     pub fn part_directory(&self, partition: u32) -> Option<PathBuf> {

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use wasmill_tests::random::Random;
 
-use super::{BASE, Exact, Job, is_closing, rounds};
-use crate::broker::{Broker, kcat};
+use super::{Exact, Job, is_closing, rounds};
+use crate::broker::Broker;
 use crate::world::{FOR_EVER, Found, Host, PATIENCE, read_all, shared_broker, tail};
 
 /// Messages a second.
@@ -200,19 +200,6 @@ fn a_message_that_the_exchange_does_not_take_becomes_one_dead_letter_and_its_nei
     let exact = Exact::behind_exchange(&broker, Job::Counts, 1);
     // The client's own limit: of a record of many messages nobody knows then which is too large.
     exact.write_spec_to(&broker.address(), "properties: { message.max.bytes: 5000 }", "");
-    let since = Instant::now();
-    exact.feed(500);
-    exact.flush();
-    let payload = format!(r#"{{"k":"k1","x":"{}"}}"#, "x".repeat(20_000));
-    let large = format!(r#"{{"id":"large","type":"t","timestamp":{},"payload":{payload}}}"#, BASE);
-    kcat(&exact.world.address, &["-P", "-t", &exact.world.input(), "-p", "0"], &(large + "\n"));
-    exact.feed(500);
-    exact.flush();
-    let mut host = exact.start();
-    let found = exact.until_whole(&mut host);
-    exact.is_exact("a message above the exchange's limit", &found, 1, since);
-    let dead = read_all(&exact.world.address, &exact.world.dead_letters());
-    let kinds: Vec<_> = dead.iter().map(|d| d.value["payload"]["kind"].clone()).collect();
-    assert_eq!(kinds, ["refused"], "{dead:?}");
+    let host = exact.buries_one_that_is_large("a message above the exchange's limit");
     host.end();
 }

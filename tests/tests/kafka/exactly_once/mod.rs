@@ -19,7 +19,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use wasmill_tests::http::free_address;
 use wasmill_tests::process::Wasmill;
 
-use crate::broker::Broker;
+use crate::broker::{Broker, kcat};
 use crate::world::{FOR_EVER, Found, Host, PATIENCE, Reading, World, read_all, tail};
 
 /// How many keys the messages have.
@@ -322,6 +322,26 @@ workers: 2
         std::thread::sleep(Duration::from_millis(500));
         found.extend(output.rest().into_iter().filter(|f| !is_closing(f)));
         found
+    }
+
+    /// Feeds the first partition a message of 20,000 bytes among others: it becomes a dead letter, and all others are
+    /// exact. Answers who has done it.
+    pub fn buries_one_that_is_large(&self, what: &str) -> Host {
+        let since = Instant::now();
+        self.feed(500);
+        self.flush();
+        let payload = format!(r#"{{"k":"k1","x":"{}"}}"#, "x".repeat(20_000));
+        let large = format!(r#"{{"id":"large","type":"t","timestamp":{BASE},"payload":{payload}}}"#);
+        kcat(&self.world.address, &["-P", "-t", &self.world.input(), "-p", "0"], &(large + "\n"));
+        self.feed(500);
+        self.flush();
+        let mut host = self.start();
+        let found = self.until_whole(&mut host);
+        self.is_exact(what, &found, 1, since);
+        let dead = read_all(&self.world.address, &self.world.dead_letters());
+        let kinds: Vec<_> = dead.iter().map(|d| d.value["payload"]["kind"].clone()).collect();
+        assert_eq!(kinds, ["refused"], "{dead:?}");
+        host
     }
 
     /// What is wrong with these results.

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use super::{Exact, Job};
-use crate::broker::kcat;
 use crate::world::{FOR_EVER, read_all, shared_broker};
 
 fn changelog(exact: &Exact) -> String {
@@ -109,19 +108,7 @@ fn a_message_that_the_topic_does_not_take_becomes_one_dead_letter_and_its_neighb
     let broker = shared_broker();
     let exact = Exact::new(&broker, Job::Copies, 1);
     broker.set(&exact.world.output(), ("max.message.bytes", "5000"));
-    let since = Instant::now();
-    exact.feed(500);
-    exact.flush();
-    let large = format!(r#"{{"id":"large","type":"t","timestamp":1,"payload":"{}"}}"#, "x".repeat(20_000));
-    kcat(&exact.world.address, &["-P", "-t", &exact.world.input(), "-p", "0"], &(large + "\n"));
-    exact.feed(500);
-    exact.flush();
-    let mut host = exact.start();
-    let found = exact.until_whole(&mut host);
-    exact.is_exact("a message above the limit", &found, 1, since);
-    let dead = read_all(&exact.world.address, &exact.world.dead_letters());
-    let kinds: Vec<_> = dead.iter().map(|d| d.value["payload"]["kind"].clone()).collect();
-    assert_eq!(kinds, ["refused"], "{dead:?}");
+    let host = exact.buries_one_that_is_large("a message above the limit");
     let page = wasmill_tests::http::get(host.http, "/metrics").expect("a page").body;
     let aborted = format!("wasmill_transactions_aborted_total{{pipeline=\"{}\"}} 1\n", exact.world.name);
     assert!(page.contains(&aborted), "{page}");

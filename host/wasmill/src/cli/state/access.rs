@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use wasmill_connect::kafka::Changelog;
-use wasmill_connect::store::{DiskStore, PartsView, RedisAddress, RedisView, Replacement};
+use wasmill_connect::store::{DiskStore, PartsView, RedisAddress, RedisView, Replacement, name_of_parts};
 use wasmill_engine::state::{StateStore as _, StateView, StoreError};
 
 use super::pages::RunningPages;
@@ -168,11 +168,7 @@ impl Held {
     pub fn name(&self) -> String {
         match self {
             Self::Disk(store) => store.name(),
-            Self::Parts(stores) => match stores.as_slice() {
-                [] => String::new(),
-                [one] => one.name(),
-                [first, others @ ..] => format!("{} and {} more", first.name(), others.len()),
-            },
+            Self::Parts(stores) => name_of_parts(stores.iter().map(DiskStore::name)),
             Self::Redis { pipeline, .. } => format!("Redis, under `wasmill:{{{pipeline}}}`"),
         }
     }
@@ -186,8 +182,7 @@ enum Failure {
 
 /// The folder of a pipeline whose state is on disk.
 fn directory(pipeline: &Pipeline) -> Option<PathBuf> {
-    let folder = pipeline.data_dir.as_ref().filter(|_| pipeline.keeps_on_disk())?;
-    Some(DiskStore::directory(folder, &pipeline.name))
+    pipeline.state_directory().filter(|_| pipeline.keeps_on_disk())
 }
 
 fn open_store(pipeline: &Pipeline) -> Result<Held, Failure> {

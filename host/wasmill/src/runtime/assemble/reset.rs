@@ -4,7 +4,6 @@ use wasmill_connect::kafka::{Changelog, delete_own_topics};
 use wasmill_connect::store::{DiskStore, RedisStore};
 
 use super::outside;
-use super::stores::state_directory;
 use crate::spec::{Kept, Pipeline};
 
 /// Forgets positions and state, and what the sinks hold of earlier runs.
@@ -29,7 +28,7 @@ pub(in crate::runtime) fn reset(pipeline: &Pipeline) -> anyhow::Result<()> {
             }
         }
     }
-    if let Some(directory) = state_directory(pipeline) {
+    if let Some(directory) = pipeline.state_directory() {
         DiskStore::reset_at(&directory).map_err(outside)?;
     }
     if let Some(redis) = pipeline.state.redis() {

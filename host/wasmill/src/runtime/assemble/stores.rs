@@ -1,7 +1,6 @@
 //! The store of a pipeline, opened and brought up to date.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use wasmill_connect::kafka::{Changelog, exchange_part};
@@ -18,34 +17,31 @@ use super::super::retry::{Ends, insist, off_the_network};
 use super::{KeptOpen, outside};
 use crate::spec::{Kept, Pipeline, Sharing};
 
-pub(super) fn state_directory(pipeline: &Pipeline) -> Option<PathBuf> {
-    pipeline.data_dir.as_ref().map(|dir| DiskStore::directory(dir, &pipeline.name))
-}
-
 /// Opens the store on this machine before partitions are asked for: while its journal is read they would wait,
 /// and nobody else would have them. Where it can't be opened yet, as another process is about to leave it, that is
 /// told when its turn comes.
 pub(super) async fn open_early(pipeline: &Pipeline) -> Option<DiskStore> {
-    if !matches!(pipeline.kept(), Kept::Disk | Kept::Changelog) {
+    let directory = pipeline.state_directory().filter(|_| pipeline.keeps_on_disk())?;
+    if !DiskStore::is_in(&directory) {
         return None;
     }
-    let directory = state_directory(pipeline).filter(|directory| DiskStore::is_in(directory))?;
     tokio::task::spawn_blocking(move || DiskStore::open(&directory).ok()).await.ok().flatten()
 }
 
-/// The pipeline's store, and where the positions of shared sources are, if they are in it.
+/// The pipeline's store, which may be `opened` already, and where the positions of shared sources are, if they are
+/// in it.
 pub(super) async fn open_store(
     pipeline: &Pipeline,
     topology: &Topology,
     changelog: Option<&Changelog>,
     ends: &Ends,
     kept: &mut KeptOpen,
+    mut opened: Option<DiskStore>,
 ) -> anyhow::Result<(Arc<dyn StateStore>, Option<Claims>)> {
-    let mut opened = kept.opened.take();
     let kept = &mut kept.store;
     if let Some(changelog) = changelog {
         let mut open = || {
-            let store = Follower::of(kept.as_ref(), state_directory(pipeline), opened.take());
+            let store = Follower::of(kept.as_ref(), pipeline.state_directory(), opened.take());
             follower::followed(store, changelog.clone(), 0, Arc::clone(&ends.observed))
         };
         let store = insist!(ends, "the changelog", open()).map_err(outside)?;
@@ -60,7 +56,7 @@ pub(super) async fn open_store(
         Kept::Source | Kept::Changelog => Ok((Arc::new(MemoryStore::new()), None)),
         Kept::Memory => Ok((Arc::clone(kept.insert(Arc::new(MemoryStore::new()))), None)),
         Kept::Disk => {
-            let open = || DiskStore::open(&state_directory(pipeline).unwrap_or_default());
+            let open = || DiskStore::open(&pipeline.state_directory().unwrap_or_default());
             let store = opened.map_or_else(open, Ok).map_err(outside)?;
             Ok((Arc::clone(kept.insert(Arc::new(store))), None))
         }
