@@ -21,7 +21,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 pub use kafka::GroupOffsets;
 use wasmill_engine::input::RawBatch;
-use wasmill_engine::output::{EncodedBatch, Encoder};
+use wasmill_engine::output::{EncodedBatch, Encoder, Sequences};
 use wasmill_engine::position::{PartitionId, Position};
 
 /// Why a connector can't do what was asked; it tells the host what to do.
@@ -155,6 +155,16 @@ pub trait Source: Send {
     fn unstable(&self) -> Vec<(u32, u64)> {
         Vec::new()
     }
+    /// What its system knows the messages of its partitions by, where that isn't their offsets: so that the ids of
+    /// results last when messages are delivered again. Asked once, behind `join` or `take_all`.
+    fn sequences(&self) -> Option<Arc<dyn Sequences>> {
+        None
+    }
+    /// How many messages were gone before they could be read, since the process began, as far as that is known:
+    /// trimmed by their log. The host counts and tells them.
+    fn lost(&self) -> u64 {
+        0
+    }
     /// The pipeline won't read again: acknowledges what was committed, and leaves its partitions to others.
     async fn close(&mut self) -> Result<(), ConnectorError> {
         Ok(())
@@ -209,13 +219,36 @@ pub struct Refused {
     pub reason: String,
 }
 
-/// Where messages go. The order of calls is: `recover` once; then, for each epoch, any number of
+/// Who writes to a sink: with it the output ids of a pipeline are nobody else's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Writer {
+    /// The pipeline.
+    pub pipeline: String,
+    /// Its reset generation: a run behind a reset repeats no id.
+    pub generation: u64,
+    /// The sink's name in the pipeline.
+    pub sink: String,
+}
+
+impl Writer {
+    /// An output's id among all that may write to the sink's system, as text.
+    pub fn write_id(&self, id: &wasmill_engine::output::OutputId<'_>, out: &mut Vec<u8>) {
+        use std::io::Write as _;
+        // Writing to memory can't fail.
+        let _ = write!(out, "{}/{}/{}/", self.pipeline, self.generation, self.sink);
+        id.write_to(out);
+    }
+}
+
+/// Where messages go. The order of calls is: `identify` and `recover` once; then, for each epoch, any number of
 /// `write`s, one `flush`, the pipeline's commit with the flush's token, one `publish`; at the end `close`.
 #[async_trait]
 pub trait Sink: Send {
     /// What it is like.
     fn traits(&self) -> SinkTraits;
-    /// Turns messages into what `write` takes; runs on the workers.
+    /// Says who writes, before all other calls: for who refuses repeats by their ids.
+    fn identify(&mut self, _: Writer) {}
+    /// Turns messages into what `write` takes; runs on the workers. Asked behind `recover`.
     fn encoder(&self) -> Arc<dyn Encoder>;
     /// Connects and returns to what `token` says is committed: takes back what was written after it,
     /// finishes publishing what was. No token: nothing is committed yet.

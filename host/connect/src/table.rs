@@ -42,7 +42,7 @@ pub trait SourceConnector: DeserializeOwned + JsonSchema {
 /// A spec that makes a sink.
 pub trait SinkConnector: DeserializeOwned + JsonSchema {
     /// What the sink is like.
-    const TRAITS: SinkTraits;
+    fn traits(&self) -> SinkTraits;
     /// The sink; connects to nothing yet.
     ///
     /// # Errors
@@ -307,7 +307,7 @@ impl<T: SinkConnector> SinkOf for T {
         self.in_transactions()
     }
     fn like(&self) -> SinkTraits {
-        T::TRAITS
+        self.traits()
     }
     fn make(&self) -> Result<Box<dyn Sink>, ConnectorError> {
         self.sink()

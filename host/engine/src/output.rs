@@ -68,6 +68,49 @@ impl<'a> OutputId<'a> {
     }
 }
 
+impl OutputId<'_> {
+    /// Adds the id as text: short, without spaces, and another one for another id, for keys and stages go in
+    /// as hashes of 128 bits. It must be read together with who writes, for two pipelines have the same ids.
+    pub fn write_to(&self, out: &mut Vec<u8>) {
+        use std::io::Write as _;
+        // Writing to memory can't fail.
+        let _ = match *self {
+            Self::Message { partition, offset, index, emit, left_at } => {
+                let _ = write!(out, "{partition}.{offset}.{index}.{emit}");
+                write_stage(left_at, out)
+            }
+            Self::Window { stage, key, start, end, revision, emit, left_at } => {
+                let key = xxhash_rust::xxh3::xxh3_128(key);
+                let _ = write!(out, "w{start}.{end}.{revision}.{emit}.{key:032x}");
+                let _ = write_stage(stage, out);
+                write_stage(left_at, out)
+            }
+            Self::Refused { sink, digest, origin } => {
+                let _ = write!(out, "r{digest:016x}");
+                if let Some((partition, offset)) = origin {
+                    let _ = write!(out, ".{partition}.{offset}");
+                }
+                write_stage(sink, out)
+            }
+        };
+    }
+}
+
+fn write_stage(name: &str, out: &mut Vec<u8>) -> std::io::Result<()> {
+    use std::io::Write as _;
+    match name {
+        "" => write!(out, "."),
+        name => write!(out, ".{:032x}", xxhash_rust::xxh3::xxh3_128(name.as_bytes())),
+    }
+}
+
+/// The sequence numbers by which a source's own system knows the messages of a partition, where its reader counts
+/// them otherwise: as of a queue, which delivers a message again out of its order.
+pub trait Sequences: Send + Sync {
+    /// The system's number of the message at an offset of the reader's.
+    fn of(&self, partition: u32, offset: u64) -> u64;
+}
+
 /// A message of a source: its partition, its offset.
 pub type Origin = (PartitionId, u64);
 
@@ -181,14 +224,22 @@ pub struct Routes {
     dead_letters: Vec<usize>,
     named: BTreeMap<String, Vec<usize>>,
     partitions: BTreeMap<PartitionId, String>,
+    /// By source, of those that have such.
+    sequences: BTreeMap<u16, Arc<dyn Sequences>>,
 }
 
 impl Routes {
     /// Sorts the sinks by what they take; `partitions` are the names that dead letters tell.
     #[must_use]
     pub fn new(sinks: Vec<SinkRoute>, partitions: BTreeMap<PartitionId, String>) -> Self {
-        let mut routes =
-            Self { sinks, main: Vec::new(), dead_letters: Vec::new(), named: BTreeMap::new(), partitions };
+        let mut routes = Self {
+            sinks,
+            main: Vec::new(),
+            dead_letters: Vec::new(),
+            named: BTreeMap::new(),
+            partitions,
+            sequences: BTreeMap::new(),
+        };
         for (i, sink) in routes.sinks.iter().enumerate() {
             match &sink.takes {
                 Takes::Main => routes.main.push(i),
@@ -197,6 +248,23 @@ impl Routes {
             }
         }
         routes
+    }
+
+    /// As it is, with the sequence numbers of the sources that have such.
+    #[must_use]
+    pub fn with_sequences(self, sequences: BTreeMap<u16, Arc<dyn Sequences>>) -> Self {
+        Self { sequences, ..self }
+    }
+
+    /// An id as the source's own system knows its message: the same when that is delivered again.
+    fn lasting<'a>(&self, id: &OutputId<'a>) -> OutputId<'a> {
+        let mut lasting = *id;
+        if let OutputId::Message { partition, offset, .. } = &mut lasting
+            && let Some(sequences) = self.sequences.get(&partition.source)
+        {
+            *offset = sequences.of(partition.partition, *offset);
+        }
+        lasting
     }
 
     /// How many sinks there are.
@@ -277,8 +345,10 @@ impl Outbox {
         stamp: i64,
         id: &OutputId<'_>,
     ) {
+        let lasting = routes.lasting(id);
         for &sink in sinks {
-            match routes.sinks[sink].encoder.encode_stamped(message, stamp, id, &mut self.sinks[sink]) {
+            let encoder = &routes.sinks[sink].encoder;
+            match encoder.encode_stamped(message, stamp, &lasting, &mut self.sinks[sink]) {
                 Ok(()) => self.note_origin(sink, id),
                 Err(reason) => self.bury(
                     routes,
@@ -293,9 +363,10 @@ impl Outbox {
     /// Makes a dead letter of a message.
     pub fn bury(&mut self, routes: &Routes, why: &DeadLetter<'_>, what: Buried<'_>, id: &OutputId<'_>) {
         self.dead += 1;
-        let frame = why.message(routes, what, id);
+        let lasting = routes.lasting(id);
+        let frame = why.message(routes, what, &lasting);
         for &sink in &routes.dead_letters {
-            if routes.sinks[sink].encoder.encode(frame.get(0), id, &mut self.sinks[sink]).is_ok() {
+            if routes.sinks[sink].encoder.encode(frame.get(0), &lasting, &mut self.sinks[sink]).is_ok() {
                 self.note_origin(sink, id);
             }
         }

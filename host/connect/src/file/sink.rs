@@ -57,8 +57,13 @@ impl FileSinkSpec {
     }
 }
 
+/// What this sink is like.
+const LIKE: SinkTraits = SinkTraits { transactional: true, refuses_repeats: false };
+
 impl SinkConnector for FileSinkSpec {
-    const TRAITS: SinkTraits = SinkTraits { transactional: true, refuses_repeats: false };
+    fn traits(&self) -> SinkTraits {
+        LIKE
+    }
 
     fn sink(&self) -> Result<Box<dyn Sink>, ConnectorError> {
         Ok(Box::new(FileSink::new(self.clone())?))
@@ -404,7 +409,7 @@ impl Files {
 #[async_trait]
 impl Sink for FileSink {
     fn traits(&self) -> SinkTraits {
-        FileSinkSpec::TRAITS
+        LIKE
     }
 
     fn encoder(&self) -> Arc<dyn Encoder> {

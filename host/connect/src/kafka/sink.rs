@@ -77,8 +77,13 @@ pub(super) fn is_same_cluster(one: &str, other: &str) -> bool {
     brokers(one) == brokers(other)
 }
 
+/// What this sink is like.
+const LIKE: SinkTraits = SinkTraits { transactional: false, refuses_repeats: false };
+
 impl SinkConnector for KafkaSinkSpec {
-    const TRAITS: SinkTraits = SinkTraits { transactional: false, refuses_repeats: false };
+    fn traits(&self) -> SinkTraits {
+        LIKE
+    }
 
     fn sink(&self) -> Result<Box<dyn Sink>, ConnectorError> {
         Ok(Box::new(KafkaSink::new(self.clone())?))
@@ -458,7 +463,7 @@ pub(super) fn asking(config: &ClientConfig) -> ClientConfig {
 #[async_trait]
 impl Sink for KafkaSink {
     fn traits(&self) -> SinkTraits {
-        KafkaSinkSpec::TRAITS
+        LIKE
     }
 
     fn encoder(&self) -> Arc<dyn Encoder> {

@@ -61,8 +61,13 @@ impl Default for StdoutSinkSpec {
     }
 }
 
+/// What this sink is like.
+const LIKE: SinkTraits = SinkTraits { transactional: false, refuses_repeats: false };
+
 impl SinkConnector for StdoutSinkSpec {
-    const TRAITS: SinkTraits = SinkTraits { transactional: false, refuses_repeats: false };
+    fn traits(&self) -> SinkTraits {
+        LIKE
+    }
 
     fn sink(&self) -> Result<Box<dyn Sink>, ConnectorError> {
         Ok(Box::new(StdoutSink::new(self.clone(), io::stdout())?))
@@ -110,7 +115,7 @@ impl StdoutSink {
 #[async_trait]
 impl Sink for StdoutSink {
     fn traits(&self) -> SinkTraits {
-        StdoutSinkSpec::TRAITS
+        LIKE
     }
 
     fn encoder(&self) -> Arc<dyn Encoder> {

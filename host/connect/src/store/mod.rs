@@ -19,7 +19,24 @@ pub use replacement::Replacement;
 
 use std::ops::Bound;
 
-use wasmill_engine::state::{Checkpoint, Epoch, StoreError};
+use wasmill_engine::position::{PartitionId, Position};
+use wasmill_engine::state::{Checkpoint, Epoch, StateStore, StoreError};
+
+/// A store that has the positions of partitions which several processes share out between them.
+pub trait SharedPositions: StateStore {
+    /// Takes partitions over, beside those claimed before: whoever had them commits nothing more of them. Answers
+    /// the positions of those that have one.
+    ///
+    /// # Errors
+    /// When the store is away, or refuses.
+    fn claim(&self, partitions: &[PartitionId]) -> Result<Vec<(PartitionId, Position)>, StoreError>;
+}
+
+impl SharedPositions for RedisStore {
+    fn claim(&self, partitions: &[PartitionId]) -> Result<Vec<(PartitionId, Position)>, StoreError> {
+        self.claim(partitions)
+    }
+}
 
 /// Where the keys begin that are under a prefix and come behind `after`.
 fn behind<'a>(prefix: &'a [u8], after: Option<&'a [u8]>) -> Bound<&'a [u8]> {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use tokio::sync::Mutex;
 use wasmill_connect::kafka::{Changelog, ExchangeMember};
-use wasmill_connect::{Membership, Partition, Positions, Sink, Source};
+use wasmill_connect::{Membership, Partition, Positions, Sink, Source, Writer};
 use wasmill_engine::commit::Collector;
 use wasmill_engine::coordinator::{Coordinator, FoundPartition};
 use wasmill_engine::lane::{Clocks, EVERYTHING, KeyedSpec, Lane, LaneBounds};
@@ -187,7 +187,8 @@ pub(super) async fn assemble(
     if owned.is_some() {
         begin_new_parts(checkpoint.as_mut(), &listed);
     }
-    let (sinks, sink_routes) = recover_sinks(sinks, sink_specs, checkpoint.as_ref(), ends).await?;
+    let writer = Writer { pipeline: pipeline.name.clone(), generation, sink: String::new() };
+    let (sinks, sink_routes) = recover_sinks(sinks, sink_specs, checkpoint.as_ref(), &writer, ends).await?;
     let mut found = Vec::new();
     let mut names = BTreeMap::new();
     for (id, partition) in listed {
@@ -213,10 +214,11 @@ pub(super) async fn assemble(
             groups.push(Group { source: *source, name: name.clone(), membership });
         }
     }
+    let sequences = sources.iter().filter_map(|(n, _, source)| Some((*n, source.sequences()?))).collect();
     let sources = sources.into_iter().map(|(_, _, source)| Arc::new(Mutex::new(source))).collect();
 
     let partition_count = names.len();
-    let routes = Arc::new(Routes::new(sink_routes, names));
+    let routes = Arc::new(Routes::new(sink_routes, names).with_sequences(sequences));
     let lanes = match &owned {
         Some(_) => pipeline.exchange_partitions.unwrap_or(1) as usize,
         // What leaves for one of the topic's partitions must leave in the order of its stamps.

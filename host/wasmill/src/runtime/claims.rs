@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use wasmill_connect::store::RedisStore;
+use wasmill_connect::store::SharedPositions;
 use wasmill_engine::position::{PartitionId, Position};
 
 use super::coordinate::Halt;
@@ -11,7 +11,7 @@ use super::retry::{Ends, insist, off_the_network};
 
 /// The store that has the positions of a shared source's partitions.
 #[derive(Clone)]
-pub(super) struct Claims(pub Arc<RedisStore>);
+pub(super) struct Claims(pub Arc<dyn SharedPositions>);
 
 impl Claims {
     /// Takes partitions over: from now on no other process can commit anything of them. Answers how far

@@ -1,5 +1,6 @@
 //! The sinks of a pipeline, and its transactions.
 
+use wasmill_connect::Writer;
 use wasmill_connect::kafka::Transactions;
 use wasmill_engine::output::{SinkRoute, Takes};
 use wasmill_engine::state::Checkpoint;
@@ -78,12 +79,14 @@ pub(super) async fn recover_sinks(
     mut sinks: Vec<NamedSink>,
     takes: Vec<Takes>,
     checkpoint: Option<&Checkpoint>,
+    writer: &Writer,
     ends: &Ends,
 ) -> anyhow::Result<(Vec<NamedSink>, Vec<SinkRoute>)> {
     let mut routes = Vec::new();
     for (NamedSink { name, sink, .. }, takes) in sinks.iter_mut().zip(takes) {
         let token =
             checkpoint.and_then(|c| c.sinks.iter().find(|(n, _)| n == name)).map(|(_, token)| token.as_str());
+        sink.identify(Writer { sink: name.clone(), ..writer.clone() });
         insist!(ends, name.as_str(), sink.recover(token)).map_err(outside)?;
         routes.push(SinkRoute { takes, encoder: sink.encoder() });
     }

@@ -79,7 +79,7 @@ pub(super) async fn open_store(
                 off_the_network(open)
             };
             let store = Arc::new(insist!(ends, "the store", open()).map_err(outside)?);
-            let claims = shared.then(|| Claims(Arc::clone(&store)));
+            let claims = shared.then(|| Claims(Arc::clone(&store) as _));
             Ok((store, claims))
         }
     }
