@@ -228,6 +228,8 @@ pub struct Writer {
     pub generation: u64,
     /// The sink's name in the pipeline.
     pub sink: String,
+    /// Whether the pipeline must be exactly once: a sink that can't be, for how its system is set up, refuses.
+    pub exact: bool,
 }
 
 impl Writer {

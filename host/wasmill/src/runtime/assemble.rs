@@ -31,7 +31,7 @@ use super::patient_store::PatientStore;
 use super::retry::{Ends, insist, off_the_network};
 use super::transaction::{TRANSACTION, Transacted};
 use crate::cli::{Exit, RunFailure, sandbox as admission};
-use crate::spec::{Kept, Part, Pipeline, Sharing};
+use crate::spec::{Delivery, Kept, Part, Pipeline, Sharing};
 use exchange::{begin_new_parts, behind, exchange_source};
 use sinks::{open_sinks, recover_sinks};
 use stores::{open_early, open_parts, open_store};
@@ -187,7 +187,8 @@ pub(super) async fn assemble(
     if owned.is_some() {
         begin_new_parts(checkpoint.as_mut(), &listed);
     }
-    let writer = Writer { pipeline: pipeline.name.clone(), generation, sink: String::new() };
+    let exact = pipeline.delivery == Delivery::ExactlyOnce;
+    let writer = Writer { pipeline: pipeline.name.clone(), generation, sink: String::new(), exact };
     let (sinks, sink_routes) = recover_sinks(sinks, sink_specs, checkpoint.as_ref(), &writer, ends).await?;
     let mut found = Vec::new();
     let mut names = BTreeMap::new();
