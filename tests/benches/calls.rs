@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use wasmill_engine::batch::Batch;
 use wasmill_engine::guest::PluginRef;
-use wasmill_engine::output::{EncodedBatch, Encoder, Outbox, OutputId, Routes, SinkRoute, Takes};
+use wasmill_engine::output::{EncodedBatch, Encoder, Outbox, OutputId, Routes, SinkRoute, Takes, When};
 use wasmill_engine::position::PartitionId;
 use wasmill_engine::stage::{Origins, Stage, StageKind, StageSpec};
 use wasmill_frame::{Message, Parts};
@@ -185,7 +185,7 @@ fn dead_letters() -> SinkRoute {
             Ok(())
         }
     }
-    SinkRoute { takes: Takes::DeadLetters, encoder: Arc::new(Nothing) }
+    SinkRoute { takes: Takes::DeadLetters, encoder: Arc::new(Nothing), when: When::Always }
 }
 
 fn load(sandbox: &Sandbox, name: &str) -> PluginRef {

@@ -424,18 +424,18 @@ impl Coordinator {
         assert!(self.can_barrier(), "a replayed interleaving is one epoch");
         let (mut positions, beside, runs) = self.log.barrier();
         let left = beside.passed;
-        let counts = Counts {
-            read: left.read,
-            dropped: left.dropped,
-            clamped: left.clamped,
-            dead: left.dead,
-            written: if self.has_lanes { 0 } else { left.released },
-            ..Counts::default()
-        };
         let mut out = Outbox::new(&self.routes);
         for part in beside.out {
             out.append(part);
         }
+        let counts = Counts {
+            read: left.read,
+            dropped: left.dropped + out.unrouted + out.unrouted_beside,
+            clamped: left.clamped,
+            dead: left.dead,
+            written: if self.has_lanes { 0 } else { left.released.saturating_sub(out.unrouted) },
+            ..Counts::default()
+        };
         let stream_time = self.log.closing();
         // Facts take effect at the barrier: they are in its positions, and what depends on them is in
         // the next epoch.

@@ -294,6 +294,7 @@ impl Lane {
         let out = std::mem::replace(&mut self.out, Outbox::new(&self.routes));
         let mut counts = std::mem::take(&mut self.counts);
         counts.dead += out.dead;
+        counts.dropped += out.unrouted + out.unrouted_beside;
         LaneEpoch { out, delta, counts, opened_windows }
     }
 
@@ -364,9 +365,9 @@ fn flow(
     }
     count_dropped(batch, counts);
     batch.number_emits();
-    let dead = out.dead;
+    let before = out.dead + out.unrouted;
     send_main(batch, origins, routes, out);
-    counts.written += (batch.len() as u64).saturating_sub(out.dead - dead);
+    counts.written += (batch.len() as u64).saturating_sub(out.dead + out.unrouted - before);
 }
 
 fn count_dropped(batch: &Batch, counts: &mut Counts) {
@@ -377,6 +378,6 @@ fn count_dropped(batch: &Batch, counts: &mut Counts) {
 /// Encodes what comes out of the last stage for every sink that takes it.
 pub(crate) fn send_main(batch: &Batch, origins: Origins<'_>, routes: &Routes, out: &mut Outbox) {
     for (message, row) in batch.frame.view().iter().zip(&batch.rows) {
-        out.send_stamped(routes, routes.main(), message, row.stamp, &origins.id(row));
+        out.send_main(routes, message, row.stamp, &origins.id(row));
     }
 }

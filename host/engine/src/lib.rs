@@ -19,6 +19,7 @@ mod windowed;
 pub mod batch;
 pub mod builtin;
 pub mod commit;
+pub mod condition;
 pub mod coordinator;
 pub mod dead_letter;
 pub mod guest;

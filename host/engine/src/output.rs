@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use wasmill_frame::Message;
 
+use crate::condition::Condition;
 use crate::dead_letter::{Buried, DeadLetter, shorter};
 use crate::input::Header;
 use crate::position::PartitionId;
@@ -214,6 +215,20 @@ pub struct SinkRoute {
     pub takes: Takes,
     /// Its own form of a message.
     pub encoder: Arc<dyn Encoder>,
+    /// Which of the messages of that output it takes.
+    pub when: When,
+}
+
+/// Which messages of an output a sink takes.
+#[derive(Debug, Clone, Default)]
+pub enum When {
+    /// All.
+    #[default]
+    Always,
+    /// Those for which this holds.
+    Holds(Arc<Condition>),
+    /// Those that no other sink of the output takes by a condition of its own.
+    Otherwise,
 }
 
 /// All sinks of a pipeline, by what they take.
@@ -247,6 +262,10 @@ impl Routes {
                 Takes::Named(name) => routes.named.entry(name.clone()).or_default().push(i),
             }
         }
+        let is_last = |i: &usize| matches!(routes.sinks[*i].when, When::Otherwise);
+        for sinks in [&mut routes.main].into_iter().chain(routes.named.values_mut()) {
+            sinks.sort_by_key(is_last);
+        }
         routes
     }
 
@@ -279,12 +298,6 @@ impl Routes {
         self.sinks.is_empty()
     }
 
-    /// The sinks that take what comes out of the last stage.
-    #[must_use]
-    pub fn main(&self) -> &[usize] {
-        &self.main
-    }
-
     /// The sinks of a named output, or a reason for the author.
     ///
     /// # Errors
@@ -312,6 +325,10 @@ pub struct Outbox {
     pub offsets: Vec<Vec<u64>>,
     /// How many messages of the source became dead letters here.
     pub dead: u64,
+    /// How many messages that came out of the last stage no sink takes, for what these ask of messages.
+    pub unrouted: u64,
+    /// The same of messages of named outputs.
+    pub unrouted_beside: u64,
 }
 
 impl Outbox {
@@ -322,6 +339,8 @@ impl Outbox {
             sinks: vec![EncodedBatch::default(); routes.len()],
             offsets: vec![Vec::new(); routes.len()],
             dead: 0,
+            unrouted: 0,
+            unrouted_beside: 0,
         }
     }
 
@@ -331,23 +350,59 @@ impl Outbox {
         self.sinks.iter().map(|s| s.data.len() + s.records.len() * 64).sum()
     }
 
-    /// Encodes a message for each of `sinks`. What a sink's encoder refuses becomes a dead letter.
+    /// Encodes a message of a named output for those of `sinks` that take it. What a sink's encoder refuses
+    /// becomes a dead letter.
     pub fn send(&mut self, routes: &Routes, sinks: &[usize], message: Message<'_>, id: &OutputId<'_>) {
-        self.send_stamped(routes, sinks, message, START, id);
+        let taken = self.encode(routes, sinks, message, START, id);
+        self.unrouted_beside += u64::from(!taken);
     }
 
-    /// As [`Outbox::send`], with the stream time at the message.
-    pub fn send_stamped(
+    /// As [`Outbox::send`], of a message that came out of the last stage, with the stream time at it.
+    pub fn send_main(&mut self, routes: &Routes, message: Message<'_>, stamp: i64, id: &OutputId<'_>) {
+        let taken = self.encode(routes, &routes.main, message, stamp, id);
+        self.unrouted += u64::from(!taken);
+    }
+
+    /// Whether any of the sinks takes it, or the dead letters do.
+    fn encode(
         &mut self,
         routes: &Routes,
         sinks: &[usize],
         message: Message<'_>,
         stamp: i64,
         id: &OutputId<'_>,
-    ) {
+    ) -> bool {
         let lasting = routes.lasting(id);
+        let (mut by_condition, mut takers) = (false, 0);
         for &sink in sinks {
-            let encoder = &routes.sinks[sink].encoder;
+            let SinkRoute { encoder, when, .. } = &routes.sinks[sink];
+            let takes = match when {
+                When::Always => true,
+                // The sinks stand in an order in which these come last.
+                When::Otherwise => !by_condition,
+                When::Holds(condition) => match condition.holds(message) {
+                    Ok(holds) => {
+                        by_condition |= holds;
+                        holds
+                    }
+                    Err(reason) => {
+                        let reason = format!("{reason}; `when: {condition}` asks for it");
+                        let why = DeadLetter {
+                            reason: &reason,
+                            kind: "route",
+                            stage: "sink",
+                            plugin: None,
+                            attempts: 1,
+                        };
+                        self.bury(routes, &why, Buried::Message(message), id);
+                        return true;
+                    }
+                },
+            };
+            if !takes {
+                continue;
+            }
+            takers += 1;
             match encoder.encode_stamped(message, stamp, &lasting, &mut self.sinks[sink]) {
                 Ok(()) => self.note_origin(sink, id),
                 Err(reason) => self.bury(
@@ -358,6 +413,7 @@ impl Outbox {
                 ),
             }
         }
+        takers > 0
     }
 
     /// Makes a dead letter of a message.
@@ -412,6 +468,8 @@ impl Outbox {
             sink.append(more);
         }
         self.dead += other.dead;
+        self.unrouted += other.unrouted;
+        self.unrouted_beside += other.unrouted_beside;
     }
 
     fn note_origin(&mut self, sink: usize, id: &OutputId<'_>) {

@@ -8,7 +8,7 @@ use wasmill_engine::commit::Collector;
 use wasmill_engine::coordinator::{Coordinator, FoundPartition};
 use wasmill_engine::input::{RawBatch, RawRecord};
 use wasmill_engine::lane::{Lane, LaneBounds};
-use wasmill_engine::output::{EncodedBatch, Encoder, OutputId, Routes, SinkRoute, Takes};
+use wasmill_engine::output::{EncodedBatch, Encoder, OutputId, Routes, SinkRoute, Takes, When};
 use wasmill_engine::position::PartitionId;
 use wasmill_engine::prefix::Prefix;
 use wasmill_engine::state::StateStore;
@@ -42,7 +42,7 @@ impl Encoder for TestEncoder {
 /// A sink for tests that takes what `takes` says.
 #[must_use]
 pub fn sink(takes: Takes) -> SinkRoute {
-    SinkRoute { takes, encoder: Arc::new(TestEncoder(JsonEncoder)) }
+    SinkRoute { takes, encoder: Arc::new(TestEncoder(JsonEncoder)), when: When::Always }
 }
 
 /// The outputs of an encoded batch.

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use wasmill_connect::kafka::Changelog;
 use wasmill_connect::{SinkTraits, SourceTraits};
+use wasmill_engine::output::When;
 use wasmill_engine::topology::OnAhead;
 
 use super::exit::{Exit, Stop};
@@ -324,6 +325,11 @@ fn sinks(pipeline: &Pipeline) -> Result<(Vec<End>, Vec<SinkTraits>), Stop> {
         let takes = match &sink.output {
             None => "what comes out of the last stage".to_owned(),
             Some(output) => format!("the output `{output}`"),
+        };
+        let takes = match &sink.when {
+            When::Always => takes,
+            When::Holds(condition) => format!("{takes}, where {condition}"),
+            When::Otherwise => format!("{takes}, what no other condition takes"),
         };
         let traits = pipeline.sink_traits(spec);
         let is = sink_is(traits);

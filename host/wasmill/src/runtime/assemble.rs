@@ -33,7 +33,7 @@ use super::transaction::{TRANSACTION, Transacted};
 use crate::cli::{Exit, RunFailure, sandbox as admission};
 use crate::spec::{Delivery, Kept, Part, Pipeline, Sharing};
 use exchange::{begin_new_parts, behind, exchange_source};
-use sinks::{open_sinks, recover_sinks};
+use sinks::{begin, open_sinks, recover_sinks};
 use stores::{open_early, open_parts, open_store};
 use topology::topology;
 
@@ -189,7 +189,12 @@ pub(super) async fn assemble(
     }
     let exact = pipeline.delivery == Delivery::ExactlyOnce;
     let writer = Writer { pipeline: pipeline.name.clone(), generation, sink: String::new(), exact };
-    let (sinks, sink_routes) = recover_sinks(sinks, sink_specs, checkpoint.as_ref(), &writer, ends).await?;
+    let (mut sinks, sink_routes) =
+        recover_sinks(sinks, sink_specs, checkpoint.as_ref(), &writer, ends).await?;
+    let resumed = checkpoint.is_some();
+    if !resumed && sharing == Sharing::Alone && transacted.is_none() {
+        checkpoint = begin(&mut sinks, &store, (generation, topology.shape()), ends).await?;
+    }
     let mut found = Vec::new();
     let mut names = BTreeMap::new();
     for (id, partition) in listed {
@@ -275,7 +280,6 @@ pub(super) async fn assemble(
     };
     let lanes = insist!(ends, "the store", restored()).map_err(outside)?;
     let collector = Collector::new(&lanes, generation, topology.shape(), checkpoint.as_ref());
-    let resumed = checkpoint.is_some();
     Ok(Assembled {
         sandbox,
         topology,

@@ -35,6 +35,8 @@ pub(super) struct Committer {
     pub ends: Ends,
     /// When the ends of the sources' partitions were asked for last.
     pub looked_ahead: Option<Instant>,
+    /// How many messages the sources had lost when they were asked last, by source.
+    pub lost: Vec<u64>,
 }
 
 /// How much of a message that a sink's other end refused stands in its dead letter: the other end may
@@ -176,6 +178,10 @@ impl Committer {
             let source = source.lock().await;
             for (partition, extent) in source.extents() {
                 self.ends.observed.extent(PartitionId { source: number, partition }, extent);
+            }
+            let lost = source.lost();
+            if let Some(before) = self.lost.get_mut(usize::from(number)) {
+                self.ends.observed.lost(lost.saturating_sub(std::mem::replace(before, lost)));
             }
             for (partition, offsets) in source.unstable() {
                 self.ends.observed.unstable(PartitionId { source: number, partition }, offsets);

@@ -259,6 +259,7 @@ async fn run_once(
         start_workers(pipeline, &assembled.topology, &assembled.routes, assembled.lanes, &jobs, &events)?;
     let exact = assembled.claims.is_some() || assembled.transacted.is_some();
     let committer = Committer {
+        lost: vec![0; assembled.sources.len()],
         sinks: assembled.sinks,
         sources: assembled.sources,
         routes: Arc::clone(&assembled.routes),

@@ -34,6 +34,7 @@ pub(super) struct Observed {
     restoring: IntGauge,
     aborted: IntCounter,
     replaced: IntCounter,
+    lost: IntCounter,
     inner: Mutex<Inner>,
 }
 
@@ -178,6 +179,10 @@ impl Observed {
                 "wasmill_producers_replaced_total",
                 "Producers replaced because a request of a transaction had no answer.",
             )?,
+            lost: counter(
+                "wasmill_lost_trimmed_total",
+                "Messages that their source's log had trimmed before they could be read: they are lost.",
+            )?,
             inner: Mutex::new(Inner {
                 inputs: Vec::new(),
                 counts: Counts::default(),
@@ -215,6 +220,11 @@ impl Observed {
         let Some(input) = inner.inputs.iter_mut().find(|i| i.id == id) else { return };
         input.extent = Some(extent);
         self.show_lag(input);
+    }
+
+    /// So many messages more were lost.
+    pub fn lost(&self, messages: u64) {
+        self.lost.inc_by(messages);
     }
 
     /// So many offsets of a partition are held back.

@@ -7,9 +7,12 @@ mod time;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use wasmill_engine::condition::Condition;
 use wasmill_engine::key::Path as FieldPath;
+use wasmill_engine::output::When;
 use wasmill_engine::topology::Topology;
 
 use super::located::Located;
@@ -103,7 +106,8 @@ impl Checker {
                     self.name("output", output);
                 }
                 let output = s.value.output.map(|o| o.value).filter(|o| o != "main");
-                Sink { connector: s.value.connector, output }
+                let when = s.value.when.map_or(When::Always, |when| self.when(&when));
+                Sink { connector: s.value.connector, output, when }
             })
             .collect();
         self.outputs(&sinks, &places);
@@ -362,6 +366,26 @@ impl Checker {
         }
         let ca_file = ca_file.map(|file| self.relative(&file));
         StateSpec::Redis { url: SecretUrl::new(url.value), ca_file }
+    }
+
+    /// A sink's condition.
+    fn when(&mut self, text: &Located<String>) -> When {
+        if text.value.trim() == "otherwise" {
+            return When::Otherwise;
+        }
+        match text.value.parse::<Condition>() {
+            Ok(condition) => When::Holds(Arc::new(condition)),
+            Err(wrong) => {
+                let shown = text.value.get(wrong.at..).filter(|rest| !rest.is_empty());
+                let label = match shown {
+                    Some(rest) => format!("at `{rest}`: {wrong}"),
+                    None => format!("at its end: {wrong}"),
+                };
+                let help = "such as `type == 'departed' && payload.delay > 15`, or `otherwise`".to_owned();
+                self.wrong(text.span, "this `when` is no condition", label).help.push(help);
+                When::Always
+            }
+        }
     }
 
     /// Every message that leaves must have a sink that takes it.

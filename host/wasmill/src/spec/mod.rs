@@ -30,6 +30,7 @@ use wasmill_connect::kafka::ExchangeTopic;
 use wasmill_connect::store::DiskStore;
 use wasmill_engine::builtin::BuiltIns;
 use wasmill_engine::key::{KeySpec, Path as FieldPath};
+use wasmill_engine::output::When;
 use wasmill_engine::topology::MaxAhead;
 
 pub use environment::Environment;
@@ -241,6 +242,8 @@ pub struct Sink {
     pub connector: SinkSpec,
     /// The named output that it takes; none: what comes out of the last stage.
     pub output: Option<String>,
+    /// Which of that output's messages it takes.
+    pub when: When,
 }
 
 /// When results are committed: whichever comes first.

@@ -418,6 +418,8 @@ pub struct RawSink {
     pub connector: SinkSpec,
     /// The output that it takes; none: what comes out of the last stage.
     pub output: Option<Located<String>>,
+    /// Which of that output's messages it takes; none: all.
+    pub when: Option<Located<String>>,
 }
 
 impl<'de> Deserialize<'de> for RawSink {
@@ -437,15 +439,16 @@ impl<'de> Visitor<'de> for SinkVisitor {
 
     fn visit_str<E: de::Error>(self, name: &str) -> Result<RawSink, E> {
         let connector = SinkSpec::deserialize(de::value::StrDeserializer::new(name))?;
-        Ok(RawSink { connector, output: None })
+        Ok(RawSink { connector, output: None, when: None })
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawSink, A::Error> {
-        let (mut connector, mut output) = (None, None);
-        while let Some(key) = map.next_key_seed(SinkKey { more: connector.is_none() })? {
+        let (mut connector, mut output, mut when) = (None, None, None);
+        while let Some(key) = map.next_key_seed(SinkKeySeed { more: connector.is_none() })? {
             match key {
-                None => output = Some(map.next_value()?),
-                Some(name) => {
+                SinkKey::Output => output = Some(map.next_value()?),
+                SinkKey::When => when = Some(map.next_value()?),
+                SinkKey::Connector(name) => {
                     connector = Some(SinkSpec::deserialize(MapAccessDeserializer::new(OneEntry {
                         name: Some(name),
                         map: &mut map,
@@ -455,27 +458,35 @@ impl<'de> Visitor<'de> for SinkVisitor {
         }
         let connector = connector
             .ok_or_else(|| de::Error::custom("no sink is named here, such as `file: { path: out }`"))?;
-        Ok(RawSink { connector, output })
+        Ok(RawSink { connector, output, when })
     }
 }
 
-/// A key of a sink: `output` (none), or a connector's name.
-struct SinkKey {
+/// A key of a sink.
+enum SinkKey {
+    Output,
+    When,
+    Connector(String),
+}
+
+struct SinkKeySeed {
     more: bool,
 }
 
-impl<'de> DeserializeSeed<'de> for SinkKey {
-    type Value = Option<String>;
+impl<'de> DeserializeSeed<'de> for SinkKeySeed {
+    type Value = SinkKey;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<String>, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<SinkKey, D::Error> {
         let key = String::deserialize(deserializer)?;
-        if key == "output" {
-            return Ok(None);
+        match key.as_str() {
+            "output" => return Ok(SinkKey::Output),
+            "when" => return Ok(SinkKey::When),
+            _ => {}
         }
         // The name is checked here, where the key's place is known.
         let known: Vec<&str> = super::outside::sink_names();
         if !known.contains(&key.as_str()) {
-            let names = known.iter().copied().chain(["output"]);
+            let names = known.iter().copied().chain(["output", "when"]);
             let near = crate::report::did_you_mean(&key, names.collect::<Vec<_>>());
             return Err(de::Error::custom(format!("unknown sink `{key}`: {near}")));
         }
@@ -484,7 +495,7 @@ impl<'de> DeserializeSeed<'de> for SinkKey {
                 "`{key}` is a second sink in one place: use a list, `sinks:`"
             )));
         }
-        Ok(Some(key))
+        Ok(SinkKey::Connector(key))
     }
 }
 
@@ -512,7 +523,7 @@ impl JsonSchema for RawSink {
         "Sink".into()
     }
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        // Each form of a sink, with `output` allowed beside its key.
+        // Each form of a sink, with `output` and `when` allowed beside its key.
         let mut schema = SinkSpec::json_schema(generator);
         for forms in ["oneOf", "anyOf"] {
             let Some(list) = schema.get_mut(forms).and_then(|f| f.as_array_mut()) else { continue };
@@ -523,6 +534,13 @@ impl JsonSchema for RawSink {
                         serde_json::json!({
                             "type": "string",
                             "description": "The output that this sink takes. Default: main, what comes out of the last stage.",
+                        }),
+                    );
+                    properties.insert(
+                        "when".into(),
+                        serde_json::json!({
+                            "type": "string",
+                            "description": "Which messages of that output this sink takes: a condition such as `type == 'departed' && payload.delay > 15`, or `otherwise` for those that no other condition takes. Default: all.",
                         }),
                     );
                 }

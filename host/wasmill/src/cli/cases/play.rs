@@ -9,7 +9,7 @@ use wasmill_connect::store::MemoryStore;
 use wasmill_engine::batch::Batch;
 use wasmill_engine::guest::{CallContext, CallError, Guest, MessageFacts, PluginRef, Trial};
 use wasmill_engine::input::{Decoder, RawRecord};
-use wasmill_engine::output::{EncodedBatch, Encoder, Outbox, OutputId, Routes, SinkRoute, Takes};
+use wasmill_engine::output::{EncodedBatch, Encoder, Outbox, OutputId, Routes, SinkRoute, Takes, When};
 use wasmill_engine::plugin_state::{CACHE_BYTES_MAX, PluginState};
 use wasmill_engine::position::PartitionId;
 use wasmill_engine::stage::{Origins, Stage, StageKind, StageSpec};
@@ -109,7 +109,7 @@ pub fn stage(
 }
 
 fn route(takes: Takes) -> SinkRoute {
-    SinkRoute { takes, encoder: Arc::new(JsonEncoder) }
+    SinkRoute { takes, encoder: Arc::new(JsonEncoder), when: When::Always }
 }
 
 fn values(batch: &EncodedBatch) -> Result<Vec<Value>, String> {

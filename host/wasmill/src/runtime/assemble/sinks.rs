@@ -1,13 +1,17 @@
 //! The sinks of a pipeline, and its transactions.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use wasmill_connect::Writer;
 use wasmill_connect::kafka::Transactions;
-use wasmill_engine::output::{SinkRoute, Takes};
-use wasmill_engine::state::Checkpoint;
+use wasmill_engine::output::{SinkRoute, Takes, When};
+use wasmill_engine::state::{Checkpoint, Delta, StateStore};
+use wasmill_engine::time::START;
 
 use super::super::dead_letter_log::DeadLetterLog;
 use super::super::failpoint;
-use super::super::retry::{Ends, insist};
+use super::super::retry::{Ends, insist, off_the_network};
 use super::super::transaction::Transacted;
 use super::{EXCHANGE, NamedSink, outside};
 use crate::spec;
@@ -17,7 +21,7 @@ use crate::spec::{Part, Pipeline};
 pub(super) const DEAD_LETTER_SINK: &str = "dead_letter";
 
 /// The sinks, connected to nothing yet, with what each takes; and the transactions that some of them are in.
-pub(super) type Opened = (Vec<NamedSink>, Vec<Takes>, Option<Transacted>);
+pub(super) type Opened = (Vec<NamedSink>, Vec<(Takes, When)>, Option<Transacted>);
 
 pub(super) fn open_sinks(pipeline: &Pipeline) -> anyhow::Result<Opened> {
     let transactions = match pipeline.transactions() {
@@ -36,7 +40,7 @@ pub(super) fn open_sinks(pipeline: &Pipeline) -> anyhow::Result<Opened> {
     if let (Part::Before, Some(exchange), Some(transactions)) =
         (pipeline.part, pipeline.exchange_topic(), &transactions)
     {
-        takes.push(Takes::Main);
+        takes.push((Takes::Main, When::Always));
         let sink = exchange.sink(transactions);
         sinks.push(NamedSink { name: EXCHANGE.to_owned(), sink, in_transaction: true });
     }
@@ -52,10 +56,10 @@ pub(super) fn open_sinks(pipeline: &Pipeline) -> anyhow::Result<Opened> {
         if pipeline.part == Part::Before && spec.output.is_none() {
             continue;
         }
-        takes.push(spec.output.clone().map_or(Takes::Main, Takes::Named));
+        takes.push((spec.output.clone().map_or(Takes::Main, Takes::Named), spec.when.clone()));
         sinks.push(open(format!("{number}:{}", spec.connector.name()), &spec.connector)?);
     }
-    takes.push(Takes::DeadLetters);
+    takes.push((Takes::DeadLetters, When::Always));
     sinks.push(match &pipeline.dead_letter {
         Some(spec) => open(DEAD_LETTER_SINK.to_owned(), spec)?,
         None => NamedSink {
@@ -74,21 +78,53 @@ pub(super) fn open_sinks(pipeline: &Pipeline) -> anyhow::Result<Opened> {
     Ok((sinks, takes, transacted))
 }
 
+/// The checkpoint before a pipeline's first message, where a sink refuses repeats by what it finds behind its
+/// token: a first run that dies before its first commit has one too.
+pub(super) async fn begin(
+    sinks: &mut [NamedSink],
+    store: &Arc<dyn StateStore>,
+    (generation, shape): (u64, String),
+    ends: &Ends,
+) -> anyhow::Result<Option<Checkpoint>> {
+    if !store.is_durable() || !sinks.iter().any(|s| s.sink.traits().refuses_repeats) {
+        return Ok(None);
+    }
+    let mut tokens = Vec::new();
+    for NamedSink { name, sink, .. } in sinks {
+        tokens.push((name.clone(), insist!(ends, name.as_str(), sink.flush()).map_err(outside)?));
+    }
+    let checkpoint = Checkpoint {
+        epoch: 1,
+        generation,
+        shape,
+        stream_time: START,
+        positions: Vec::new(),
+        sinks: tokens,
+        counts: BTreeMap::new(),
+    };
+    let commit = || {
+        let (store, checkpoint) = (Arc::clone(store), checkpoint.clone());
+        off_the_network(move || store.commit(&Delta::default(), &checkpoint))
+    };
+    insist!(ends, "the store", commit()).map_err(outside)?;
+    Ok(Some(checkpoint))
+}
+
 /// Connects the sinks, and takes them back to what is committed.
 pub(super) async fn recover_sinks(
     mut sinks: Vec<NamedSink>,
-    takes: Vec<Takes>,
+    takes: Vec<(Takes, When)>,
     checkpoint: Option<&Checkpoint>,
     writer: &Writer,
     ends: &Ends,
 ) -> anyhow::Result<(Vec<NamedSink>, Vec<SinkRoute>)> {
     let mut routes = Vec::new();
-    for (NamedSink { name, sink, .. }, takes) in sinks.iter_mut().zip(takes) {
+    for (NamedSink { name, sink, .. }, (takes, when)) in sinks.iter_mut().zip(takes) {
         let token =
             checkpoint.and_then(|c| c.sinks.iter().find(|(n, _)| n == name)).map(|(_, token)| token.as_str());
         sink.identify(Writer { sink: name.clone(), ..writer.clone() });
         insist!(ends, name.as_str(), sink.recover(token)).map_err(outside)?;
-        routes.push(SinkRoute { takes, encoder: sink.encoder() });
+        routes.push(SinkRoute { takes, encoder: sink.encoder(), when });
     }
     Ok((sinks, routes))
 }
