@@ -1,6 +1,7 @@
 //! What leaves the engine: encoded messages, each with an id that makes a repeat refusable.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -73,35 +74,44 @@ impl OutputId<'_> {
     /// Adds the id as text: short, without spaces, and another one for another id, for keys and stages go in
     /// as hashes of 128 bits. It must be read together with who writes, for two pipelines have the same ids.
     pub fn write_to(&self, out: &mut Vec<u8>) {
-        use std::io::Write as _;
+        let mut out = Ascii(out);
         // Writing to memory can't fail.
         let _ = match *self {
             Self::Message { partition, offset, index, emit, left_at } => {
-                let _ = write!(out, "{partition}.{offset}.{index}.{emit}");
-                write_stage(left_at, out)
+                write!(out, "{partition}.{offset}.{index}.{emit}.{}", Hashed(left_at))
             }
             Self::Window { stage, key, start, end, revision, emit, left_at } => {
                 let key = xxhash_rust::xxh3::xxh3_128(key);
-                let _ = write!(out, "w{start}.{end}.{revision}.{emit}.{key:032x}");
-                let _ = write_stage(stage, out);
-                write_stage(left_at, out)
+                let (stage, left_at) = (Hashed(stage), Hashed(left_at));
+                write!(out, "w{start}.{end}.{revision}.{emit}.{key:032x}.{stage}.{left_at}")
             }
-            Self::Refused { sink, digest, origin } => {
-                let _ = write!(out, "r{digest:016x}");
-                if let Some((partition, offset)) = origin {
-                    let _ = write!(out, ".{partition}.{offset}");
-                }
-                write_stage(sink, out)
+            Self::Refused { sink, digest, origin: Some((partition, offset)) } => {
+                write!(out, "r{digest:016x}.{partition}.{offset}.{}", Hashed(sink))
             }
+            Self::Refused { sink, digest, origin: None } => write!(out, "r{digest:016x}.{}", Hashed(sink)),
         };
     }
 }
 
-fn write_stage(name: &str, out: &mut Vec<u8>) -> std::io::Result<()> {
-    use std::io::Write as _;
-    match name {
-        "" => write!(out, "."),
-        name => write!(out, ".{:032x}", xxhash_rust::xxh3::xxh3_128(name.as_bytes())),
+/// Bytes that text is written to.
+struct Ascii<'a>(&'a mut Vec<u8>);
+
+impl std::fmt::Write for Ascii<'_> {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.0.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// A name as its hash, or nothing where there is none.
+struct Hashed<'a>(&'a str);
+
+impl std::fmt::Display for Hashed<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            "" => Ok(()),
+            name => write!(f, "{:032x}", xxhash_rust::xxh3::xxh3_128(name.as_bytes())),
+        }
     }
 }
 
