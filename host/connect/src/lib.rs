@@ -11,6 +11,7 @@ pub mod kafka;
 mod lines;
 mod os;
 mod pace;
+pub mod postgres;
 pub mod stdio;
 pub mod store;
 pub mod table;

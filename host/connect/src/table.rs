@@ -199,6 +199,7 @@ register! {
     SinkSpec, SinkOf, "sink":
     "file" => File(crate::file::FileSinkSpec);
     "kafka" => Kafka(crate::kafka::KafkaSinkSpec);
+    "postgres" => Postgres(crate::postgres::PostgresSinkSpec);
     "stdout" => Stdout(crate::stdio::StdoutSinkSpec);
 }
 

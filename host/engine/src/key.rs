@@ -112,6 +112,19 @@ fn find_in_json<'a>(json: &'a [u8], path: &Vec<String>) -> Result<Found<'a>, Str
     found[0].map_or(Ok(Found::Null), |raw| classify(raw.get().as_bytes()))
 }
 
+/// Finds what stands at several places of a payload, as JSON to the letter, in one pass. The paths are sorted and
+/// differ, and none is empty; `found` has a place for each.
+///
+/// # Errors
+/// When the payload is not JSON as far as the paths go.
+pub fn find_all<'a>(
+    payload: &'a [u8],
+    paths: &[Vec<String>],
+    found: &mut [Option<&'a serde_json::value::RawValue>],
+) -> Result<(), String> {
+    json::find(payload, paths, found).map_err(not_json)
+}
+
 pub(crate) fn not_json(error: serde_json::Error) -> String {
     format!("the payload is not JSON: {error}")
 }
