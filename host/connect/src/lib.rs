@@ -12,6 +12,8 @@ mod lines;
 mod os;
 mod pace;
 pub mod postgres;
+mod redis_link;
+pub mod redis_streams;
 pub mod stdio;
 pub mod store;
 pub mod table;
@@ -159,6 +161,11 @@ pub trait Source: Send {
     /// What its system knows the messages of its partitions by, where that isn't their offsets: so that the ids of
     /// results last when messages are delivered again. Asked once, behind `join` or `take_all`.
     fn sequences(&self) -> Option<Arc<dyn Sequences>> {
+        None
+    }
+    /// What acknowledges its messages together with what is written of them, where the sinks are on the same Redis:
+    /// from then on `commit` acknowledges nothing. May be asked before `join`, and used behind it.
+    fn redis_acks(&mut self) -> Option<redis_streams::RedisAcks> {
         None
     }
     /// How many messages were gone before they could be read, since the process began, as far as that is known:

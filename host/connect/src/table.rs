@@ -191,6 +191,7 @@ register! {
     "file" => File(crate::file::FileSourceSpec);
     "generator" => Generator(crate::generator::GeneratorSourceSpec);
     "kafka" => Kafka(crate::kafka::KafkaSourceSpec);
+    "redis" => Redis(crate::redis_streams::RedisSourceSpec);
     "stdin" => Stdin(crate::stdio::StdinSourceSpec);
 }
 
@@ -200,6 +201,7 @@ register! {
     "file" => File(crate::file::FileSinkSpec);
     "kafka" => Kafka(crate::kafka::KafkaSinkSpec);
     "postgres" => Postgres(crate::postgres::PostgresSinkSpec);
+    "redis" => Redis(crate::redis_streams::RedisSinkSpec);
     "stdout" => Stdout(crate::stdio::StdoutSinkSpec);
 }
 

@@ -1,5 +1,6 @@
 //! The store contract, run over every store; then what only a store on disk can suffer.
 
+#[path = "support/redis.rs"]
 mod servers;
 
 use std::collections::BTreeMap;

@@ -20,7 +20,6 @@
 mod claims;
 mod entries;
 mod guards;
-mod link;
 mod order;
 mod tools;
 mod wire;
@@ -39,9 +38,10 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use entries::{Restored, SCAN_FIELDS};
 use guards::Sharing;
-use link::Link;
-pub use link::{RedisAddress, check_url};
 pub use tools::RedisView;
+
+use crate::redis_link::{Advice, Link};
+pub use crate::redis_link::{RedisAddress, check_url};
 use wire::{bytes, json, pack, pack_texts, text};
 
 /// The version of what is in Redis.
@@ -49,6 +49,11 @@ pub const REDIS_FORMAT: u32 = 1;
 
 /// Merges what one epoch put to a stored key, the last argument, into what is stored, the one before it.
 pub type Merge = Arc<dyn Fn(&[u8], &[u8], &[u8]) -> Result<Vec<u8>, String> + Send + Sync>;
+
+const ADVICE: Advice = Advice {
+    no_permission: "the user must be allowed EVALSHA, SCRIPT LOAD, HSET, HGET, HMGET, HGETALL, HDEL, HSCAN, HINCRBY, EXISTS, RENAME, DEL and UNLINK on `wasmill:*`",
+    wrong_type: "something else is stored under this pipeline's keys: use another database or name",
+};
 
 /// How often a commit merges anew because others were faster, before it waits as for a server that is away.
 const MERGE_TRIES_MAX: u32 = 64;
@@ -173,7 +178,7 @@ impl RedisStore {
     }
 
     fn unopened(at: &RedisAddress, pipeline: &str, usage: Usage) -> Result<Self, StoreError> {
-        let (reads, writes) = (Link::new(at)?, Link::new(at)?);
+        let (reads, writes) = (Link::new(at, ADVICE)?, Link::new(at, ADVICE)?);
         let key = |of: &str| format!("wasmill:{{{pipeline}}}:{of}");
         Ok(Self {
             pipeline: pipeline.to_owned(),

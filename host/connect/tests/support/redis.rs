@@ -1,4 +1,4 @@
-//! Real servers as local processes, for tests.
+//! A real Redis for tests: `#[path = "support/redis.rs"] mod servers;`.
 #![allow(dead_code, reason = "each test needs a part of it")]
 
 use std::io::Write as _;
@@ -6,6 +6,8 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use wasmill_connect::redis_streams::{RedisSinkSpec, RedisSourceSpec};
 
 /// A redis-server of a test's own, on a free port, with an append-only file that is synced at each write.
 pub struct RedisServer {
@@ -105,6 +107,45 @@ impl RedisServer {
         let mut connection = self.client().get_connection().expect("a connection");
         let mut command = redis::cmd(words[0]);
         command.arg(&words[1..]).exec(&mut connection).expect("an answer");
+    }
+
+    /// A connection as any client has it.
+    pub fn connection(&self) -> redis::Connection {
+        self.client().get_connection().expect("a connection")
+    }
+
+    /// A source of a stream that has so many messages more, with the ids `0` and on; its group is `g`.
+    pub fn source(&self, stream: &str, messages: usize) -> RedisSourceSpec {
+        self.add(stream, 0..messages);
+        RedisSourceSpec { consumer: Some("one".to_owned()), ..RedisSourceSpec::new(self.url(), stream, "g") }
+    }
+
+    /// Adds messages with these ids to a stream.
+    pub fn add(&self, stream: &str, ids: std::ops::Range<usize>) {
+        let mut pipe = redis::pipe();
+        for id in ids {
+            let message = format!(r#"{{"id":"{id}","type":"t","payload":{{}}}}"#);
+            pipe.cmd("XADD").arg(stream).arg("*").arg("message").arg(message).ignore();
+        }
+        pipe.exec(&mut self.connection()).expect("answers");
+    }
+
+    /// A sink of a stream; what it writes [`Self::written`] tells.
+    pub fn sink(&self, stream: &str) -> RedisSinkSpec {
+        RedisSinkSpec::new(self.url(), stream)
+    }
+
+    /// What is in a stream that a sink writes: output id and message of each entry.
+    pub fn written(&self, stream: &str) -> Vec<(String, String)> {
+        let mut command = redis::cmd("XRANGE");
+        command.arg(stream).arg("-").arg("+");
+        let entries: Vec<(String, Vec<String>)> = command.query(&mut self.connection()).expect("entries");
+        let entry = |fields: Vec<String>| {
+            let [id, output, _, message] = fields.try_into().expect("two fields");
+            assert_eq!(id, "id");
+            (output, message)
+        };
+        entries.into_iter().map(|(_, fields)| entry(fields)).collect()
     }
 
     fn answers(&mut self) -> bool {

@@ -1,0 +1,60 @@
+//! Redis Streams: read alone from any position, or shared out by a consumer group; written exactly once.
+//!
+//! Beside a stream are, all in its hash slot:
+//! ```text
+//! wasmill:{STREAM}:incarnation      a random token: which stream this is
+//! wasmill:{STREAM}:owner:GROUP      log mode: the process that reads it
+//! wasmill:{STREAM}:read:GROUP       log mode: offset, entries: how many were added before that offset
+//! wasmill:{STREAM}:trimmed:GROUP    queue mode: what was trimmed undelivered and is told already
+//! wasmill:{STREAM}:writer:WHO       the process that writes for a sink
+//! ```
+
+mod acks;
+mod acks_sink;
+mod acks_store;
+mod durable;
+mod entry;
+mod feed;
+mod group;
+mod info;
+mod log;
+mod queue;
+mod renew;
+mod sink;
+mod source;
+mod spec;
+mod token;
+mod write;
+
+pub use acks::RedisAcks;
+pub use acks_store::RedisAcksStore;
+pub use sink::RedisSink;
+pub use source::RedisSource;
+pub use spec::{RedisSinkSpec, RedisSourceSpec, RedisStart};
+
+/// The key of something that is kept beside a stream, in the same hash slot.
+fn beside(stream: &str, what: &str) -> String {
+    let tag = stream.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
+    match tag {
+        Some(tag) if !tag.is_empty() => format!("wasmill:{{{tag}}}:{stream}:{what}"),
+        _ => format!("wasmill:{{{stream}}}:{what}"),
+    }
+}
+
+/// A name that nobody else has.
+fn random_token() -> String {
+    use std::hash::{BuildHasher, RandomState};
+    format!("{:016x}{:016x}", RandomState::new().hash_one(0), RandomState::new().hash_one(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::beside;
+
+    #[test]
+    fn what_is_beside_a_stream_is_in_its_slot() {
+        assert_eq!(beside("orders", "incarnation"), "wasmill:{orders}:incarnation");
+        assert_eq!(beside("{shop}:orders", "owner:g"), "wasmill:{shop}:{shop}:orders:owner:g");
+        assert_eq!(beside("a{}b", "x"), "wasmill:{a{}b}:x");
+    }
+}
