@@ -190,7 +190,9 @@ register! {
     SourceSpec, SourceOf, "source":
     "file" => File(crate::file::FileSourceSpec);
     "generator" => Generator(crate::generator::GeneratorSourceSpec);
+    "http" => Http(crate::http::HttpSourceSpec);
     "kafka" => Kafka(crate::kafka::KafkaSourceSpec);
+    "log" => Log(crate::log::LogSourceSpec);
     "stdin" => Stdin(crate::stdio::StdinSourceSpec);
 }
 
@@ -198,7 +200,9 @@ register! {
     /// A sink in a pipeline spec.
     SinkSpec, SinkOf, "sink":
     "file" => File(crate::file::FileSinkSpec);
+    "http" => Http(crate::http::HttpSinkSpec);
     "kafka" => Kafka(crate::kafka::KafkaSinkSpec);
+    "log" => Log(crate::log::LogSinkSpec);
     "stdout" => Stdout(crate::stdio::StdoutSinkSpec);
 }
 
