@@ -7,8 +7,11 @@
 pub mod codec;
 pub mod file;
 pub mod generator;
+pub mod http;
 pub mod kafka;
 mod lines;
+pub mod local_log;
+pub mod log;
 mod os;
 mod pace;
 pub mod postgres;

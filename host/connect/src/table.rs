@@ -43,6 +43,8 @@ pub trait SourceConnector: DeserializeOwned + JsonSchema {
 pub trait SinkConnector: DeserializeOwned + JsonSchema {
     /// What the sink is like.
     fn traits(&self) -> SinkTraits;
+    /// What must be true of its system for what it promises, for `explain`: sentences.
+    const CONDITIONS: &'static [&'static str] = &[];
     /// The sink; connects to nothing yet.
     ///
     /// # Errors
@@ -190,7 +192,9 @@ register! {
     SourceSpec, SourceOf, "source":
     "file" => File(crate::file::FileSourceSpec);
     "generator" => Generator(crate::generator::GeneratorSourceSpec);
+    "http" => Http(crate::http::HttpSourceSpec);
     "kafka" => Kafka(crate::kafka::KafkaSourceSpec);
+    "log" => Log(crate::log::LogSourceSpec);
     "redis" => Redis(crate::redis_streams::RedisSourceSpec);
     "stdin" => Stdin(crate::stdio::StdinSourceSpec);
 }
@@ -199,7 +203,9 @@ register! {
     /// A sink in a pipeline spec.
     SinkSpec, SinkOf, "sink":
     "file" => File(crate::file::FileSinkSpec);
+    "http" => Http(crate::http::HttpSinkSpec);
     "kafka" => Kafka(crate::kafka::KafkaSinkSpec);
+    "log" => Log(crate::log::LogSinkSpec);
     "postgres" => Postgres(crate::postgres::PostgresSinkSpec);
     "redis" => Redis(crate::redis_streams::RedisSinkSpec);
     "stdout" => Stdout(crate::stdio::StdoutSinkSpec);
@@ -211,6 +217,15 @@ impl SourceSpec {
     pub fn kafka(&self) -> Option<&crate::kafka::KafkaSourceSpec> {
         match self {
             Self::Kafka(spec) => Some(spec),
+            _ => None,
+        }
+    }
+
+    /// The spec of a Redis stream that is read, where it is one.
+    #[must_use]
+    pub fn redis(&self) -> Option<&crate::redis_streams::RedisSourceSpec> {
+        match self {
+            Self::Redis(spec) => Some(spec),
             _ => None,
         }
     }
@@ -257,6 +272,30 @@ impl SinkSpec {
         self.spec().transactional()
     }
 
+    /// The spec of a table that is written, where it is one.
+    #[must_use]
+    pub fn postgres(&self) -> Option<&crate::postgres::PostgresSinkSpec> {
+        match self {
+            Self::Postgres(spec) => Some(spec),
+            _ => None,
+        }
+    }
+
+    /// The spec of a Redis stream that is written, where it is one.
+    #[must_use]
+    pub fn redis(&self) -> Option<&crate::redis_streams::RedisSinkSpec> {
+        match self {
+            Self::Redis(spec) => Some(spec),
+            _ => None,
+        }
+    }
+
+    /// What must be true of its system for what it promises.
+    #[must_use]
+    pub fn conditions(&self) -> &'static [&'static str] {
+        self.spec().needs()
+    }
+
     /// The sink; connects to nothing yet.
     ///
     /// # Errors
@@ -299,6 +338,7 @@ impl<T: SourceConnector> SourceOf for T {
 
 /// The part of [`SinkConnector`] that a `dyn` can have.
 trait SinkOf {
+    fn needs(&self) -> &'static [&'static str];
     fn transactional(&self) -> Option<&KafkaSinkSpec>;
     fn like(&self) -> SinkTraits;
     fn make(&self) -> Result<Box<dyn Sink>, ConnectorError>;
@@ -306,6 +346,9 @@ trait SinkOf {
 }
 
 impl<T: SinkConnector> SinkOf for T {
+    fn needs(&self) -> &'static [&'static str] {
+        T::CONDITIONS
+    }
     fn transactional(&self) -> Option<&KafkaSinkSpec> {
         self.in_transactions()
     }

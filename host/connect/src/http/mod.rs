@@ -1,0 +1,16 @@
+//! HTTP: takes messages by POST into a log of its own, and posts messages to a URL.
+
+mod answer;
+mod body;
+mod deliver;
+mod packages;
+mod rate;
+mod secret;
+mod server;
+mod sink;
+mod source;
+
+pub use packages::BatchForm;
+pub use secret::Secret;
+pub use sink::{HttpSink, HttpSinkSpec};
+pub use source::{HttpSource, HttpSourceSpec};
