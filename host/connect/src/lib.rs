@@ -9,6 +9,7 @@ pub mod file;
 pub mod generator;
 pub mod kafka;
 mod lines;
+pub mod nats;
 mod os;
 mod pace;
 pub mod stdio;

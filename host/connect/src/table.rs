@@ -191,6 +191,7 @@ register! {
     "file" => File(crate::file::FileSourceSpec);
     "generator" => Generator(crate::generator::GeneratorSourceSpec);
     "kafka" => Kafka(crate::kafka::KafkaSourceSpec);
+    "nats" => Nats(crate::nats::NatsSourceSpec);
     "stdin" => Stdin(crate::stdio::StdinSourceSpec);
 }
 
@@ -199,6 +200,7 @@ register! {
     SinkSpec, SinkOf, "sink":
     "file" => File(crate::file::FileSinkSpec);
     "kafka" => Kafka(crate::kafka::KafkaSinkSpec);
+    "nats" => Nats(crate::nats::NatsSinkSpec);
     "stdout" => Stdout(crate::stdio::StdoutSinkSpec);
 }
 
