@@ -37,7 +37,10 @@ fn a_spec_is_a_name_with_settings_or_a_name_alone() {
 #[test]
 fn a_wrong_spec_is_told() {
     for (spec, part) in [
-        (json!({"fil": {}}), "unknown variant `fil`, expected one of `file`, `generator`, `kafka`, `nats`, `stdin`"),
+        (
+            json!({"fil": {}}),
+            "unknown variant `fil`, expected one of `file`, `generator`, `kafka`, `nats`, `stdin`",
+        ),
         (json!("kafka"), "missing field `brokers`"),
         (json!("file"), "missing field `path`"),
         (json!({"file": {}}), "missing field `path`"),

@@ -200,7 +200,9 @@ impl Access {
                 servers.user = Some(unescaped(url.username()));
                 servers.password = url.password().map(unescaped);
             }
-            url.set_password(None).and_then(|()| url.set_username("")).map_err(|()| wrong("it has no host"))?;
+            url.set_password(None)
+                .and_then(|()| url.set_username(""))
+                .map_err(|()| wrong("it has no host"))?;
             servers.addresses.push(ServerAddr::from_url(url).map_err(|_| wrong("it can't be read"))?);
         }
         Ok(servers)

@@ -136,10 +136,7 @@ impl Link {
         answer: &Bytes,
     ) -> Result<Result<T, ApiError>, ConnectorError> {
         let unread = |e: serde_json::Error| {
-            ConnectorError::Fatal(format!(
-                "{what} ({}): JetStream's answer can't be read: {e}",
-                self.address
-            ))
+            ConnectorError::Fatal(format!("{what} ({}): JetStream's answer can't be read: {e}", self.address))
         };
         // An answer without an error may have any other shape.
         if let Answer { error: Some(error) } = serde_json::from_slice(answer).map_err(unread)? {

@@ -323,11 +323,12 @@ impl Publisher {
         };
         if answer.status.is_some() {
             // Whether the stream is there is found out when it is connected to again.
-            return Err(self.link.away(&self.what(), "nobody takes it: JetStream or the stream is not there"));
+            return Err(self
+                .link
+                .away(&self.what(), "nobody takes it: JetStream or the stream is not there"));
         }
-        let acked: Acked = serde_json::from_slice(&answer.payload).map_err(|e| {
-            ConnectorError::Fatal(format!("{}: the answer can't be read: {e}", self.what()))
-        })?;
+        let acked: Acked = serde_json::from_slice(&answer.payload)
+            .map_err(|e| ConnectorError::Fatal(format!("{}: the answer can't be read: {e}", self.what())))?;
         match acked.error {
             None if acked.stream != self.stream => Err(ConnectorError::Fatal(format!(
                 "{}: stream {} takes it now, and {} did before; run `wasmill reset`, or give the subject back",

@@ -199,7 +199,12 @@ impl Queue {
     }
 
     /// Says that what is held is in progress, at times, until `closed` is dropped; gives it back then.
-    pub async fn keep(self: Arc<Self>, link: Arc<Link>, ack_wait: Duration, mut closed: oneshot::Receiver<()>) {
+    pub async fn keep(
+        self: Arc<Self>,
+        link: Arc<Link>,
+        ack_wait: Duration,
+        mut closed: oneshot::Receiver<()>,
+    ) {
         let mut ticks = tokio::time::interval((ack_wait / 6).max(Duration::from_millis(1)));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {

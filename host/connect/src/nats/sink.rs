@@ -321,7 +321,8 @@ impl NatsSink {
             && let Some(token) = &self.token
         {
             let info = publisher.link.stream(&token.stream).await?;
-            let now = Token { created: info.created, sequence: info.state.last_seq, stream: token.stream.clone() };
+            let now =
+                Token { created: info.created, sequence: info.state.last_seq, stream: token.stream.clone() };
             check_same(token, &now)?;
         }
         Ok(())
@@ -418,7 +419,10 @@ impl Sink for NatsSink {
         }
         self.unflushed = 0;
         let token = self.token.as_mut().ok_or_else(|| {
-            ConnectorError::Fatal(format!("subject {}: written to before it was recovered", self.spec.subject))
+            ConnectorError::Fatal(format!(
+                "subject {}: written to before it was recovered",
+                self.spec.subject
+            ))
         })?;
         let known = self.flying.sequence;
         token.sequence = self.there.first().map_or(known, |first| known.min(first - 1)).max(token.sequence);

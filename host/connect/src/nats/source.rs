@@ -21,9 +21,7 @@ use super::pump::AheadReader;
 use super::queue::{Queue, QueueFeed};
 use crate::table::SourceConnector;
 use crate::units::HumanDuration;
-use crate::{
-    Change, ConnectorError, Membership, Partition, Positions, Reader, Source, SourceTraits,
-};
+use crate::{Change, ConnectorError, Membership, Partition, Positions, Reader, Source, SourceTraits};
 
 /// The only partition of a log.
 const LOG: u32 = 0;
@@ -196,7 +194,10 @@ impl NatsSource {
         check_name("stream", &spec.stream)?;
         check_name("consumer", &spec.consumer)?;
         for subject in spec.filter() {
-            if subject.is_empty() || subject.contains(char::is_whitespace) || subject.split('.').any(str::is_empty) {
+            if subject.is_empty()
+                || subject.contains(char::is_whitespace)
+                || subject.split('.').any(str::is_empty)
+            {
                 return Err(ConnectorError::Fatal(format!(
                     "subjects: {subject:?} is no subject: expected such as orders.created, orders.* or orders.>"
                 )));
@@ -209,7 +210,9 @@ impl NatsSource {
             )));
         }
         if spec.max_ack_pending == 0 {
-            return Err(ConnectorError::Fatal("max_ack_pending: 0 lets nothing through: expected 1 or more".into()));
+            return Err(ConnectorError::Fatal(
+                "max_ack_pending: 0 lets nothing through: expected 1 or more".into(),
+            ));
         }
         Ok(Self { spec, link: None, mode: Mode::None, known: Arc::default() })
     }
@@ -307,7 +310,10 @@ impl NatsSource {
         let found_wait = HumanDuration(Duration::from_nanos(config.ack_wait));
         if found_wait != self.spec.ack_wait || !config.backoff.is_empty() {
             let backoff = if config.backoff.is_empty() { "" } else { ", with a backoff" };
-            other.push(format!("its ack wait is {found_wait}{backoff}, and `ack_wait` says {}", self.spec.ack_wait));
+            other.push(format!(
+                "its ack wait is {found_wait}{backoff}, and `ack_wait` says {}",
+                self.spec.ack_wait
+            ));
         }
         if config.max_ack_pending != i64::from(self.spec.max_ack_pending) {
             other.push(format!(

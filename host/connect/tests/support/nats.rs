@@ -145,7 +145,12 @@ impl NatsServer {
         std::thread::scope(|scope| {
             let run = || {
                 self.runtime.block_on(async {
-                    let client = async_nats::connect(self.url()).await.expect("a connection");
+                    let mut options = async_nats::ConnectOptions::new();
+                    let login = self.login.trim_end_matches('@').split_once(':');
+                    if let Some((user, password)) = login {
+                        options = options.user_and_password(user.to_owned(), password.to_owned());
+                    }
+                    let client = options.connect(self.address()).await.expect("a connection");
                     work(jetstream::new(client)).await
                 })
             };
