@@ -90,6 +90,7 @@ macro_rules! register {
     ($(#[$doc:meta])* $specs:ident, $connector:ident, $what:literal: $($name:literal => $variant:ident($spec:ty);)+) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq)]
+        #[allow(clippy::large_enum_variant, reason = "a pipeline has few, and they are moved once")]
         pub enum $specs {
             $(#[doc = concat!("`", $name, "`")] $variant($spec),)+
         }
