@@ -5,7 +5,7 @@
 #
 # build: Rust, a C and a C++ compiler with make, which compile librdkafka and a part of wasmtime, and
 # OpenSSL's headers. test: python3 too, for the oracles; redis-server, and Java with Maven, which fetches
-# Kafka, for real servers; kcat, for a client that isn't ours; openssl, for a server with TLS. lint: rustfmt and clippy too. System
+# Kafka, and Go, which builds a NATS server, for real servers; kcat, for a client that isn't ours; openssl, for a server with TLS. lint: rustfmt and clippy too. System
 # packages are installed on Debian and its kin only, as root, or with sudo after asking on a terminal;
 # elsewhere the script says what to install.
 # scripts/build-plugins.sh sees to the WebAssembly target by itself.
@@ -43,6 +43,8 @@ for purpose in "${@:-build}"; do
       want openssl openssl
       want java default-jre-headless
       want mvn maven
+      # nats-server needs a newer Go than Debian's: that one fetches it (GOTOOLCHAIN).
+      want go golang-go
       ;;
     lint) rust_parts+=(fmt:rustfmt clippy:clippy) ;;
     *) die "unknown purpose '$purpose': expected build, test or lint" ;;

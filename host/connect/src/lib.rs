@@ -12,6 +12,7 @@ pub mod kafka;
 mod lines;
 pub mod local_log;
 pub mod log;
+pub mod nats;
 mod os;
 mod pace;
 pub mod postgres;

@@ -92,6 +92,7 @@ macro_rules! register {
     ($(#[$doc:meta])* $specs:ident, $connector:ident, $what:literal: $($name:literal => $variant:ident($spec:ty);)+) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq)]
+        #[allow(clippy::large_enum_variant, reason = "a pipeline has few, and they are moved once")]
         pub enum $specs {
             $(#[doc = concat!("`", $name, "`")] $variant($spec),)+
         }
@@ -195,6 +196,7 @@ register! {
     "http" => Http(crate::http::HttpSourceSpec);
     "kafka" => Kafka(crate::kafka::KafkaSourceSpec);
     "log" => Log(crate::log::LogSourceSpec);
+    "nats" => Nats(crate::nats::NatsSourceSpec);
     "redis" => Redis(crate::redis_streams::RedisSourceSpec);
     "stdin" => Stdin(crate::stdio::StdinSourceSpec);
 }
@@ -206,6 +208,7 @@ register! {
     "http" => Http(crate::http::HttpSinkSpec);
     "kafka" => Kafka(crate::kafka::KafkaSinkSpec);
     "log" => Log(crate::log::LogSinkSpec);
+    "nats" => Nats(crate::nats::NatsSinkSpec);
     "postgres" => Postgres(crate::postgres::PostgresSinkSpec);
     "redis" => Redis(crate::redis_streams::RedisSinkSpec);
     "stdout" => Stdout(crate::stdio::StdoutSinkSpec);

@@ -16,6 +16,11 @@ use wasmill_connect::table::{SinkConnector, SourceConnector, connectors};
 use wasmill_connect::{ConnectorError, Polled, Reader, Sink, Source, SourceTraits};
 use wasmill_engine::output::{EncodedBatch, EncodedRecord};
 
+#[path = "support/nats.rs"]
+mod nats;
+
+use nats::NatsServer;
+
 type MakeSource = Box<dyn Fn() -> Box<dyn Source>>;
 
 /// A source over the same messages each time it is made, with what it is like.
@@ -126,8 +131,21 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
     runtime.block_on(work)
 }
 
-/// Connectors whose contract is tested against a real server, in the test of their name.
-const ON_A_SERVER: [&str; 2] = ["kafka", "redis"];
+/// Connectors whose contract is tested against a real server: in the test of their name, or below.
+const ON_A_SERVER: [&str; 4] = ["kafka", "nats", "postgres", "redis"];
+
+fn sources_on_servers(nats: &NatsServer) -> Vec<(&'static str, SourceTraits, MakeSource)> {
+    let lines = input();
+    let lines: Vec<Vec<u8>> = lines.split(|b| *b == b'\n').map(<[u8]>::to_vec).collect();
+    let spec = nats.source_fixture("SOURCE", &lines);
+    vec![("nats", spec.traits(), Box::new(move || spec.source().expect("a source")))]
+}
+
+fn sinks_on_servers(nats: &Arc<NatsServer>) -> Vec<(&'static str, MakeSink, Seen)> {
+    let (spec, nats) = (nats.sink_fixture("SINK"), Arc::clone(nats));
+    let seen = move || nats.messages("SINK").into_iter().map(|(value, _)| value).collect();
+    vec![("nats", Box::new(move || spec.sink().expect("a sink")), Arc::new(seen))]
+}
 
 #[test]
 fn every_connector_has_a_fixture() {
@@ -143,9 +161,21 @@ fn every_connector_has_a_fixture() {
 /// (offset, next, bytes)
 type Record = (u64, u64, Vec<u8>);
 
-async fn read(reader: &mut dyn Reader, messages_max: usize, bytes_max: usize, cancel: bool) -> Vec<Record> {
+/// Reads to the end; of what has none, to the offset `end`.
+async fn read(
+    reader: &mut dyn Reader,
+    (messages_max, bytes_max, cancel): (usize, usize, bool),
+    from: u64,
+    end: Option<u64>,
+) -> Vec<Record> {
     let mut records: Vec<Record> = Vec::new();
     loop {
+        if end.is_some_and(|end| records.last().map_or(from, |r| r.1) >= end) {
+            let more = reader.poll(messages_max, bytes_max);
+            let more = tokio::time::timeout(std::time::Duration::from_millis(2), more).await;
+            assert!(more.is_err(), "more than there is: {more:?}");
+            return records;
+        }
         let mut first = None;
         if cancel {
             // Dropped in the middle of its wait; the next call must go on where it was.
@@ -182,11 +212,13 @@ async fn read(reader: &mut dyn Reader, messages_max: usize, bytes_max: usize, ca
 #[test]
 fn sources_keep_the_contract() {
     let directory = tempfile::tempdir().expect("a directory");
-    for (name, traits, make) in sources(directory.path()) {
+    let nats = NatsServer::start();
+    for (name, traits, make) in sources(directory.path()).into_iter().chain(sources_on_servers(&nats)) {
         block_on(async {
             let partitions = make().partitions().await.expect(name);
             for partition in &partitions {
                 let number = partition.number;
+                let end = partition.extent.filter(|_| !traits.bounded);
                 let fresh = async |offset| {
                     let mut source = make();
                     let again = source.partitions().await.expect(name);
@@ -198,14 +230,12 @@ fn sources_keep_the_contract() {
                     }
                     source.open(number, offset).await
                 };
-                let all = read(&mut *fresh(0).await.expect(name), 10_000, 1 << 30, false).await;
+                let all = read(&mut *fresh(0).await.expect(name), (10_000, 1 << 30, false), 0, end).await;
                 assert!(!all.is_empty(), "{name}: nothing to test with");
                 assert!(all.is_sorted_by(|a, b| a.1 <= b.0), "{name}: offsets go back");
-                for (messages_max, bytes_max, cancel) in
-                    [(1, 1, false), (3, 100, true), (7, 1 << 20, true), (500, 1 << 16, false)]
-                {
-                    let got = read(&mut *fresh(0).await.expect(name), messages_max, bytes_max, cancel).await;
-                    assert!(got == all, "{name}: other messages with {messages_max}, {bytes_max}, {cancel}");
+                for how in [(1, 1, false), (3, 100, true), (7, 1 << 20, true), (500, 1 << 16, false)] {
+                    let got = read(&mut *fresh(0).await.expect(name), how, 0, end).await;
+                    assert!(got == all, "{name}: other messages with {how:?}");
                 }
                 if !traits.seekable {
                     let refused = fresh(all[0].1).await.err();
@@ -213,12 +243,14 @@ fn sources_keep_the_contract() {
                     continue;
                 }
                 for (i, (_, next, _)) in all.iter().enumerate().step_by(1 + all.len() / 40) {
-                    let rest = read(&mut *fresh(*next).await.expect(name), 1000, 1 << 20, false).await;
+                    let how = (1000, 1 << 20, false);
+                    let rest = read(&mut *fresh(*next).await.expect(name), how, *next, end).await;
                     assert!(rest == all[i + 1..], "{name}: another rest from {next}");
                 }
-                let end = all[all.len() - 1].1;
-                assert_eq!(read(&mut *fresh(end).await.expect(name), 10, 1 << 20, false).await, []);
-                for offset in [end + 10, u64::MAX / 2] {
+                let last = all[all.len() - 1].1;
+                let how = (10, 1 << 20, false);
+                assert_eq!(read(&mut *fresh(last).await.expect(name), how, last, end).await, []);
+                for offset in [last + 10, u64::MAX / 2] {
                     let refused = fresh(offset).await.err().expect("refused").to_string();
                     assert!(refused.contains("reset"), "{name}: {refused}");
                 }
@@ -242,7 +274,8 @@ fn batch(from: usize, to: usize) -> (EncodedBatch, Vec<String>) {
 #[test]
 fn sinks_keep_the_contract() {
     let directory = tempfile::tempdir().expect("a directory");
-    for (name, make, seen) in sinks(directory.path()) {
+    let nats = Arc::new(NatsServer::start());
+    for (name, make, seen) in sinks(directory.path()).into_iter().chain(sinks_on_servers(&nats)) {
         block_on(async {
             let transactional = make().traits().transactional;
             let mut kept: Vec<String> = Vec::new();

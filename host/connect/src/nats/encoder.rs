@@ -1,0 +1,62 @@
+//! Messages as a stream takes them: the JSON envelope as the payload, and beside it headers and the output id.
+
+use wasmill_engine::input::Header;
+use wasmill_engine::output::{EncodedBatch, Encoder, OutputId};
+use wasmill_frame::Message;
+
+use super::sink::MessageHeaders;
+use crate::Writer;
+use crate::codec::json::{Unseen, append, record};
+
+/// What the names of NATS's own headers begin with: they say what becomes of a message.
+const OWN: &[u8] = b"nats-";
+
+/// Writes messages for a stream.
+pub(super) struct NatsEncoder {
+    pub writer: Writer,
+    pub headers: MessageHeaders,
+}
+
+impl Encoder for NatsEncoder {
+    fn encode(&self, message: Message<'_>, id: &OutputId<'_>, into: &mut EncodedBatch) -> Result<(), String> {
+        let unseen = Unseen::of(message.metadata());
+        let start = into.data.len();
+        let mut encoded = record(message, &unseen, into)?;
+        if self.headers == MessageHeaders::Pass {
+            for (name, value) in unseen.headers() {
+                let value = value.unwrap_or_default();
+                if name.get(..OWN.len()).is_some_and(|n| n.eq_ignore_ascii_case(OWN)) {
+                    continue;
+                }
+                if let Err(why) = check(name, value) {
+                    into.data.truncate(start);
+                    return Err(why);
+                }
+                let name = append(name, &mut into.data);
+                encoded.headers.push(Header { name, value: Some(append(value, &mut into.data)) });
+            }
+        }
+        let at = into.data.len();
+        self.writer.write_id(id, &mut into.data);
+        encoded.id = Some(at..into.data.len());
+        into.records.push(encoded);
+        Ok(())
+    }
+}
+
+/// Whether NATS can carry a header.
+fn check(name: &[u8], value: &[u8]) -> Result<(), String> {
+    let shown = String::from_utf8_lossy(name);
+    let is_name = !name.is_empty() && name.iter().all(|b| b.is_ascii_graphic() && *b != b':');
+    if !is_name {
+        return Err(format!(
+            "the header name {shown:?} can't be one in NATS: it must be ASCII without spaces and colons; set `headers: none`, or name it otherwise where it comes from"
+        ));
+    }
+    if std::str::from_utf8(value).is_err() || value.iter().any(|b| matches!(b, b'\r' | b'\n')) {
+        return Err(format!(
+            "the value of header {shown:?} can't be one in NATS: it must be text on one line; set `headers: none`, or leave it out where it comes from"
+        ));
+    }
+    Ok(())
+}
