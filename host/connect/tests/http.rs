@@ -574,9 +574,7 @@ fn a_receiver_that_is_down_is_waited_for() {
         let mut sink = sink(HttpSinkSpec::new(&url)).await;
         // That it is down may be told already, for a request is under way.
         let messages = batch(0, 2);
-        while sink.write(&messages).await.is_err() {
-            assert!(sink.flush().await.is_err(), "nobody listens");
-        }
+        while sink.write(&messages).await.is_err() {}
         for _ in 0..3 {
             let error = sink.flush().await.expect_err("down");
             assert!(

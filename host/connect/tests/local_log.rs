@@ -12,7 +12,10 @@ use wasmill_connect::local_log::{
     Answer, Append, Appender, AppenderSettings, Batch, Keep, LogError, LogReader, LogWriter, Record,
     RequestKey, Taken, facts, trim,
 };
-use wasmill_connect::{ConnectorError, Polled, Reader};
+use wasmill_connect::log::{LogSinkSpec, LogSourceSpec};
+use wasmill_connect::table::{SinkConnector as _, SourceConnector as _};
+use wasmill_connect::{ConnectorError, Polled, Reader, Sink};
+use wasmill_engine::output::{EncodedBatch, EncodedRecord};
 
 fn block_on<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -306,7 +309,7 @@ fn one_writes_and_offsets_outside_are_told() {
 fn request(text: &str, key: Option<u128>) -> Append {
     let body = Bytes::copy_from_slice(text.as_bytes());
     let key = key.map(|key| RequestKey { key, body: text.len() as u64 });
-    Append { values: vec![0..body.len()], body, key }
+    Append { values: std::iter::once(0..body.len()).collect(), body, key }
 }
 
 const SMALL: AppenderSettings = AppenderSettings { log_bytes_max: 64 * 1024 };
@@ -467,4 +470,91 @@ fn a_full_disk_takes_all_of_a_batch_or_nothing() {
     };
     let said = String::from_utf8_lossy(&out.stdout);
     assert!(out.status.success() && said.contains("the disk was full behind"), "{out:?}");
+}
+
+async fn write(sink: &mut dyn Sink, values: &[Vec<u8>]) {
+    let mut batch = EncodedBatch::default();
+    for value in values {
+        let start = batch.data.len();
+        batch.data.extend_from_slice(value);
+        let value = start..batch.data.len();
+        let key = (value.len() % 2 == 1).then_some(0..1);
+        batch.records.push(EncodedRecord { value, key, ..EncodedRecord::default() });
+    }
+    sink.write(&batch).await.expect("written");
+}
+
+async fn recovered(path: &Path, token: Option<&str>) -> Result<Box<dyn Sink>, ConnectorError> {
+    let mut sink = LogSinkSpec::new(path).sink().expect("a sink");
+    sink.recover(token).await.map(|()| sink)
+}
+
+#[test]
+fn a_sink_returns_to_what_is_committed_and_refuses_what_does_not_go_together() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path();
+    block_on(async {
+        let mut sink = recovered(path, None).await.expect("a sink");
+        write(&mut *sink, &texts(0, 3)).await;
+        let first = sink.flush().await.expect("flushed");
+        drop(sink);
+        // The commit was lost, or it wasn't: nobody has seen anything yet.
+        assert_eq!(facts(path).expect("facts").committed, 0);
+        let mut sink = recovered(path, None).await.expect("a sink");
+        write(&mut *sink, &texts(10, 13)).await;
+        assert_eq!(sink.flush().await.expect("flushed"), first);
+        drop(sink);
+        let mut sink = recovered(path, Some(&first)).await.expect("a sink");
+        write(&mut *sink, &texts(13, 14)).await;
+        let second = sink.flush().await.expect("flushed");
+        write(&mut *sink, &texts(50, 60)).await;
+        sink.flush().await.expect("flushed");
+        drop(sink);
+        let mut sink = recovered(path, Some(&second)).await.expect("a sink");
+        let of_a_thread = path.to_owned();
+        let seen = std::thread::spawn(move || read(&of_a_thread, 0)).join().expect("no panic");
+        assert_eq!(seen.expect("read"), texts(10, 14));
+        sink.close(true).await.expect("closed");
+        for (token, part) in [
+            (first.as_str(), "readers of the log"),
+            ("{}", "is not of this wasmill"),
+            (&second.replace(":4}", ":5}"), "ends at offset 4, but 5 is committed"),
+        ] {
+            let error = recovered(path, Some(token)).await.err().expect(part).to_string();
+            assert!(error.contains(part) && error.contains("wasmill reset"), "{error}");
+        }
+        // A reset makes another log of it, and its reader is told.
+        let mut source = LogSourceSpec::new(path).source().expect("a source");
+        let old = source.take_all().await.expect("a partition").remove(0);
+        let mut reader = source.open(0, 4).await.expect("a reader");
+        LogSinkSpec::new(path).reset().expect("reset");
+        let error = recovered(path, Some(&second)).await.err().expect("another").to_string();
+        assert!(error.contains("is another than the one"), "{error}");
+        let gone = tokio::time::timeout(Duration::from_secs(5), reader.poll(1, 1)).await.expect("told");
+        assert!(matches!(gone, Err(ConnectorError::Outdated(_))), "{gone:?}");
+        let new = source.partitions().await.expect("a partition").remove(0);
+        assert!(!source.is_same_log(&new, &old.incarnation).await.expect("asked"));
+    });
+}
+
+#[test]
+fn one_pipeline_reads_a_log_and_removes_what_it_has_read() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path();
+    let mut log = open(path, Keep::Whole, 100).expect("open");
+    for i in 0..9 {
+        put(&mut log, &texts(i, i + 1));
+    }
+    block_on(async {
+        let spec = LogSourceSpec::new(path);
+        let mut source = spec.source().expect("a source");
+        assert_eq!(source.take_all().await.expect("a partition")[0].extent, Some(9));
+        let error = spec.source().expect("a source").take_all().await.expect_err("taken").to_string();
+        assert!(error.contains("is read by another"), "{error}");
+        source.commit(&[(0, 7)]).await.expect("committed");
+        let begin = source.partitions().await.expect("a partition")[0].begin;
+        assert!(begin > 3 && begin <= 7, "{begin}");
+        source.close().await.expect("closed");
+        assert_eq!(spec.source().expect("a source").take_all().await.expect("a partition")[0].begin, begin);
+    });
 }
