@@ -5,8 +5,9 @@
 #
 # build: Rust, a C and a C++ compiler with make, which compile librdkafka and a part of wasmtime, and
 # OpenSSL's headers. test: python3 too, for the oracles; redis-server, and Java with Maven, which fetches
-# Kafka, and Go, which builds a NATS server, for real servers; kcat, for a client that isn't ours; openssl, for a server with TLS. lint: rustfmt and clippy too. System
-# packages are installed on Debian and its kin only, as root, or with sudo after asking on a terminal;
+# Kafka, Go, which builds a NATS server, and PostgreSQL, for real servers; kcat, curl, and python3's venv, for clients
+# that aren't ours; openssl, for a server with TLS; strace, to see what reaches the disk before an answer. lint: rustfmt
+# and clippy too. System packages are installed on Debian and its kin only, as root, or with sudo after asking on a terminal;
 # elsewhere the script says what to install.
 # scripts/build-plugins.sh sees to the WebAssembly target by itself.
 set -euo pipefail
@@ -41,6 +42,8 @@ for purpose in "${@:-build}"; do
       want redis-server redis-server
       want kcat kcat
       want openssl openssl
+      want curl curl
+      want strace strace
       want java default-jre-headless
       want mvn maven
       # nats-server needs a newer Go than Debian's: that one fetches it (GOTOOLCHAIN).

@@ -1,6 +1,8 @@
 //! The connector contract, run over the whole registration table. A new connector adds its fixture: one
 //! line in `sources` or `sinks`.
 
+mod receiver;
+
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::io::Write;
@@ -11,6 +13,8 @@ use std::task::{Context, Poll, Waker};
 
 use wasmill_connect::file::{FileSinkSpec, FileSourceSpec};
 use wasmill_connect::generator::GeneratorSourceSpec;
+use wasmill_connect::http::{BatchForm, HttpSinkSpec, HttpSource, HttpSourceSpec};
+use wasmill_connect::log::{LogSinkSpec, LogSourceSpec};
 use wasmill_connect::stdio::{StdinSource, StdinSourceSpec, StdoutSink, StdoutSinkSpec};
 use wasmill_connect::table::{SinkConnector, SourceConnector, connectors};
 use wasmill_connect::{ConnectorError, Polled, Reader, Sink, Source, SourceTraits};
@@ -42,10 +46,19 @@ fn sources(directory: &Path) -> Vec<(&'static str, SourceTraits, MakeSource)> {
         disorder: "5s".parse_spec(),
         ..GeneratorSourceSpec::default()
     };
+    let log = LogSourceSpec::new(directory.join("log"));
+    fill_log(&log.path);
+    let http = HttpSourceSpec {
+        max_body: "8MiB".parse_spec(),
+        ..HttpSourceSpec::new("127.0.0.1:0", directory.join("http"))
+    };
+    fill_http(&http, lines.clone());
     vec![
         file(at("plain-*.jsonl")),
         file(at("packed.jsonl.gz")),
         ("generator", generator.traits(), Box::new(move || generator.source().expect("a source"))),
+        ("http", http.traits(), Box::new(move || http.source().expect("a source"))),
+        ("log", log.traits(), Box::new(move || log.source().expect("a source"))),
         (
             "stdin",
             StdinSourceSpec::default().traits(),
@@ -54,6 +67,63 @@ fn sources(directory: &Path) -> Vec<(&'static str, SourceTraits, MakeSource)> {
             }),
         ),
     ]
+}
+
+/// A log that a pipeline has written in some epochs, the last of which is not committed.
+fn fill_log(directory: &Path) {
+    block_on(async {
+        let mut sink = LogSinkSpec::new(directory).sink().expect("a sink");
+        sink.recover(None).await.expect("recovered");
+        for epoch in 0..20 {
+            sink.write(&batch(epoch * 100, epoch * 100 + 100).0).await.expect("written");
+            sink.flush().await.expect("flushed");
+            if epoch < 19 {
+                sink.publish().await.expect("published");
+            }
+        }
+    });
+}
+
+/// Posts the lines, and the source ends.
+fn fill_http(spec: &HttpSourceSpec, lines: Vec<u8>) {
+    on_a_thread(async {
+        let mut source = HttpSource::new(spec.clone()).expect("a source");
+        source.take_all().await.expect("its partition");
+        let url = format!("http://{}/", source.address().expect("it listens"));
+        let request = reqwest::Client::new().post(url).header("content-type", "application/x-ndjson");
+        let answered = request.body(lines).send().await.expect("an answer");
+        assert_eq!(answered.status(), 202);
+        source.close().await.expect("closed");
+    });
+}
+
+/// What is committed of a log.
+fn seen_log(directory: &Path) -> Vec<String> {
+    on_a_thread(async {
+        let mut source = LogSourceSpec::new(directory).source().expect("a source");
+        let partitions = source.partitions().await.expect("a partition");
+        let end = partitions[0].extent;
+        let mut reader = source.open(0, 0).await.expect("a reader");
+        let records = read(&mut *reader, 1000, 1 << 20, false, end).await;
+        records.into_iter().map(|(.., value)| String::from_utf8(value).expect("UTF-8")).collect()
+    })
+}
+
+/// Runs what may be asked for while another runtime runs on this thread.
+fn on_a_thread<T: Send>(work: impl Future<Output = T> + Send) -> T {
+    std::thread::scope(|scope| scope.spawn(|| block_on(work)).join().expect("no panic"))
+}
+
+/// A receiver that runs on while the test does.
+fn start_receiver() -> receiver::Receiver {
+    let (send, started) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        block_on(async {
+            send.send(receiver::Receiver::start(vec![]).await).expect("the test waits");
+            std::future::pending::<()>().await;
+        });
+    });
+    started.recv().expect("it starts")
 }
 
 type Seen = Arc<dyn Fn() -> Vec<String>>;
@@ -65,8 +135,28 @@ fn sinks(directory: &Path) -> Vec<(&'static str, MakeSink, Seen)> {
     let spec = FileSinkSpec { roll_bytes: "64KiB".parse_spec(), ..FileSinkSpec::new(&out) };
     let screen = Screen::default();
     let shown = screen.clone();
+    let log = LogSinkSpec::new(directory.join("log-out"));
+    let log_path = log.path.clone();
+    let receiver = start_receiver();
+    let http = HttpSinkSpec {
+        batch: BatchForm::Ndjson,
+        batch_messages: 500,
+        ..HttpSinkSpec::new(receiver.url("/"))
+    };
+    let posted = Mutex::new(Vec::new());
     vec![
         ("file", Box::new(move || spec.sink().expect("a sink")), Arc::new(move || seen_files(&out))),
+        ("log", Box::new(move || log.sink().expect("a sink")), Arc::new(move || seen_log(&log_path))),
+        (
+            "http",
+            Box::new(move || http.sink().expect("a sink")),
+            Arc::new(move || {
+                let mut posted = posted.lock().expect("no panic");
+                let more = receiver.take();
+                posted.extend(more.iter().flat_map(|r| r.body.lines()).map(str::to_owned));
+                posted.clone()
+            }),
+        ),
         (
             "stdout",
             Box::new(move || {
@@ -186,6 +276,13 @@ async fn read(
         }
         let done = match first {
             Some(done) => done,
+            None if end.is_some() && records.is_empty() => {
+                let polled = reader.poll(messages_max, bytes_max);
+                match tokio::time::timeout(std::time::Duration::from_millis(300), polled).await {
+                    Ok(done) => done,
+                    Err(_) => return records,
+                }
+            }
             None => reader.poll(messages_max, bytes_max).await,
         };
         match done.expect("records") {

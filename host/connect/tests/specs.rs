@@ -39,7 +39,7 @@ fn a_wrong_spec_is_told() {
     for (spec, part) in [
         (
             json!({"fil": {}}),
-            "unknown variant `fil`, expected one of `file`, `generator`, `kafka`, `nats`, `stdin`",
+            "unknown variant `fil`, expected one of `file`, `generator`, `http`, `kafka`, `log`, `nats`, `redis`, `stdin`",
         ),
         (json!("kafka"), "missing field `brokers`"),
         (json!("file"), "missing field `path`"),
@@ -52,8 +52,8 @@ fn a_wrong_spec_is_told() {
             json!({"file": {"path": "x"}, "topic": 1}),
             "`topic` beside `file`: a source has one name; indent its settings below it",
         ),
-        (json!({}), "expected a source: one of file, generator, kafka, nats, stdin, with its settings"),
-        (json!(5), "expected a source: one of file, generator, kafka, nats, stdin, with its settings"),
+        (json!({}), "expected a source: one of file, generator, http, kafka, log, nats, redis, stdin, with its settings"),
+        (json!(5), "expected a source: one of file, generator, http, kafka, log, nats, redis, stdin, with its settings"),
         (
             json!({"generator": {"disorder": "5 apples"}}),
             "`5 apples` is no duration: expected a duration such as 100ms",

@@ -87,7 +87,7 @@ fn the_engine_asks_no_clock_starts_no_thread_and_does_no_io() {
 }
 
 #[test]
-fn the_system_clock_is_asked_in_two_places_alone() {
+fn the_system_clock_is_asked_in_named_places_alone() {
     // The other one is how old a store is, beside how long its changelog remembers what was deleted.
     let allowed = [
         "host/plugin/src/sandbox.rs",

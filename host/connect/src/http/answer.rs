@@ -47,7 +47,7 @@ pub(super) struct Intake {
 struct No {
     status: StatusCode,
     broken: Broken,
-    header: Option<(header::HeaderName, HeaderValue)>,
+    header: Option<Box<(header::HeaderName, HeaderValue)>>,
 }
 
 impl No {
@@ -56,7 +56,7 @@ impl No {
     }
 
     fn with(self, name: header::HeaderName, value: HeaderValue) -> Self {
-        Self { header: Some((name, value)), ..self }
+        Self { header: Some(Box::new((name, value))), ..self }
     }
 
     fn later(self, wait: Duration) -> Self {
@@ -88,7 +88,7 @@ impl Intake {
                 }
                 text["accepted"] = 0.into();
                 let mut response = json_response(status, &text);
-                if let Some((name, value)) = header {
+                if let Some((name, value)) = header.map(|header| *header) {
                     response.headers_mut().insert(name, value);
                 }
                 response

@@ -91,7 +91,13 @@ impl Appender {
             let keys = Keys::load(&directory, settings.keys_max())?;
             let shared = Arc::clone(&writer.shared);
             let (requests, waiting) = mpsc::channel(WAITING_MAX);
-            let mut group = Group { writer, keys, log_bytes_max: settings.log_bytes_max };
+            let mut group = Group {
+                writer,
+                keys,
+                log_bytes_max: settings.log_bytes_max,
+                // The last segment stays though all of it is read: it must not be most of the log.
+                group_bytes: GROUP_BYTES.min(settings.segment_bytes()),
+            };
             let thread = std::thread::Builder::new()
                 .name("log".into())
                 .spawn(move || group.run(waiting))
@@ -138,6 +144,7 @@ struct Group {
     writer: LogWriter,
     keys: Keys,
     log_bytes_max: u64,
+    group_bytes: u64,
 }
 
 impl Group {
@@ -145,7 +152,7 @@ impl Group {
         while let Some(first) = waiting.blocking_recv() {
             let mut bytes = first.0.body.len() as u64;
             let mut group = vec![first];
-            while bytes < GROUP_BYTES
+            while bytes < self.group_bytes
                 && let Ok(next) = waiting.try_recv()
             {
                 bytes += next.0.body.len() as u64;
