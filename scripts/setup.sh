@@ -4,8 +4,8 @@
 #   scripts/setup.sh [build] [test] [lint]
 #
 # build: Rust, a C and a C++ compiler with make, which compile librdkafka and a part of wasmtime, and
-# OpenSSL's headers. test: python3 too, for the oracles; redis-server, and Java with Maven, which fetches
-# Kafka, for real servers; kcat, for a client that isn't ours; openssl, for a server with TLS. lint: rustfmt and clippy too. System
+# OpenSSL's headers. test: python3 too, for the oracles; redis-server, PostgreSQL, and Java with Maven, which
+# fetches Kafka, for real servers; kcat, for a client that isn't ours; openssl, for a server with TLS. lint: rustfmt and clippy too. System
 # packages are installed on Debian and its kin only, as root, or with sudo after asking on a terminal;
 # elsewhere the script says what to install.
 # scripts/build-plugins.sh sees to the WebAssembly target by itself.
@@ -39,6 +39,8 @@ for purpose in "${@:-build}"; do
     test)
       want python3 python3
       want redis-server redis-server
+      # Its programs are beside the PATH on Debian.
+      if ! has initdb && ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then missing+=(postgresql); fi
       want kcat kcat
       want openssl openssl
       want java default-jre-headless

@@ -127,7 +127,7 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
 }
 
 /// Connectors whose contract is tested against a real server, in the test of their name.
-const ON_A_SERVER: [&str; 1] = ["kafka"];
+const ON_A_SERVER: [&str; 2] = ["kafka", "postgres"];
 
 #[test]
 fn every_connector_has_a_fixture() {

@@ -60,6 +60,17 @@ struct Writer {
     refused: Vec<Refused>,
 }
 
+/// Whose the pipeline must be for rows to be written at all: whoever was replaced would hold locks for nothing.
+pub(super) struct Owned {
+    /// Asks for the owner, of the pipeline.
+    pub sql: String,
+    pub pipeline: String,
+    pub owner: String,
+    /// What another owner means.
+    pub what: String,
+    pub cause: String,
+}
+
 /// The connection that commits, and what it is to commit.
 pub(super) struct Session {
     pub link: Link,
@@ -76,6 +87,8 @@ pub(super) struct Session {
     exact: bool,
     /// The id of a transaction whose commit had no answer.
     in_doubt: Option<String>,
+    /// Looked at with each new connection.
+    owned: Option<Owned>,
 }
 
 impl Session {
@@ -97,7 +110,13 @@ impl Session {
             busy: false,
             exact: false,
             in_doubt: None,
+            owned: None,
         })
+    }
+
+    /// From now on rows are for this owner.
+    pub fn own(&mut self, owned: Owned) {
+        self.owned = Some(owned);
     }
 
     /// Takes a sink in; answers its number.
@@ -185,7 +204,7 @@ impl Session {
 
     /// Brings everything that is kept into the transaction, begun if it isn't.
     pub async fn fill(&mut self) -> Result<(), Trouble> {
-        if self.loads.iter().all(|load| load.sent) && (self.open || self.loads.is_empty()) && !self.is_broken() {
+        if self.is_filled() && (self.open || self.loads.is_empty()) && !self.is_broken() {
             return Ok(());
         }
         self.enter();
@@ -302,6 +321,11 @@ impl Session {
         Ok(())
     }
 
+    /// Whether all rows that it keeps are in the open transaction.
+    pub fn is_filled(&self) -> bool {
+        self.loads.iter().all(|load| load.sent)
+    }
+
     /// Whether it keeps rows that are not committed.
     pub fn has_rows(&self) -> bool {
         !self.loads.is_empty()
@@ -360,8 +384,16 @@ impl Session {
         if self.open && self.client.is_some() {
             return Ok(());
         }
+        let is_new = self.client.is_none();
         let client = self.connected().await?;
         self.client = Some(client);
+        if let Some(owned) = self.owned.as_ref().filter(|_| is_new) {
+            let rows = self.query("cannot ask for the owner", &owned.sql, &[(&owned.pipeline, Sql::TEXT)]).await?;
+            let owner = rows.first().and_then(|row| row.try_get::<_, String>(0).ok());
+            if owner.as_ref() != Some(&owned.owner) {
+                return Err(Trouble::Outdated { what: owned.what.clone(), cause: owned.cause.clone() });
+            }
+        }
         for sink in 0..self.writers.len() {
             if self.writers[sink].copy.is_none()
                 && let Some(target) = self.writers[sink].target.clone()

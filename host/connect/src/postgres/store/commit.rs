@@ -4,7 +4,7 @@ use tokio_postgres::types::Type as Sql;
 use wasmill_engine::state::{Checkpoint, Delta, StoreError};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{Held, PostgresStore, signed};
+use super::{Held, PostgresStore, REPLACED, signed};
 use crate::postgres::link::{Trouble, block_on};
 use crate::postgres::session::Session;
 use crate::store::refuse_stale;
@@ -99,6 +99,12 @@ impl PostgresStore {
                 return Ok(Outcome::Done);
             }
             held.in_doubt = false;
+        }
+        if self.shared && !session.is_filled() {
+            // Before rows lock what another process may have to write.
+            if let Some(lost) = self.find_lost(session, attempt).await? {
+                return Ok(Outcome::Refused(lost));
+            }
         }
         session.fill_now().await?;
         let refused = if self.shared {
@@ -224,10 +230,7 @@ ON CONFLICT (pipeline, key) DO UPDATE SET value = EXCLUDED.value",
 
     /// That another process has the pipeline.
     pub(super) fn replaced(&self) -> StoreError {
-        StoreError::Fenced {
-            what: self.place(),
-            cause: "its owner is another one now: run one process of this pipeline, or let them share".into(),
-        }
+        StoreError::Fenced { what: self.place(), cause: REPLACED.into() }
     }
 }
 

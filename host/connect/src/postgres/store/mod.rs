@@ -29,7 +29,7 @@ use self::schema::Tables;
 use self::shared::Claimed;
 pub use self::view::PostgresView;
 use super::link::{block_on, token};
-use super::session::{Session, mark};
+use super::session::{Owned, Session, mark};
 use super::sink::PostgresSink;
 use super::spec::{PostgresAddress, PostgresSinkSpec};
 use crate::store::SharedPositions;
@@ -37,6 +37,9 @@ use crate::{ConnectorError, Sink};
 
 /// The version of what is in wasmill's own tables.
 pub const POSTGRES_FORMAT: u32 = 1;
+
+/// What another owner means.
+const REPLACED: &str = "its owner is another one now: run one process of this pipeline, or let them share";
 
 /// How many entries are read at once.
 const PAGE_ENTRIES: i64 = 1_000;
@@ -160,6 +163,17 @@ impl PostgresStore {
             }
             let sql = format!("UPDATE {table} SET owner = $2 WHERE pipeline = $1");
             store.reader.rows(&what, &sql, &[store.name_param(), (&store.owner, Sql::TEXT)])?;
+            let owned = Owned {
+                sql: format!("SELECT owner FROM {table} WHERE pipeline = $1"),
+                pipeline: pipeline.to_owned(),
+                owner: store.owner.clone(),
+                what: store.place(),
+                cause: REPLACED.to_owned(),
+            };
+            block_on(async {
+                store.session.lock().await.own(owned);
+                Ok(())
+            })?;
         }
         Ok(store)
     }

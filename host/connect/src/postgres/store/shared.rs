@@ -155,6 +155,30 @@ AND (source, partition) IN (SELECT * FROM UNNEST($4::integer[], $5::bigint[])) O
             && rows.iter().all(|row| row.try_get(0).unwrap_or(false)))
     }
 
+    /// A partition of a commit that is another process's by now, as an error.
+    pub(super) async fn find_lost(
+        &self,
+        session: &Session,
+        attempt: &Attempt<'_>,
+    ) -> Result<Option<StoreError>, Trouble> {
+        let ids = attempt.checkpoint.positions.iter().map(|(id, _)| *id);
+        let (sources, numbers) = columns(ids.clone());
+        let sql = format!(
+            "SELECT source, partition FROM {} WHERE pipeline = $1 AND owner = $2
+AND (source, partition) IN (SELECT * FROM UNNEST($3::integer[], $4::bigint[]))",
+            self.tables.positions
+        );
+        let params: [Param<'_>; 4] = [
+            self.name_param(),
+            (&self.owner, Sql::TEXT),
+            (&sources, Sql::INT4_ARRAY),
+            (&numbers, Sql::INT8_ARRAY),
+        ];
+        let mine = session.query("cannot ask for the owners", &sql, &params).await?;
+        let mut ids = ids;
+        Ok(ids.find(|id| !is_among(&mine, *id)).map(|id| self.lost(Some(id))))
+    }
+
     pub(super) async fn guard_shared(
         &self,
         session: &Session,
@@ -229,13 +253,8 @@ RETURNING p.source, p.partition",
         if changed.len() == checkpoint.positions.len() {
             return Ok(None);
         }
-        let is = |id: &PartitionId| {
-            changed.iter().any(|row| {
-                row.try_get::<_, i32>(0).is_ok_and(|source| source == i32::from(id.source))
-                    && row.try_get::<_, i64>(1).is_ok_and(|number| number == i64::from(id.partition))
-            })
-        };
-        Ok(Some(self.lost(checkpoint.positions.iter().map(|(id, _)| *id).find(|id| !is(id)))))
+        let mut ids = checkpoint.positions.iter().map(|(id, _)| *id);
+        Ok(Some(self.lost(ids.find(|id| !is_among(&changed, *id)))))
     }
 
     /// Keeps what a commit that is stored has changed.
@@ -258,6 +277,14 @@ RETURNING p.source, p.partition",
             cause: "this process has not claimed it, or lost it since".into(),
         }
     }
+}
+
+/// Whether rows of source and partition have a partition.
+fn is_among(rows: &[tokio_postgres::Row], id: PartitionId) -> bool {
+    rows.iter().any(|row| {
+        row.try_get::<_, i32>(0).is_ok_and(|source| source == i32::from(id.source))
+            && row.try_get::<_, i64>(1).is_ok_and(|number| number == i64::from(id.partition))
+    })
 }
 
 /// A partition's counts with what this process has counted since its last commit.
