@@ -5,6 +5,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -66,7 +67,9 @@ fn state(key: &str, value: &str) -> Delta {
 fn encode_into(encoder: &dyn Encoder, message: &Value, batch: &mut EncodedBatch) -> Result<(), String> {
     let line = message.to_string();
     let mut frame = FrameBuf::default();
-    JsonDecoder.decode(&RawRecord::of_value(line.as_bytes()), line.as_bytes(), &mut frame).expect("a message");
+    JsonDecoder
+        .decode(&RawRecord::of_value(line.as_bytes()), line.as_bytes(), &mut frame)
+        .expect("a message");
     let offset = batch.records.len() as u64;
     let id = OutputId::Message { partition: partition(0), offset, index: 0, emit: 0, left_at: "" };
     encoder.encode(frame.get(0), &id, batch)
@@ -115,7 +118,7 @@ fn values_are_what_psql_shows_or_are_told() {
     server.psql("postgres", "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE DOMAIN small AS int CHECK (VALUE < 100); CREATE DOMAIN smaller AS small");
     let long = "x".repeat(60);
     let cases: Vec<(&str, Value, Result<&str, &str>)> = vec![
-        ("bool", json!(true), Ok("t")),
+        ("bool", json!(true), Ok("true")),
         ("bool", json!("true"), Err("column `v` (boolean): \"true\" is neither true nor false")),
         ("int2", json!(-32768), Ok("-32768")),
         ("int2", json!(32768), Err("column `v` (smallint): 32768 is out of range")),
@@ -143,11 +146,19 @@ fn values_are_what_psql_shows_or_are_told() {
         ("text", json!({"a": [1, 2]}), Ok("{\"a\":[1,2]}")),
         ("text", json!("a\0b"), Err("U+0000")),
         ("varchar(3)", json!("äöü"), Ok("äöü")),
-        ("varchar(3)", json!("äöüx"), Err("(character varying(3)): \"äöüx\" is too long: 4 characters, of 3")),
-        ("varchar(3)", json!("ab   "), Ok("ab")),
+        (
+            "varchar(3)",
+            json!("äöüx"),
+            Err("(character varying(3)): \"äöüx\" is too long: 4 characters, of 3"),
+        ),
+        ("varchar(3)", json!("ab   "), Ok("ab ")),
         ("char(4)", json!("ab"), Ok("ab")),
-        ("char(4)", json!(long), Err("(character(4)): \"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx… is too long")),
-        ("json", json!({"b": 1, "a": [null]}), Ok("{\"a\":[null],\"b\":1}")),
+        (
+            "char(4)",
+            json!(long),
+            Err("(character(4)): \"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx… is too long"),
+        ),
+        ("json", json!({"b": 1, "a": [null]}), Ok("{\"b\":1,\"a\":[null]}")),
         ("jsonb", json!({"b": 1, "a": [null]}), Ok("{\"a\": [null], \"b\": 1}")),
         ("jsonb", json!("text"), Ok("\"text\"")),
         ("uuid", json!("7D444840-9dc0-11d1-b245-5ffdce74fad2"), Ok("7d444840-9dc0-11d1-b245-5ffdce74fad2")),
@@ -167,22 +178,33 @@ fn values_are_what_psql_shows_or_are_told() {
         ("timestamptz", json!(i64::MAX), Err("is out of range")),
         ("text[]", json!(["a", null, "b,\"c"]), Ok("{a,NULL,\"b,\\\"c\"}")),
         ("int4[]", json!([]), Ok("{}")),
-        ("int4[]", json!([1, "x"]), Err("(integer[]): [1,\"x\"] has an element, number 1, that is no integer")),
+        (
+            "int4[]",
+            json!([1, "x"]),
+            Err("(integer[]): [1,\"x\"] has an element, number 1, that is no integer"),
+        ),
         ("float8[]", json!(1), Err("(double precision[]): 1 is no array")),
         ("mood", json!("ok"), Ok("ok")),
         ("mood", json!("angry"), Err("invalid input value for enum mood: \"angry\"")),
         ("inet", json!("10.0.0.1/8"), Ok("10.0.0.1/8")),
         ("smaller", json!(99), Ok("99")),
         ("smaller", json!(100), Err("violates check constraint")),
-        ("int NOT NULL", json!(null), Err("column `v` (integer): it takes no NULL, and the message has nothing")),
-        ("int", json!(null), Ok("")),
+        (
+            "int NOT NULL",
+            json!(null),
+            Err("column `v` (integer): it takes no NULL, and the message has nothing"),
+        ),
+        ("int", json!(null), Ok("NULL")),
     ];
-    for (number, (of, value, expected)) in cases.into_iter().enumerate() {
-        let table = format!("t{number}");
-        server.psql("postgres", &format!("CREATE TABLE {table} (v {of})"));
-        let settings = json!({"table": table, "columns": {"v": "payload.a.v"}});
+    let tables: String =
+        cases.iter().enumerate().map(|(i, (of, ..))| format!("CREATE TABLE t{i} (v {of});")).collect();
+    server.psql("postgres", &tables);
+    let mut told = Vec::new();
+    for (number, (of, value, _)) in cases.iter().enumerate() {
+        let settings =
+            json!({"table": format!("t{number}"), "columns": {"v": "payload.a.v"}, "tls": "disable"});
         let mut sink = spec(&server, "postgres", settings).sink().expect("a sink");
-        let told = block_on(async {
+        told.push(block_on(async {
             sink.recover(None).await.unwrap_or_else(|e| panic!("{of}: {e}"));
             let mut rows = EncodedBatch::default();
             let message = json!({"id": "1", "type": "t", "payload": {"a": {"v": value}}});
@@ -193,12 +215,20 @@ fn values_are_what_psql_shows_or_are_told() {
                 Some(refused) => Err(refused.reason),
                 None => Ok(()),
             }
-        });
-        let shown = told.map(|()| {
-            server.psql("postgres", &format!("SET timezone = 'UTC'; SET bytea_output = hex; SELECT v FROM {table}"))
-        });
+        }));
+    }
+    let each = (0..cases.len()).map(|i| format!("SELECT '{i}:' || coalesce(v::text, 'NULL') FROM t{i};"));
+    let all: String = each.collect();
+    let shown = server.psql("postgres", &format!("SET timezone = 'UTC'; SET bytea_output = hex; {all}"));
+    let shown: BTreeMap<usize, &str> = shown
+        .lines()
+        .filter_map(|l| l.split_once(':'))
+        .map(|(i, v)| (i.parse().expect("a number"), v))
+        .collect();
+    for (number, ((of, value, expected), told)) in cases.into_iter().zip(told).enumerate() {
+        let shown = told.map(|()| shown[&number]);
         match (&shown, expected) {
-            (Ok(shown), Ok(expected)) => assert_eq!(shown, expected, "{of} {value}"),
+            (Ok(shown), Ok(expected)) => assert_eq!(*shown, expected, "{of} {value}"),
             (Err(told), Err(expected)) => assert!(told.contains(expected), "{of} {value}: {told}"),
             _ => panic!("{of} {value}: {shown:?}, expected {expected:?}"),
         }
@@ -237,22 +267,58 @@ fn what_can_not_be_is_told_at_the_start(server: &PostgresServer) {
         (json!({"table": "nowhere"}), "it does not exist"),
         (json!({"table": "seen"}), "it is no table, but a view"),
         (json!({"table": "plain"}), "it has no column that is named id, type, key"),
-        (json!({"table": "t"}), "column `must` (text) takes no NULL, has no default, and gets nothing of the messages"),
-        (json!({"table": "t", "columns": {"id": "id", "must": "type", "moos": "payload"}}), "it has no column `moos`: it has id, must, twice, moods, p; correct `columns`"),
-        (json!({"table": "t", "columns": {"id": "id", "must": "type", "twice": "payload"}}), "column `twice` (integer) is generated from others"),
-        (json!({"table": "t", "columns": {"id": "id", "must": "type", "moods": "payload"}}), "column `moods` has the type mood[], which wasmill can't write"),
-        (json!({"table": "plain", "columns": {"a": "id"}, "mode": "upsert", "key": ["a"]}), "it has no unique index over exactly (\"a\"), by which an upsert knows a row; run: CREATE UNIQUE INDEX ON \"plain\" (\"a\");"),
-        (json!({"table": "t", "columns": {"id": "id", "must": "type"}, "mode": "upsert", "key": ["id", "must"]}), "it has no unique index over exactly (\"id\", \"must\")"),
-        (json!({"table": "plain", "columns": {"a": "id"}, "url": url("reader", "postgres")}), "the user may not write to it; run: GRANT INSERT ON \"plain\" TO \"reader\";"),
-        (json!({"table": "plain", "columns": {"a": "id"}, "url": url("nobody", "postgres")}), "role \"nobody\" does not exist (SQLSTATE 28000); give the right user and password"),
-        (json!({"table": "plain", "columns": {"a": "id"}, "url": url("postgres", "nothing")}), "database \"nothing\" does not exist (SQLSTATE 3D000); create the database"),
-        (json!({"table": "plain", "columns": {"a": "id"}, "tls": "require"}), "turn `ssl` on at the server, or set `tls: disable`"),
-        (json!({"table": "plain", "columns": {"a": "id"}, "password_file": "/no/such/file"}), "its `password_file` /no/such/file can't be read"),
+        (
+            json!({"table": "t"}),
+            "column `must` (text) takes no NULL, has no default, and gets nothing of the messages",
+        ),
+        (
+            json!({"table": "t", "columns": {"id": "id", "must": "type", "moos": "payload"}}),
+            "it has no column `moos`: it has id, must, twice, moods, p; correct `columns`",
+        ),
+        (
+            json!({"table": "t", "columns": {"id": "id", "must": "type", "twice": "payload"}}),
+            "column `twice` (integer) is generated from others",
+        ),
+        (
+            json!({"table": "t", "columns": {"id": "id", "must": "type", "moods": "payload"}}),
+            "column `moods` has the type mood[], which wasmill can't write",
+        ),
+        (
+            json!({"table": "plain", "columns": {"a": "id"}, "mode": "upsert", "key": ["a"]}),
+            "it has no unique index over exactly (\"a\"), by which an upsert knows a row; run: CREATE UNIQUE INDEX ON \"plain\" (\"a\");",
+        ),
+        (
+            json!({"table": "t", "columns": {"id": "id", "must": "type"}, "mode": "upsert", "key": ["id", "must"]}),
+            "it has no unique index over exactly (\"id\", \"must\")",
+        ),
+        (
+            json!({"table": "plain", "columns": {"a": "id"}, "url": url("reader", "postgres")}),
+            "the user may not write to it; run: GRANT INSERT ON \"plain\" TO \"reader\";",
+        ),
+        (
+            json!({"table": "plain", "columns": {"a": "id"}, "url": url("nobody", "postgres")}),
+            "role \"nobody\" does not exist (SQLSTATE 28000); give the right user and password",
+        ),
+        (
+            json!({"table": "plain", "columns": {"a": "id"}, "url": url("postgres", "nothing")}),
+            "database \"nothing\" does not exist (SQLSTATE 3D000); create the database",
+        ),
+        (
+            json!({"table": "plain", "columns": {"a": "id"}, "tls": "require"}),
+            "turn `ssl` on at the server, or set `tls: disable`",
+        ),
+        (
+            json!({"table": "plain", "columns": {"a": "id"}, "password_file": "/no/such/file"}),
+            "its `password_file` /no/such/file can't be read",
+        ),
     ];
     for (settings, part) in cases {
         let mut sink = spec(server, "postgres", settings.clone()).sink().expect("a sink");
         let error = block_on(sink.recover(None)).expect_err(part);
-        assert!(matches!(&error, ConnectorError::Fatal(text) if text.contains(part)), "{settings}: {error:?}");
+        assert!(
+            matches!(&error, ConnectorError::Fatal(text) if text.contains(part)),
+            "{settings}: {error:?}"
+        );
     }
     let nobody = PostgresSinkSpec::new("postgres://u:secret@127.0.0.1:1/d", "t");
     let error = block_on(nobody.sink().expect("a sink").recover(None)).expect_err("away");
@@ -265,8 +331,14 @@ fn what_can_not_be_is_told_at_the_start(server: &PostgresServer) {
         (json!({"table": "a.b.c"}), "table: expected a table's name"),
         (json!({"table": "t", "mode": "upsert"}), "key: `mode: upsert` needs"),
         (json!({"table": "t", "key": ["a"]}), "key: it is for `mode: upsert`"),
-        (json!({"table": "t", "columns": {"a": "paylod.x"}}), "columns: a: `paylod.x` is no place in a message"),
-        (json!({"table": "t", "columns": {"a": "id"}, "mode": "upsert", "key": ["b"]}), "key: `b` is not among `columns`"),
+        (
+            json!({"table": "t", "columns": {"a": "paylod.x"}}),
+            "columns: a: `paylod.x` is no place in a message",
+        ),
+        (
+            json!({"table": "t", "columns": {"a": "id"}, "mode": "upsert", "key": ["b"]}),
+            "key: `b` is not among `columns`",
+        ),
         (json!({"table": "t", "cert_file": "x"}), "cert_file and key_file belong together"),
     ] {
         let error = spec(server, "postgres", settings.clone()).sink().err().expect(part).to_string();
@@ -275,16 +347,58 @@ fn what_can_not_be_is_told_at_the_start(server: &PostgresServer) {
     // wasmill's own tables where they may not be made.
     let guest = PostgresAddress::new(url("guest", "postgres"));
     let error = PostgresStore::open_alone(&guest, "p").err().expect("not allowed").to_string();
-    assert!(error.contains("CREATE SCHEMA IF NOT EXISTS \"wasmill\";\nCREATE TABLE IF NOT EXISTS"), "{error}");
+    assert!(
+        error.contains("CREATE SCHEMA IF NOT EXISTS \"wasmill\";\nCREATE TABLE IF NOT EXISTS"),
+        "{error}"
+    );
 
     // What may lose what it says is committed is no place for a pipeline that must be exact.
-    server.psql("postgres", "CREATE DATABASE loose; ALTER DATABASE loose SET synchronous_commit = off");
+    server.psql("postgres", "CREATE DATABASE loose");
+    server.psql("postgres", "ALTER DATABASE loose SET synchronous_commit = off");
     server.psql("loose", "CREATE TABLE t (id text)");
     let mut sink = spec(server, "loose", json!({"table": "t"})).sink().expect("a sink");
     block_on(sink.recover(None)).expect("at least once");
     sink.identify(Writer { exact: true, ..Writer::default() });
     let error = block_on(sink.recover(None)).expect_err("not exact").to_string();
     assert!(error.contains("its setting synchronous_commit is off"), "{error}");
+}
+
+#[test]
+fn passwords_and_certificates_are_checked() {
+    let server = PostgresServer::start();
+    server.psql("postgres", "CREATE TABLE t (id text)");
+    let ca = server.secure("let me in");
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("password");
+    std::fs::write(&file, "let me in\n").expect("a file");
+    let with = format!("postgres://postgres:let%20me%20in@127.0.0.1:{}/postgres", server.port);
+    let by_name = with.replace("127.0.0.1", "localhost");
+    for (settings, expected) in [
+        (json!({"url": with, "ca_file": ca}), Ok(())),
+        (json!({"url": with, "tls": "require"}), Ok(())),
+        (json!({"url": with}), Ok(())),
+        (json!({"password_file": file, "ca_file": ca}), Ok(())),
+        (json!({"url": with, "tls": "disable"}), Err("no pg_hba.conf entry")),
+        (json!({"url": with, "tls": "verify"}), Err("the server's certificate is not trusted: name a file")),
+        (json!({"url": by_name, "ca_file": ca}), Err("the server's certificate is not trusted")),
+        (json!({}), Err("give the password in the address, or in a file named as `password_file`")),
+        (
+            json!({"url": with.replace("%20in", "%20out")}),
+            Err("password authentication failed for user \"postgres\" (SQLSTATE 28P01); give the right user"),
+        ),
+    ] {
+        let settings = [settings, json!({"table": "t"})];
+        let mut all = serde_json::Map::new();
+        settings.into_iter().for_each(|some| all.extend(some.as_object().expect("an object").clone()));
+        let mut sink = spec(&server, "postgres", all.into()).sink().expect("a sink");
+        match (block_on(sink.recover(None)), expected) {
+            (Ok(()), Ok(())) => {}
+            (Err(ConnectorError::Fatal(text)), Err(part)) => {
+                assert!(text.contains(part) && !text.contains("let me"), "{part}: {text}");
+            }
+            (other, expected) => panic!("{other:?}, expected {expected:?}"),
+        }
+    }
 }
 
 #[test]
@@ -301,7 +415,8 @@ fn rows_that_are_refused_leave_the_others_and_upserts_take_their_place() {
     );
     let store = Arc::new(PostgresStore::open_alone(&at(&server, "postgres"), "p").expect("a store"));
     let columns = json!({"id": "payload.id", "n": "payload.n", "parent": "payload.parent"});
-    let mut sink = sink_of(&store, &spec(&server, "postgres", json!({"table": "public.t", "columns": columns})));
+    let mut sink =
+        sink_of(&store, &spec(&server, "postgres", json!({"table": "public.t", "columns": columns})));
     let mut dead = sink_of(&store, &spec(&server, "postgres", json!({"table": "dead"})));
     assert_eq!(sink.traits(), SinkTraits { transactional: true, refuses_repeats: true });
     let mut rows: Vec<Value> = (0..2000).map(|id| json!({"id": id, "n": 1})).collect();
@@ -345,7 +460,8 @@ fn rows_that_are_refused_leave_the_others_and_upserts_take_their_place() {
     assert!(upsert.sink().expect("a sink").traits().refuses_repeats);
     let mut sink = sink_of(&store, &upsert);
     let row = |a: &str, b: i32, n: i32| json!({"a": a, "b": b, "n": n});
-    block_on(put(&mut *sink, &[row("x", 1, 1), row("y", 1, 2), row("x", 1, 3), row("x", 2, 4)])).expect("flushed");
+    block_on(put(&mut *sink, &[row("x", 1, 1), row("y", 1, 2), row("x", 1, 3), row("x", 2, 4)]))
+        .expect("flushed");
     // A second time in the same transaction.
     block_on(put(&mut *sink, &[row("y", 1, 5)])).expect("flushed");
     store.commit(&Delta::default(), &checkpoint(3, &[])).expect("a commit");
@@ -360,7 +476,10 @@ fn rows_that_are_refused_leave_the_others_and_upserts_take_their_place() {
     // A table that is changed under way: its rows' bytes would mean something else.
     show("ALTER TABLE u ALTER n TYPE real");
     let error = block_on(put(&mut *sink, &[row("x", 1, 1)])).expect_err("changed");
-    assert!(matches!(&error, ConnectorError::Outdated(text) if text.contains("its columns were changed")), "{error:?}");
+    assert!(
+        matches!(&error, ConnectorError::Outdated(text) if text.contains("its columns were changed")),
+        "{error:?}"
+    );
     block_on(sink.recover(None)).expect("recovered");
     block_on(put(&mut *sink, &[row("x", 1, 1)])).expect("flushed");
     store.commit(&Delta::default(), &checkpoint(5, &[])).expect("a commit");
@@ -422,7 +541,10 @@ fn rows_and_positions_are_committed_together_whatever_breaks() {
     std::thread::scope(|scope| {
         let committing = scope.spawn(|| store.commit(&state("k", "2"), &checkpoint(2, &[(0, 2)])));
         until(&server, &format!("SELECT count(*) {COMMITTING}"), "1");
-        server.psql("postgres", &format!("CREATE TABLE awake (); SELECT pg_terminate_backend(pid) {COMMITTING}"));
+        server.psql(
+            "postgres",
+            &format!("CREATE TABLE awake (); SELECT pg_terminate_backend(pid) {COMMITTING}"),
+        );
         let error = committing.join().expect("no panic").expect_err("ended");
         assert!(matches!(error, StoreError::Away { .. }), "{error}");
     });
@@ -461,7 +583,8 @@ fn rows_and_positions_are_committed_together_whatever_breaks() {
     assert_eq!(stored(&server), "4|4|4");
     assert_eq!(server.psql("postgres", "SELECT xmin FROM t WHERE id = 4"), xmin, "it was done twice");
     // Whoever had it before has lost it.
-    let error = patiently("a zombie", || before.commit(&state("k", "9"), &checkpoint(9, &[]))).expect_err("fenced");
+    let error =
+        patiently("a zombie", || before.commit(&state("k", "9"), &checkpoint(9, &[]))).expect_err("fenced");
     assert!(matches!(error, StoreError::Fenced { .. }), "{error}");
 
     // kill -9 of the server with rows flushed, and in the middle of a COMMIT.
@@ -514,29 +637,31 @@ fn rows_and_positions_are_committed_together_whatever_breaks() {
 /// Passes bytes on, until it is told to drop all connections that there are.
 struct Proxy {
     port: u16,
-    pairs: Arc<std::sync::Mutex<Vec<std::net::TcpStream>>>,
+    pairs: Arc<std::sync::Mutex<Vec<TcpStream>>>,
 }
 
 impl Proxy {
     fn start(to: u16) -> Self {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let pairs = Arc::new(std::sync::Mutex::new(Vec::new()));
         let kept = Arc::clone(&pairs);
         std::thread::spawn(move || {
             for client in listener.incoming() {
                 let Ok(client) = client else { return };
-                let Ok(server) = std::net::TcpStream::connect(("127.0.0.1", to)) else { continue };
+                let Ok(server) = TcpStream::connect(("127.0.0.1", to)) else { continue };
                 kept.lock().expect("no panic").push(client.try_clone().expect("a clone"));
-                let pass = |mut from: std::net::TcpStream, mut to: std::net::TcpStream| {
+                let pass = |mut from: TcpStream, to: TcpStream| {
                     std::thread::spawn(move || {
-                        let _ = std::io::copy(&mut from, &mut to);
-                        // The server's side stays open, as when a network breaks.
-                        std::mem::forget(to);
+                        let _ = std::io::copy(&mut from, &mut &to);
+                        to
                     })
                 };
-                pass(client.try_clone().expect("a clone"), server.try_clone().expect("a clone"));
-                pass(server, client);
+                // The server's side stays open when the client's is cut, as when a network breaks.
+                let (to_server, from_server) = (server.try_clone(), server);
+                let _kept = pass(client.try_clone().expect("a clone"), to_server.expect("a clone"));
+                let gone = pass(from_server, client);
+                std::thread::spawn(move || gone.join().expect("no panic").shutdown(Shutdown::Both));
             }
         });
         Self { port, pairs }
@@ -544,7 +669,7 @@ impl Proxy {
 
     fn cut(&self) {
         for client in self.pairs.lock().expect("no panic").drain(..) {
-            let _ = client.shutdown(std::net::Shutdown::Both);
+            let _ = client.shutdown(Shutdown::Both);
         }
     }
 }
@@ -554,7 +679,8 @@ fn a_process_that_was_replaced_writes_nothing() {
     let server = PostgresServer::start();
     server.psql("postgres", "CREATE TABLE t (id int PRIMARY KEY, who text)");
     let columns = json!({"id": "payload.id", "who": "payload.who"});
-    let spec = spec(&server, "postgres", json!({"table": "t", "columns": columns, "mode": "upsert", "key": ["id"]}));
+    let spec =
+        spec(&server, "postgres", json!({"table": "t", "columns": columns, "mode": "upsert", "key": ["id"]}));
     let row = |id: u64, who: &str| [json!({"id": id, "who": who})];
     let alone = || Arc::new(PostgresStore::open_alone(&at(&server, "postgres"), "alone").expect("a store"));
     let old = alone();
@@ -569,13 +695,18 @@ fn a_process_that_was_replaced_writes_nothing() {
     block_on(put(&mut *new_sink, &row(1, "new"))).expect("flushed");
     assert!(since.elapsed() < Duration::from_secs(5), "it waited for the zombie");
     // Neither does the zombie wait for what the new one has locked.
-    let error = patiently("a zombie", || old.commit(&state("a", "2"), &checkpoint(2, &[]))).expect_err("fenced");
+    let error =
+        patiently("a zombie", || old.commit(&state("a", "2"), &checkpoint(2, &[]))).expect_err("fenced");
     assert!(matches!(error, StoreError::Fenced { .. }), "{error}");
     let error = block_on(put(&mut *old_sink, &row(1, "zombie"))).expect_err("replaced");
-    assert!(matches!(&error, ConnectorError::Outdated(text) if text.contains("its owner is another one")), "{error:?}");
+    assert!(
+        matches!(&error, ConnectorError::Outdated(text) if text.contains("its owner is another one")),
+        "{error:?}"
+    );
     assert!(since.elapsed() < Duration::from_secs(8), "they waited for each other");
     new.commit(&state("a", "3"), &checkpoint(2, &[])).expect("a commit");
-    let error = patiently("a zombie", || old.commit(&state("a", "2"), &checkpoint(2, &[]))).expect_err("fenced");
+    let error =
+        patiently("a zombie", || old.commit(&state("a", "2"), &checkpoint(2, &[]))).expect_err("fenced");
     assert!(matches!(error, StoreError::Fenced { .. }), "{error}");
     assert!(error.to_string().contains("the state of pipeline `alone` in postgres://127.0.0.1"), "{error}");
     assert!(matches!(old.foretell(3, b"x"), Err(StoreError::Fenced { .. })));
@@ -587,7 +718,8 @@ fn a_process_that_was_replaced_writes_nothing() {
     assert_eq!(view.checkpoint().expect("read").expect("one").epoch, 2);
 
     // Shared: each partition by itself.
-    let shared = || Arc::new(PostgresStore::open_shared(&at(&server, "postgres"), "shared").expect("a store"));
+    let shared =
+        || Arc::new(PostgresStore::open_shared(&at(&server, "postgres"), "shared").expect("a store"));
     let (one, two) = (shared(), shared());
     let error = one.commit(&Delta::default(), &checkpoint(1, &[(0, 1)])).expect_err("not claimed");
     assert!(matches!(error, StoreError::Fenced { .. }), "{error}");
@@ -614,7 +746,10 @@ fn a_process_that_was_replaced_writes_nothing() {
     next.counts.insert("read".into(), 15);
     two.commit(&Delta::default(), &next).expect("a commit");
     assert_eq!(two.checkpoint().expect("read").expect("one").counts["read"], 17);
-    assert_eq!(server.psql("postgres", "SELECT string_agg(id || who, ',' ORDER BY id) FROM t WHERE id >= 10"), "10one,12one,13two");
+    assert_eq!(
+        server.psql("postgres", "SELECT string_agg(id || who, ',' ORDER BY id) FROM t WHERE id >= 10"),
+        "10one,12one,13two"
+    );
     let error = two.commit(&state("a", "1"), &checkpoint(3, &[(1, 10)])).expect_err("no state");
     assert!(error.to_string().contains("has no state in PostgreSQL"), "{error}");
     let other = Checkpoint { shape: "other".into(), ..checkpoint(3, &[(1, 10)]) };
@@ -623,7 +758,10 @@ fn a_process_that_was_replaced_writes_nothing() {
     let error = PostgresStore::open_alone(&at(&server, "postgres"), "shared").err().expect("use").to_string();
     assert!(error.contains("written for use shared and is opened for use alone"), "{error}");
     let view = one.view().expect("a view").expect("one");
-    assert_eq!(view.checkpoint().expect("read").expect("one").positions, checkpoint(1, &[(0, 7), (1, 9), (2, 1)]).positions);
+    assert_eq!(
+        view.checkpoint().expect("read").expect("one").positions,
+        checkpoint(1, &[(0, 7), (1, 9), (2, 1)]).positions
+    );
     assert_eq!(PostgresStore::reset_at(&at(&server, "postgres"), "shared").expect("reset"), 1);
     let error = two.commit(&Delta::default(), &checkpoint(3, &[(1, 10)])).expect_err("reset");
     assert!(error.to_string().contains("it was reset meanwhile"), "{error}");
@@ -655,7 +793,9 @@ fn it_writes_at_least_half_as_fast_as_bare_copies() {
             "payload": {"carrier": carrier, "origin": "JFK", "delay": id % 100, "dest": "LAX", "flight": id, "tail": "N14228"}});
         let line = line.to_string();
         let mut frame = FrameBuf::default();
-        JsonDecoder.decode(&RawRecord::of_value(line.as_bytes()), line.as_bytes(), &mut frame).expect("a message");
+        JsonDecoder
+            .decode(&RawRecord::of_value(line.as_bytes()), line.as_bytes(), &mut frame)
+            .expect("a message");
         frame
     };
     let frames: Vec<FrameBuf> = (0..EPOCHS * ROWS).map(message).collect();
@@ -680,10 +820,12 @@ fn it_writes_at_least_half_as_fast_as_bare_copies() {
     }
     let ours = since.elapsed();
     let since = Instant::now();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("one");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("one");
     runtime.block_on(async {
-        let (client, connection) =
-            tokio_postgres::connect(&server.url("postgres"), tokio_postgres::NoTls).await.expect("a connection");
+        let (client, connection) = tokio_postgres::connect(&server.url("postgres"), tokio_postgres::NoTls)
+            .await
+            .expect("a connection");
         tokio::spawn(connection);
         for batch in &batches {
             let into = client.copy_in("COPY bare (at, carrier, delay, id, origin, raw) FROM STDIN BINARY");
@@ -703,6 +845,9 @@ fn it_writes_at_least_half_as_fast_as_bare_copies() {
         rate(bare),
         rate(encoding)
     );
-    assert_eq!(server.psql("postgres", "SELECT count(*) FROM (SELECT * FROM t EXCEPT SELECT * FROM bare) d"), "0");
+    assert_eq!(
+        server.psql("postgres", "SELECT count(*) FROM (SELECT * FROM t EXCEPT SELECT * FROM bare) d"),
+        "0"
+    );
     assert!(rate(ours) > rate(bare) / 2.0, "{ours:?}, and bare {bare:?}");
 }

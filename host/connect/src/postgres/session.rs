@@ -152,7 +152,8 @@ impl Session {
 
     /// Refuses a server that may lose what it has said to be committed.
     async fn must_last(&self, client: &Client) -> Result<(), Trouble> {
-        let asked = client.query_typed("SELECT current_setting('synchronous_commit'), current_setting('fsync')", &[]);
+        let asked =
+            client.query_typed("SELECT current_setting('synchronous_commit'), current_setting('fsync')", &[]);
         let rows = self.link.answer("cannot ask for the settings", asked).await?;
         let Some(row) = rows.first() else { return Ok(()) };
         for (i, setting) in ["synchronous_commit", "fsync"].into_iter().enumerate() {
@@ -161,7 +162,10 @@ impl Session {
                     "its setting {setting} is off, so a crash of the server can lose what it said was committed: set {setting} = on in postgresql.conf{}, or set `delivery: at_least_once`",
                     if i == 0 { " or for the user (ALTER ROLE … SET synchronous_commit = on)" } else { "" }
                 );
-                return Err(Trouble::Fatal { what: self.link.what("the pipeline must be exactly once"), cause });
+                return Err(Trouble::Fatal {
+                    what: self.link.what("the pipeline must be exactly once"),
+                    cause,
+                });
             }
         }
         Ok(())
@@ -253,7 +257,9 @@ impl Session {
     }
 
     async fn commit_now(&mut self) -> Result<(), Trouble> {
-        let rows = self.query("cannot ask for the transaction's id", "SELECT pg_current_xact_id()::text", &[]).await?;
+        let rows = self
+            .query("cannot ask for the transaction's id", "SELECT pg_current_xact_id()::text", &[])
+            .await?;
         self.in_doubt = rows.first().and_then(|row| row.try_get(0).ok());
         self.commit().await?;
         self.in_doubt = None;
@@ -388,7 +394,8 @@ impl Session {
         let client = self.connected().await?;
         self.client = Some(client);
         if let Some(owned) = self.owned.as_ref().filter(|_| is_new) {
-            let rows = self.query("cannot ask for the owner", &owned.sql, &[(&owned.pipeline, Sql::TEXT)]).await?;
+            let rows =
+                self.query("cannot ask for the owner", &owned.sql, &[(&owned.pipeline, Sql::TEXT)]).await?;
             let owner = rows.first().and_then(|row| row.try_get::<_, String>(0).ok());
             if owner.as_ref() != Some(&owned.owner) {
                 return Err(Trouble::Outdated { what: owned.what.clone(), cause: owned.cause.clone() });
@@ -476,7 +483,9 @@ impl Session {
             )
             .await;
             locked?;
-            let same = found?.first().is_some_and(|row| row.try_get::<_, String>(0).is_ok_and(|f| f == target.fingerprint));
+            let same = found?
+                .first()
+                .is_some_and(|row| row.try_get::<_, String>(0).is_ok_and(|f| f == target.fingerprint));
             if !same {
                 let what = self.link.what(&format!("table `{name}`"));
                 return Err(Trouble::Outdated { what, cause: "its columns were changed".into() });
@@ -519,7 +528,9 @@ impl Session {
         let load = &mut self.loads[number];
         if load.told && !refused.is_empty() {
             let cause = refused.into_iter().map(|(_, cause)| cause).next().unwrap_or_default();
-            let what = self.link.what("a row is refused that was not before the connection was lost");
+            let what =
+                self.link.what(&format!("the place of a row in table `{}`", self.writers[sink].spec.table));
+            let cause = format!("it is refused, and was not before the connection was lost: {cause}");
             return Err(Trouble::Outdated { what, cause });
         }
         for (row, cause) in refused {

@@ -53,8 +53,11 @@ impl PostgresServer {
         }
         let data = directory.path().join("data");
         let mut initdb = Command::new(program("initdb"));
-        initdb.args(["-A", "trust", "-U", "postgres", "-N", "-E", "UTF8", "--locale=C.UTF-8", "-D"]).arg(&data);
-        let out = as_user(&mut initdb).current_dir(directory.path()).output().expect("initdb: install PostgreSQL");
+        initdb
+            .args(["-A", "trust", "-U", "postgres", "-N", "-E", "UTF8", "--locale=C.UTF-8", "-D"])
+            .arg(&data);
+        let out =
+            as_user(&mut initdb).current_dir(directory.path()).output().expect("initdb: install PostgreSQL");
         assert!(out.status.success(), "initdb: {}", String::from_utf8_lossy(&out.stderr));
         // A port that was free may be another's by the time it is used: then another one is tried.
         let begin = |directory: &Path| {
@@ -97,8 +100,40 @@ impl PostgresServer {
 
     pub fn try_psql(&self, database: &str, sql: &str) -> std::process::Output {
         let mut command = Command::new(program("psql"));
-        command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d"]).arg(self.url(database));
+        // It never asks for a password.
+        command.args(["-w", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d"]).arg(self.url(database));
         command.args(["-c", sql]).output().expect("psql")
+    }
+
+    /// From now on it takes nobody without this password, and over TLS alone. Answers the file with the certificate
+    /// of the CA that vouches for it, as 127.0.0.1.
+    pub fn secure(&self, password: &str) -> PathBuf {
+        self.psql("postgres", &format!("ALTER USER postgres PASSWORD '{password}'"));
+        let directory = self.directory.path();
+        let openssl = |arguments: &str| {
+            let mut command = Command::new("openssl");
+            let command = as_user(command.args(arguments.split(' ')).current_dir(directory));
+            let out = command.output().expect("openssl");
+            assert!(out.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&out.stderr));
+        };
+        openssl("req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=ca");
+        let name = "-subj /CN=server -addext subjectAltName=IP:127.0.0.1";
+        openssl(&format!("req -newkey rsa:2048 -nodes -keyout server.key -out server.csr {name}"));
+        let by = "-CA ca.pem -CAkey ca.key -CAcreateserial -copy_extensions copy -days 2";
+        openssl(&format!("x509 -req -in server.csr -out server.pem {by}"));
+        let data = directory.join("data");
+        let settings = "ssl = on\nssl_cert_file = '../server.pem'\nssl_key_file = '../server.key'\n";
+        std::fs::write(data.join("postgresql.auto.conf"), settings).expect("settings");
+        std::fs::write(data.join("pg_hba.conf"), "hostssl all all 127.0.0.1/32 scram-sha-256\n")
+            .expect("settings");
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-HUP", &pid]).status().expect("kill").success());
+        let since = Instant::now();
+        while self.try_psql("postgres", "SELECT 1").status.success() {
+            assert!(since.elapsed() < Duration::from_secs(10), "it takes anybody still: {}", self.log());
+            std::thread::sleep(Duration::from_millis(30));
+        }
+        directory.join("ca.pem")
     }
 
     /// kill -9 of the server's first process; the others end when they notice.
@@ -151,7 +186,14 @@ fn spawn(directory: &Path, port: u16) -> Child {
     let log = File::options().create(true).append(true).open(directory.join("log")).expect("a log");
     let mut command = Command::new(program("postgres"));
     command.arg("-D").arg(directory.join("data")).args(["-p", &port.to_string(), "-k"]).arg(directory);
-    command.args(["-c", "listen_addresses=127.0.0.1", "-c", "shared_buffers=64MB", "-c", "max_connections=40"]);
+    command.args([
+        "-c",
+        "listen_addresses=127.0.0.1",
+        "-c",
+        "shared_buffers=64MB",
+        "-c",
+        "max_connections=40",
+    ]);
     command.stdout(Stdio::null()).stderr(log).current_dir(directory);
     as_user(&mut command).spawn().expect("postgres")
 }

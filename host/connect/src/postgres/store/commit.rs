@@ -140,7 +140,8 @@ impl PostgresStore {
             return self.is_stored_shared(session, held, attempt, lock).await;
         }
         let sql = format!("SELECT owner, mark FROM {} WHERE pipeline = $1 {lock}", self.tables.pipelines);
-        let rows = session.query("cannot learn whether the commit took effect", &sql, &[self.name_param()]).await?;
+        let rows =
+            session.query("cannot learn whether the commit took effect", &sql, &[self.name_param()]).await?;
         let text = |i: usize| rows.first().and_then(|row| row.try_get::<_, String>(i).ok());
         Ok(text(0).as_deref() == Some(&self.owner) && text(1).as_deref() == Some(&attempt.mark))
     }
@@ -178,13 +179,15 @@ WHERE pipeline = $1 AND owner = $2 AND generation = $3 AND epoch < $4",
         if changed == 1 {
             return Ok(None);
         }
-        let sql = format!("SELECT owner, generation, epoch FROM {} WHERE pipeline = $1", self.tables.pipelines);
+        let sql =
+            format!("SELECT owner, generation, epoch FROM {} WHERE pipeline = $1", self.tables.pipelines);
         let rows = session.query(&what, &sql, &[self.name_param()]).await?;
         let Some(row) = rows.first() else { return Ok(Some(self.replaced())) };
         if row.try_get::<_, String>(0).ok().as_deref() != Some(&self.owner) {
             return Ok(Some(self.replaced()));
         }
-        let number = |i: usize| u64::try_from(row.try_get::<_, i64>(i).unwrap_or_default()).unwrap_or_default();
+        let number =
+            |i: usize| u64::try_from(row.try_get::<_, i64>(i).unwrap_or_default()).unwrap_or_default();
         let stale = refuse_stale(&self.reader.link.address, checkpoint, number(1), number(2));
         Ok(Some(stale.err().unwrap_or_else(|| self.replaced())))
     }
@@ -217,8 +220,7 @@ ON CONFLICT (pipeline, key) DO UPDATE SET value = EXCLUDED.value",
                 }
             }
             if !keys.is_empty() {
-                let params =
-                    [self.name_param(), (&keys, Sql::BYTEA_ARRAY), (&values, Sql::BYTEA_ARRAY)];
+                let params = [self.name_param(), (&keys, Sql::BYTEA_ARRAY), (&values, Sql::BYTEA_ARRAY)];
                 session.execute(&what, &put, &params).await?;
             }
             if !gone.is_empty() {

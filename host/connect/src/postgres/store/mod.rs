@@ -104,7 +104,8 @@ impl PostgresStore {
     /// What is wrong with the spec; when it is of another database.
     pub fn sink(self: &Arc<Self>, spec: &PostgresSinkSpec) -> Result<Box<dyn Sink>, ConnectorError> {
         spec.check()?;
-        let mine = PostgresSinkSpec { schema: self.at.schema.clone(), ..PostgresSinkSpec::new(&self.at.url, "t") };
+        let mine =
+            PostgresSinkSpec { schema: self.at.schema.clone(), ..PostgresSinkSpec::new(&self.at.url, "t") };
         if !mine.is_same_database(spec) {
             return Err(ConnectorError::Fatal(format!(
                 "table `{}` is in {}, and the pipeline is committed in {}: one transaction can't hold both",
@@ -285,21 +286,20 @@ UPDATE {pipelines} SET format = $2, generation = generation + 1, used = NULL, ma
 ORDER BY key LIMIT $4",
                 self.tables.state
             );
-            let params: [Param<'_>; 4] = [
-                self.name_param(),
-                (&from, Sql::BYTEA),
-                (&upper, Sql::BYTEA),
-                (&PAGE_ENTRIES, Sql::INT8),
-            ];
+            let params: [Param<'_>; 4] =
+                [self.name_param(), (&from, Sql::BYTEA), (&upper, Sql::BYTEA), (&PAGE_ENTRIES, Sql::INT8)];
             let rows = reader.rows(&what, &sql, &params)?;
             for row in &rows {
-                let (key, value): (&[u8], &[u8]) = (reader.value(&what, row, 0)?, reader.value(&what, row, 1)?);
+                let (key, value): (&[u8], &[u8]) =
+                    (reader.value(&what, row, 0)?, reader.value(&what, row, 1)?);
                 if visit(key, value) == ControlFlow::Break(()) {
                     return Ok(());
                 }
             }
             match rows.last() {
-                Some(row) if i64::try_from(rows.len()) == Ok(PAGE_ENTRIES) => from = reader.value(&what, row, 0)?,
+                Some(row) if i64::try_from(rows.len()) == Ok(PAGE_ENTRIES) => {
+                    from = reader.value(&what, row, 0)?
+                }
                 _ => return Ok(()),
             }
             compare = ">";
@@ -412,12 +412,8 @@ ORDER BY key DESC LIMIT 1",
             "UPDATE {} SET foretold_epoch = $3, foretold = $4 WHERE pipeline = $1 AND owner = $2 RETURNING 1",
             self.tables.pipelines
         );
-        let params: [Param<'_>; 4] = [
-            self.name_param(),
-            (&self.owner, Sql::TEXT),
-            (&signed(epoch), Sql::INT8),
-            (&facts, Sql::BYTEA),
-        ];
+        let params: [Param<'_>; 4] =
+            [self.name_param(), (&self.owner, Sql::TEXT), (&signed(epoch), Sql::INT8), (&facts, Sql::BYTEA)];
         let rows = self.reader.rows(&what, &sql, &params)?;
         if rows.is_empty() { Err(self.replaced()) } else { Ok(()) }
     }

@@ -78,7 +78,8 @@ RETURNING source, partition, position::text, counts::text",
         what: &str,
         row: &tokio_postgres::Row,
     ) -> Result<(PartitionId, Claimed), StoreError> {
-        let (source, partition): (i32, i64) = (self.reader.value(what, row, 0)?, self.reader.value(what, row, 1)?);
+        let (source, partition): (i32, i64) =
+            (self.reader.value(what, row, 0)?, self.reader.value(what, row, 1)?);
         let (Ok(source), Ok(partition)) = (u16::try_from(source), u32::try_from(partition)) else {
             return Err(self.corrupt("a position", format!("its partition is {source}/{partition}")));
         };
@@ -124,7 +125,15 @@ RETURNING source, partition, position::text, counts::text",
                 *sum = sum.saturating_add(count);
             }
         }
-        Ok(Some(Checkpoint { epoch, generation, shape, stream_time: START, positions, sinks: Vec::new(), counts }))
+        Ok(Some(Checkpoint {
+            epoch,
+            generation,
+            shape,
+            stream_time: START,
+            positions,
+            sinks: Vec::new(),
+            counts,
+        }))
     }
 
     pub(super) async fn is_stored_shared(
@@ -188,7 +197,8 @@ AND (source, partition) IN (SELECT * FROM UNNEST($3::integer[], $4::bigint[]))",
         let checkpoint = attempt.checkpoint;
         let what = self.what(&format!("cannot commit epoch {}", checkpoint.epoch));
         if !attempt.delta.changes.is_empty() {
-            let cause = "a pipeline that several processes share has no state in PostgreSQL: run one process of it";
+            let cause =
+                "a pipeline that several processes share has no state in PostgreSQL: run one process of it";
             return Ok(Some(StoreError::Io { what, cause: cause.into() }));
         }
         let Some((first, _)) = checkpoint.positions.first() else { return Ok(Some(self.lost(None))) };
