@@ -199,7 +199,7 @@ impl Session {
                 bounds.push(bounds.last().copied().unwrap_or_default() + record.value.len());
             }
             rows.extend_from_slice(batch.data.get(piece).unwrap_or_default());
-            let good = vec![0..now.len()];
+            let good = std::iter::once(0..now.len()).collect();
             let rows = Bytes::from(rows);
             self.loads.push(Load { sink, rows, bounds, first, good, sent: false, told: false });
             first += now.len();

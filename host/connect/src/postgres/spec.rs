@@ -98,8 +98,7 @@ fn own_schema() -> String {
     SCHEMA.to_owned()
 }
 
-#[expect(clippy::ptr_arg, reason = "serde gives the field itself")]
-fn is_own_schema(schema: &String) -> bool {
+fn is_own_schema(schema: &str) -> bool {
     schema == SCHEMA
 }
 

@@ -209,7 +209,8 @@ ON CONFLICT (pipeline, key) DO UPDATE SET value = EXCLUDED.value",
             });
             let (now, later) = changes.split_at(fits.count().max(1));
             changes = later;
-            let (mut keys, mut values, mut gone): (Vec<&[u8]>, Vec<&[u8]>, Vec<&[u8]>) = Default::default();
+            let (mut keys, mut values, mut gone) =
+                (Vec::<&[u8]>::new(), Vec::<&[u8]>::new(), Vec::<&[u8]>::new());
             for change in now {
                 match &change.value {
                     Some(value) => {
