@@ -40,6 +40,8 @@ for purpose in "${@:-build}"; do
     test)
       want python3 python3
       want redis-server redis-server
+      # Its programs are beside the PATH on Debian.
+      if ! has initdb && ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then missing+=(postgresql); fi
       want kcat kcat
       want openssl openssl
       want curl curl

@@ -1,5 +1,7 @@
 //! The store contract, run over every store; then what only a store on disk can suffer.
 
+#[path = "support/postgres.rs"]
+mod postgres_server;
 #[path = "support/redis.rs"]
 mod servers;
 
@@ -8,8 +10,10 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use postgres_server::PostgresServer;
 use proptest::prelude::*;
 use servers::RedisServer;
+use wasmill_connect::postgres::{PostgresAddress, PostgresStore};
 use wasmill_connect::store::{DiskStore, MemoryStore, RedisStore};
 use wasmill_engine::position::{PartitionId, Position, Progress};
 use wasmill_engine::state::{Change, Checkpoint, Delta, StateStore, StoreError};
@@ -61,6 +65,9 @@ fn for_each_store(story: impl Fn(&mut dyn FnMut() -> Box<dyn StateStore>)) {
     if let Some(server) = RedisServer::start("the store contract") {
         story(&mut || Box::new(RedisStore::open_alone(server.url(), "contract").expect("a store")));
     }
+    let server = PostgresServer::start();
+    let at = PostgresAddress::new(server.url("postgres"));
+    story(&mut || Box::new(PostgresStore::open_alone(&at, "contract").expect("a store")));
 }
 
 #[test]

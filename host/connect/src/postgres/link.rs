@@ -15,7 +15,8 @@ use postgres_openssl::MakeTlsConnector;
 use tokio::runtime::{Builder, Runtime};
 use tokio_postgres::config::SslMode;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Config, Error};
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{Client, Config, Error, NoTls, Socket};
 use wasmill_engine::state::StoreError;
 
 use super::spec::{PostgresAddress, Tls};
@@ -75,8 +76,10 @@ fn runtime() -> Result<&'static Runtime, Trouble> {
         builder.worker_threads(1).thread_name("postgres").enable_all();
         builder.build().map_err(|e| e.to_string())
     });
-    made.as_ref()
-        .map_err(|e| Trouble::Fatal { what: "cannot start the thread for PostgreSQL".into(), cause: e.clone() })
+    made.as_ref().map_err(|e| Trouble::Fatal {
+        what: "cannot start the thread for PostgreSQL".into(),
+        cause: e.clone(),
+    })
 }
 
 /// Waits for `work` on this thread, whichever it is.
@@ -119,9 +122,8 @@ pub(super) struct Link {
 impl Link {
     /// A link to an address; connects to nothing. Its connections call themselves `application`.
     pub fn new(at: &PostgresAddress, application: &str) -> Result<Self, Trouble> {
-        let mut config = at
-            .config()
-            .map_err(|cause| Trouble::Fatal { what: "cannot open PostgreSQL".into(), cause })?;
+        let mut config =
+            at.config().map_err(|cause| Trouble::Fatal { what: "cannot open PostgreSQL".into(), cause })?;
         // What the server cuts off above its limit of 63 bytes.
         config.application_name(&application[..application.floor_char_boundary(63)]);
         config.connect_timeout(CONNECT_MAX);
@@ -145,23 +147,20 @@ impl Link {
         if let Some(file) = &self.at.password_file {
             let read = std::fs::read_to_string(file);
             let read = read.map_err(|e| {
-                fatal(format!("its `password_file` {} can't be read: {}", file.display(), crate::os::cause(&e)))
+                fatal(format!(
+                    "its `password_file` {} can't be read: {}",
+                    file.display(),
+                    crate::os::cause(&e)
+                ))
             })?;
             config.password(read.trim_end_matches(['\r', '\n']));
         }
-        let tls = self.at.connector().map_err(fatal)?;
         // Its sockets belong to the thread that moves them.
-        let connecting = runtime()?.spawn(async move {
-            let (client, connection) = tokio::time::timeout(CONNECT_MAX * 2, config.connect(tls))
-                .await
-                .map_err(|_| None)?
-                .map_err(Some)?;
-            tokio::spawn(async move {
-                // Whoever waits for an answer learns how it ended.
-                let _ = connection.await;
-            });
-            Ok(client)
-        });
+        let connecting = if config.get_ssl_mode() == SslMode::Disable {
+            runtime()?.spawn(dial(config, NoTls))
+        } else {
+            runtime()?.spawn(dial(config, self.at.connector().map_err(fatal)?))
+        };
         let client = match connecting.await {
             Ok(Ok(client)) => client,
             Ok(Err(Some(error))) => return Err(self.tell_connect(&what, &error)),
@@ -249,18 +248,37 @@ impl Link {
                 return Trouble::Outdated { what, cause };
             }
             "54000" => return Trouble::Refused { cause },
-            "28P01" | "28000" => "give the right user and password in `url` or `password_file`, and let pg_hba.conf take them",
+            "28P01" | "28000" => {
+                "give the right user and password in `url` or `password_file`, and let pg_hba.conf take them"
+            }
             "3D000" => "create the database, or correct its name in `url`",
             "42501" => "let an owner GRANT what is missing, or write as another user",
             "42P01" | "3F000" | "42703" => "it was there at the start: restart the pipeline when it is back",
             _ => match &code[..2] {
                 "08" | "57" | "53" => return Trouble::Away { what, cause },
-                "22" | "23" | "P0" | "44" | "38" => return Trouble::Refused { cause: refused(refusal, &cause) },
+                "22" | "23" | "P0" | "44" | "38" => {
+                    return Trouble::Refused { cause: refused(refusal, &cause) };
+                }
                 _ => "mend that and run again: what is not committed is written again",
             },
         };
         Trouble::Fatal { what, cause: format!("{cause}; {todo}") }
     }
+}
+
+/// Connects, and moves what is sent and answered from then on. No error: it took too long.
+async fn dial<T>(config: Config, tls: T) -> Result<Client, Option<Error>>
+where
+    T: MakeTlsConnect<Socket>,
+    T::Stream: Send + 'static,
+{
+    let connecting = tokio::time::timeout(CONNECT_MAX * 2, config.connect(tls));
+    let (client, connection) = connecting.await.map_err(|_| None)?.map_err(Some)?;
+    tokio::spawn(async move {
+        // Whoever waits for an answer learns how it ended.
+        let _ = connection.await;
+    });
+    Ok(client)
 }
 
 /// Why a row is refused, and what to do.
@@ -269,13 +287,19 @@ fn refused(refusal: &tokio_postgres::error::DbError, cause: &str) -> String {
     let (constraint, column) = (on(refusal.constraint()), on(refusal.column()));
     let todo = match *refusal.code() {
         SqlState::UNIQUE_VIOLATION => {
-            format!("a row with this key is there already by constraint{constraint}: use `mode: upsert`, or drop the constraint")
+            format!(
+                "a row with this key is there already by constraint{constraint}: use `mode: upsert`, or drop the constraint"
+            )
         }
         SqlState::FOREIGN_KEY_VIOLATION => {
             format!("write the row that constraint{constraint} refers to first, or drop the constraint")
         }
-        SqlState::CHECK_VIOLATION => format!("the row breaks constraint{constraint}: mend the message, or the constraint"),
-        SqlState::NOT_NULL_VIOLATION => format!("column{column} takes no NULL: give it a value, or a default"),
+        SqlState::CHECK_VIOLATION => {
+            format!("the row breaks constraint{constraint}: mend the message, or the constraint")
+        }
+        SqlState::NOT_NULL_VIOLATION => {
+            format!("column{column} takes no NULL: give it a value, or a default")
+        }
         _ => "mend the message, or the table".to_owned(),
     };
     format!("the table refuses the row: {cause}; {todo}")

@@ -60,6 +60,17 @@ struct Writer {
     refused: Vec<Refused>,
 }
 
+/// Whose the pipeline must be for rows to be written at all: whoever was replaced would hold locks for nothing.
+pub(super) struct Owned {
+    /// Asks for the owner, of the pipeline.
+    pub sql: String,
+    pub pipeline: String,
+    pub owner: String,
+    /// What another owner means.
+    pub what: String,
+    pub cause: String,
+}
+
 /// The connection that commits, and what it is to commit.
 pub(super) struct Session {
     pub link: Link,
@@ -76,6 +87,8 @@ pub(super) struct Session {
     exact: bool,
     /// The id of a transaction whose commit had no answer.
     in_doubt: Option<String>,
+    /// Looked at with each new connection.
+    owned: Option<Owned>,
 }
 
 impl Session {
@@ -97,7 +110,13 @@ impl Session {
             busy: false,
             exact: false,
             in_doubt: None,
+            owned: None,
         })
+    }
+
+    /// From now on rows are for this owner.
+    pub fn own(&mut self, owned: Owned) {
+        self.owned = Some(owned);
     }
 
     /// Takes a sink in; answers its number.
@@ -133,7 +152,8 @@ impl Session {
 
     /// Refuses a server that may lose what it has said to be committed.
     async fn must_last(&self, client: &Client) -> Result<(), Trouble> {
-        let asked = client.query_typed("SELECT current_setting('synchronous_commit'), current_setting('fsync')", &[]);
+        let asked =
+            client.query_typed("SELECT current_setting('synchronous_commit'), current_setting('fsync')", &[]);
         let rows = self.link.answer("cannot ask for the settings", asked).await?;
         let Some(row) = rows.first() else { return Ok(()) };
         for (i, setting) in ["synchronous_commit", "fsync"].into_iter().enumerate() {
@@ -142,7 +162,10 @@ impl Session {
                     "its setting {setting} is off, so a crash of the server can lose what it said was committed: set {setting} = on in postgresql.conf{}, or set `delivery: at_least_once`",
                     if i == 0 { " or for the user (ALTER ROLE … SET synchronous_commit = on)" } else { "" }
                 );
-                return Err(Trouble::Fatal { what: self.link.what("the pipeline must be exactly once"), cause });
+                return Err(Trouble::Fatal {
+                    what: self.link.what("the pipeline must be exactly once"),
+                    cause,
+                });
             }
         }
         Ok(())
@@ -176,7 +199,7 @@ impl Session {
                 bounds.push(bounds.last().copied().unwrap_or_default() + record.value.len());
             }
             rows.extend_from_slice(batch.data.get(piece).unwrap_or_default());
-            let good = vec![0..now.len()];
+            let good = std::iter::once(0..now.len()).collect();
             let rows = Bytes::from(rows);
             self.loads.push(Load { sink, rows, bounds, first, good, sent: false, told: false });
             first += now.len();
@@ -185,7 +208,7 @@ impl Session {
 
     /// Brings everything that is kept into the transaction, begun if it isn't.
     pub async fn fill(&mut self) -> Result<(), Trouble> {
-        if self.loads.iter().all(|load| load.sent) && (self.open || self.loads.is_empty()) && !self.is_broken() {
+        if self.is_filled() && (self.open || self.loads.is_empty()) && !self.is_broken() {
             return Ok(());
         }
         self.enter();
@@ -234,7 +257,9 @@ impl Session {
     }
 
     async fn commit_now(&mut self) -> Result<(), Trouble> {
-        let rows = self.query("cannot ask for the transaction's id", "SELECT pg_current_xact_id()::text", &[]).await?;
+        let rows = self
+            .query("cannot ask for the transaction's id", "SELECT pg_current_xact_id()::text", &[])
+            .await?;
         self.in_doubt = rows.first().and_then(|row| row.try_get(0).ok());
         self.commit().await?;
         self.in_doubt = None;
@@ -302,6 +327,11 @@ impl Session {
         Ok(())
     }
 
+    /// Whether all rows that it keeps are in the open transaction.
+    pub fn is_filled(&self) -> bool {
+        self.loads.iter().all(|load| load.sent)
+    }
+
     /// Whether it keeps rows that are not committed.
     pub fn has_rows(&self) -> bool {
         !self.loads.is_empty()
@@ -360,8 +390,17 @@ impl Session {
         if self.open && self.client.is_some() {
             return Ok(());
         }
+        let is_new = self.client.is_none();
         let client = self.connected().await?;
         self.client = Some(client);
+        if let Some(owned) = self.owned.as_ref().filter(|_| is_new) {
+            let rows =
+                self.query("cannot ask for the owner", &owned.sql, &[(&owned.pipeline, Sql::TEXT)]).await?;
+            let owner = rows.first().and_then(|row| row.try_get::<_, String>(0).ok());
+            if owner.as_ref() != Some(&owned.owner) {
+                return Err(Trouble::Outdated { what: owned.what.clone(), cause: owned.cause.clone() });
+            }
+        }
         for sink in 0..self.writers.len() {
             if self.writers[sink].copy.is_none()
                 && let Some(target) = self.writers[sink].target.clone()
@@ -444,7 +483,9 @@ impl Session {
             )
             .await;
             locked?;
-            let same = found?.first().is_some_and(|row| row.try_get::<_, String>(0).is_ok_and(|f| f == target.fingerprint));
+            let same = found?
+                .first()
+                .is_some_and(|row| row.try_get::<_, String>(0).is_ok_and(|f| f == target.fingerprint));
             if !same {
                 let what = self.link.what(&format!("table `{name}`"));
                 return Err(Trouble::Outdated { what, cause: "its columns were changed".into() });
@@ -487,7 +528,9 @@ impl Session {
         let load = &mut self.loads[number];
         if load.told && !refused.is_empty() {
             let cause = refused.into_iter().map(|(_, cause)| cause).next().unwrap_or_default();
-            let what = self.link.what("a row is refused that was not before the connection was lost");
+            let what =
+                self.link.what(&format!("the place of a row in table `{}`", self.writers[sink].spec.table));
+            let cause = format!("it is refused, and was not before the connection was lost: {cause}");
             return Err(Trouble::Outdated { what, cause });
         }
         for (row, cause) in refused {

@@ -47,7 +47,8 @@ fn shown(of: Type, bytes: &[u8]) -> Option<Value> {
 fn scalar_shown(scalar: Scalar, bytes: &[u8]) -> Option<Value> {
     let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
     let long = || Some(i64::from_be_bytes(*bytes.first_chunk()?));
-    let time = |micros: i64| jiff::Timestamp::from_microsecond(micros).ok().map(|t| Value::from(t.to_string()));
+    let time =
+        |micros: i64| jiff::Timestamp::from_microsecond(micros).ok().map(|t| Value::from(t.to_string()));
     let since = 10_957i64 * 86_400_000_000;
     Some(match scalar {
         Scalar::Bool => (bytes == [1]).into(),

@@ -42,8 +42,14 @@ pub enum Tls {
     Verify,
 }
 
-/// A table of PostgreSQL: a row a message. Where the pipeline's state and positions are in the same database, they
-/// are committed in the rows' own transaction.
+/// A table of PostgreSQL (13 or newer): a row a message. Where the pipeline's state and positions are in the same
+/// database, they are committed in the rows' own transaction.
+///
+/// A value must fit its column's type, else the message becomes a dead letter that says why: true and false; whole
+/// numbers, within the type's range; any number for real, double precision and numeric (there also as text); any
+/// value for text and json; times as RFC 3339 or milliseconds since 1970, dates as 2013-01-31; bytea as base64, or
+/// as hex after `\x`; arrays of these. What stands in the envelope as text (id, type, key, metadata) may be a number
+/// for a column of numbers. Any other type, as an enum or inet, is read from its text by the server.
 #[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PostgresSinkSpec {
@@ -92,8 +98,7 @@ fn own_schema() -> String {
     SCHEMA.to_owned()
 }
 
-#[expect(clippy::ptr_arg, reason = "serde gives the field itself")]
-fn is_own_schema(schema: &String) -> bool {
+fn is_own_schema(schema: &str) -> bool {
     schema == SCHEMA
 }
 

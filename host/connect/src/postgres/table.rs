@@ -118,7 +118,12 @@ impl Found {
 
 impl Target {
     /// Looks at the table of a spec. `number` makes the name of its temporary table.
-    pub async fn look(link: &Link, client: &Client, spec: &PostgresSinkSpec, number: usize) -> Result<Self, Trouble> {
+    pub async fn look(
+        link: &Link,
+        client: &Client,
+        spec: &PostgresSinkSpec,
+        number: usize,
+    ) -> Result<Self, Trouble> {
         let name = &spec.table;
         let table = spec.table.split('.').map(quoted).collect::<Vec<_>>().join(".");
         let what = format!("cannot look at table `{name}`");
@@ -133,17 +138,23 @@ impl Target {
         let told = |e: tokio_postgres::Error| link.tell(&what, &e);
         let oid: u32 = row.try_get(0).map_err(told)?;
         let kind: String = row.try_get(1).map_err(told)?;
-        if !matches!(kind.as_str(), "r" | "p" | "f") {
+        if !matches!(kind.as_str(), "r" | "p") {
             return Err(fatal("it is no table, but a view or the like: write to the table itself".into()));
         }
         let may = |i: usize| row.try_get::<_, bool>(i).map_err(told);
         let user: String = row.try_get(3).map_err(told)?;
         let upsert = spec.mode == Mode::Upsert;
         if !may(4)? {
-            return Err(fatal(format!("the user may not write to it; run: GRANT INSERT ON {table} TO {};", quoted(&user))));
+            return Err(fatal(format!(
+                "the user may not write to it; run: GRANT INSERT ON {table} TO {};",
+                quoted(&user)
+            )));
         }
         if upsert && !may(5)? {
-            let cause = format!("the user may not change its rows; run: GRANT SELECT, UPDATE ON {table} TO {};", quoted(&user));
+            let cause = format!(
+                "the user may not change its rows; run: GRANT SELECT, UPDATE ON {table} TO {};",
+                quoted(&user)
+            );
             return Err(fatal(cause));
         }
         let rows = link.answer(&what, client.query_typed(COLUMNS, &[(&oid, Sql::OID)])).await?;
@@ -210,7 +221,9 @@ fn columns(spec: &PostgresSinkSpec, found: &[Found]) -> Result<Vec<Column>, Stri
             return Err("it has no column that is named id, type, key, timestamp, payload or metadata: say with `columns` which column gets what".into());
         }
         if let Some(key) = spec.key.iter().find(|key| !wanted.iter().any(|(name, _)| name == *key)) {
-            return Err(format!("`key` names `{key}`, which gets nothing: say with `columns` which column gets what"));
+            return Err(format!(
+                "`key` names `{key}`, which gets nothing: say with `columns` which column gets what"
+            ));
         }
     }
     let mut columns = Vec::with_capacity(wanted.len());
@@ -223,7 +236,10 @@ fn columns(spec: &PostgresSinkSpec, found: &[Found]) -> Result<Vec<Column>, Stri
             ));
         };
         if f.generated {
-            return Err(format!("column `{name}` ({}) is generated from others: remove it from `columns`", f.shown));
+            return Err(format!(
+                "column `{name}` ({}) is generated from others: remove it from `columns`",
+                f.shown
+            ));
         }
         if f.of == Type::Cast && (f.is_array || f.is_pseudo) {
             return Err(format!(

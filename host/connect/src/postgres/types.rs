@@ -129,7 +129,8 @@ impl<'a> Value<'a> {
             Some((at, _)) => format!("{}…", &text[..at]),
             None => text.into_owned(),
         };
-        if quoted { format!("{head:?}") } else { head.escape_debug().to_string().replace("\\\"", "\"") }
+        // JSON has its escapes already, but may stand on several lines.
+        if quoted { format!("{head:?}") } else { head.replace(['\n', '\r'], " ") }
     }
 
     /// The value if it is text: that of JSON unescaped.
@@ -144,7 +145,9 @@ impl<'a> Value<'a> {
     /// The number that it is, to the letter; `or_text`: also one that stands in a JSON text.
     fn number(&self, or_text: bool) -> Option<Cow<'a, str>> {
         match *self {
-            Self::Json(raw) if raw.starts_with(|c: char| c == '-' || c.is_ascii_digit()) => Some(Cow::Borrowed(raw)),
+            Self::Json(raw) if raw.starts_with(|c: char| c == '-' || c.is_ascii_digit()) => {
+                Some(Cow::Borrowed(raw))
+            }
             Self::Json(raw) if or_text && raw.starts_with('"') => unescaped(raw).ok(),
             Self::Json(_) => None,
             Self::Plain(bytes) => std::str::from_utf8(bytes).ok().map(Cow::Borrowed),
@@ -274,8 +277,10 @@ impl Scalar {
                 out.extend_from_slice(&(micros - EPOCH_MICROS).to_be_bytes());
             }
             Self::Timestamptz => {
-                let micros =
-                    instant(value, "a time with its offset, such as 2013-01-31T23:59:59Z, or milliseconds since 1970")?;
+                let micros = instant(
+                    value,
+                    "a time with its offset, such as 2013-01-31T23:59:59Z, or milliseconds since 1970",
+                )?;
                 out.extend_from_slice(&(micros - EPOCH_MICROS).to_be_bytes());
             }
         }

@@ -47,7 +47,12 @@ fn behind<'a>(prefix: &'a [u8], after: Option<&'a [u8]>) -> Bound<&'a [u8]> {
 }
 
 /// Refuses a commit by one who has not seen a reset, or a later commit.
-pub(crate) fn refuse_stale(name: &str, checkpoint: &Checkpoint, generation: u64, last: Epoch) -> Result<(), StoreError> {
+pub(crate) fn refuse_stale(
+    name: &str,
+    checkpoint: &Checkpoint,
+    generation: u64,
+    last: Epoch,
+) -> Result<(), StoreError> {
     let refuse = |cause: String| {
         Err(StoreError::Io { what: format!("commit of epoch {} to {name}", checkpoint.epoch), cause })
     };

@@ -4,7 +4,7 @@ use tokio_postgres::types::Type as Sql;
 use wasmill_engine::state::{Checkpoint, Delta, StoreError};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{Held, PostgresStore, signed};
+use super::{Held, PostgresStore, REPLACED, signed};
 use crate::postgres::link::{Trouble, block_on};
 use crate::postgres::session::Session;
 use crate::store::refuse_stale;
@@ -100,6 +100,12 @@ impl PostgresStore {
             }
             held.in_doubt = false;
         }
+        if self.shared && !session.is_filled() {
+            // Before rows lock what another process may have to write.
+            if let Some(lost) = self.find_lost(session, attempt).await? {
+                return Ok(Outcome::Refused(lost));
+            }
+        }
         session.fill_now().await?;
         let refused = if self.shared {
             self.guard_shared(session, held, attempt).await?
@@ -134,7 +140,8 @@ impl PostgresStore {
             return self.is_stored_shared(session, held, attempt, lock).await;
         }
         let sql = format!("SELECT owner, mark FROM {} WHERE pipeline = $1 {lock}", self.tables.pipelines);
-        let rows = session.query("cannot learn whether the commit took effect", &sql, &[self.name_param()]).await?;
+        let rows =
+            session.query("cannot learn whether the commit took effect", &sql, &[self.name_param()]).await?;
         let text = |i: usize| rows.first().and_then(|row| row.try_get::<_, String>(i).ok());
         Ok(text(0).as_deref() == Some(&self.owner) && text(1).as_deref() == Some(&attempt.mark))
     }
@@ -172,13 +179,15 @@ WHERE pipeline = $1 AND owner = $2 AND generation = $3 AND epoch < $4",
         if changed == 1 {
             return Ok(None);
         }
-        let sql = format!("SELECT owner, generation, epoch FROM {} WHERE pipeline = $1", self.tables.pipelines);
+        let sql =
+            format!("SELECT owner, generation, epoch FROM {} WHERE pipeline = $1", self.tables.pipelines);
         let rows = session.query(&what, &sql, &[self.name_param()]).await?;
         let Some(row) = rows.first() else { return Ok(Some(self.replaced())) };
         if row.try_get::<_, String>(0).ok().as_deref() != Some(&self.owner) {
             return Ok(Some(self.replaced()));
         }
-        let number = |i: usize| u64::try_from(row.try_get::<_, i64>(i).unwrap_or_default()).unwrap_or_default();
+        let number =
+            |i: usize| u64::try_from(row.try_get::<_, i64>(i).unwrap_or_default()).unwrap_or_default();
         let stale = refuse_stale(&self.reader.link.address, checkpoint, number(1), number(2));
         Ok(Some(stale.err().unwrap_or_else(|| self.replaced())))
     }
@@ -200,7 +209,8 @@ ON CONFLICT (pipeline, key) DO UPDATE SET value = EXCLUDED.value",
             });
             let (now, later) = changes.split_at(fits.count().max(1));
             changes = later;
-            let (mut keys, mut values, mut gone): (Vec<&[u8]>, Vec<&[u8]>, Vec<&[u8]>) = Default::default();
+            let (mut keys, mut values, mut gone) =
+                (Vec::<&[u8]>::new(), Vec::<&[u8]>::new(), Vec::<&[u8]>::new());
             for change in now {
                 match &change.value {
                     Some(value) => {
@@ -211,8 +221,7 @@ ON CONFLICT (pipeline, key) DO UPDATE SET value = EXCLUDED.value",
                 }
             }
             if !keys.is_empty() {
-                let params =
-                    [self.name_param(), (&keys, Sql::BYTEA_ARRAY), (&values, Sql::BYTEA_ARRAY)];
+                let params = [self.name_param(), (&keys, Sql::BYTEA_ARRAY), (&values, Sql::BYTEA_ARRAY)];
                 session.execute(&what, &put, &params).await?;
             }
             if !gone.is_empty() {
@@ -224,10 +233,7 @@ ON CONFLICT (pipeline, key) DO UPDATE SET value = EXCLUDED.value",
 
     /// That another process has the pipeline.
     pub(super) fn replaced(&self) -> StoreError {
-        StoreError::Fenced {
-            what: self.place(),
-            cause: "its owner is another one now: run one process of this pipeline, or let them share".into(),
-        }
+        StoreError::Fenced { what: self.place(), cause: REPLACED.into() }
     }
 }
 

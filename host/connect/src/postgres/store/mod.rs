@@ -29,7 +29,7 @@ use self::schema::Tables;
 use self::shared::Claimed;
 pub use self::view::PostgresView;
 use super::link::{block_on, token};
-use super::session::{Session, mark};
+use super::session::{Owned, Session, mark};
 use super::sink::PostgresSink;
 use super::spec::{PostgresAddress, PostgresSinkSpec};
 use crate::store::SharedPositions;
@@ -37,6 +37,9 @@ use crate::{ConnectorError, Sink};
 
 /// The version of what is in wasmill's own tables.
 pub const POSTGRES_FORMAT: u32 = 1;
+
+/// What another owner means.
+const REPLACED: &str = "its owner is another one now: run one process of this pipeline, or let them share";
 
 /// How many entries are read at once.
 const PAGE_ENTRIES: i64 = 1_000;
@@ -101,7 +104,8 @@ impl PostgresStore {
     /// What is wrong with the spec; when it is of another database.
     pub fn sink(self: &Arc<Self>, spec: &PostgresSinkSpec) -> Result<Box<dyn Sink>, ConnectorError> {
         spec.check()?;
-        let mine = PostgresSinkSpec { schema: self.at.schema.clone(), ..PostgresSinkSpec::new(&self.at.url, "t") };
+        let mine =
+            PostgresSinkSpec { schema: self.at.schema.clone(), ..PostgresSinkSpec::new(&self.at.url, "t") };
         if !mine.is_same_database(spec) {
             return Err(ConnectorError::Fatal(format!(
                 "table `{}` is in {}, and the pipeline is committed in {}: one transaction can't hold both",
@@ -160,6 +164,17 @@ impl PostgresStore {
             }
             let sql = format!("UPDATE {table} SET owner = $2 WHERE pipeline = $1");
             store.reader.rows(&what, &sql, &[store.name_param(), (&store.owner, Sql::TEXT)])?;
+            let owned = Owned {
+                sql: format!("SELECT owner FROM {table} WHERE pipeline = $1"),
+                pipeline: pipeline.to_owned(),
+                owner: store.owner.clone(),
+                what: store.place(),
+                cause: REPLACED.to_owned(),
+            };
+            block_on(async {
+                store.session.lock().await.own(owned);
+                Ok(())
+            })?;
         }
         Ok(store)
     }
@@ -271,21 +286,20 @@ UPDATE {pipelines} SET format = $2, generation = generation + 1, used = NULL, ma
 ORDER BY key LIMIT $4",
                 self.tables.state
             );
-            let params: [Param<'_>; 4] = [
-                self.name_param(),
-                (&from, Sql::BYTEA),
-                (&upper, Sql::BYTEA),
-                (&PAGE_ENTRIES, Sql::INT8),
-            ];
+            let params: [Param<'_>; 4] =
+                [self.name_param(), (&from, Sql::BYTEA), (&upper, Sql::BYTEA), (&PAGE_ENTRIES, Sql::INT8)];
             let rows = reader.rows(&what, &sql, &params)?;
             for row in &rows {
-                let (key, value): (&[u8], &[u8]) = (reader.value(&what, row, 0)?, reader.value(&what, row, 1)?);
+                let (key, value): (&[u8], &[u8]) =
+                    (reader.value(&what, row, 0)?, reader.value(&what, row, 1)?);
                 if visit(key, value) == ControlFlow::Break(()) {
                     return Ok(());
                 }
             }
             match rows.last() {
-                Some(row) if i64::try_from(rows.len()) == Ok(PAGE_ENTRIES) => from = reader.value(&what, row, 0)?,
+                Some(row) if i64::try_from(rows.len()) == Ok(PAGE_ENTRIES) => {
+                    from = reader.value(&what, row, 0)?
+                }
                 _ => return Ok(()),
             }
             compare = ">";
@@ -398,12 +412,8 @@ ORDER BY key DESC LIMIT 1",
             "UPDATE {} SET foretold_epoch = $3, foretold = $4 WHERE pipeline = $1 AND owner = $2 RETURNING 1",
             self.tables.pipelines
         );
-        let params: [Param<'_>; 4] = [
-            self.name_param(),
-            (&self.owner, Sql::TEXT),
-            (&signed(epoch), Sql::INT8),
-            (&facts, Sql::BYTEA),
-        ];
+        let params: [Param<'_>; 4] =
+            [self.name_param(), (&self.owner, Sql::TEXT), (&signed(epoch), Sql::INT8), (&facts, Sql::BYTEA)];
         let rows = self.reader.rows(&what, &sql, &params)?;
         if rows.is_empty() { Err(self.replaced()) } else { Ok(()) }
     }

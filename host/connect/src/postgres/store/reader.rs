@@ -29,16 +29,16 @@ impl Reader {
     /// A reader of what is committed now, as it stays.
     pub fn of_now(at: &PostgresAddress, name: &str) -> Result<Self, StoreError> {
         let mut reader = Self::new(at, name)?;
-        let begin = "SET idle_in_transaction_session_timeout = 0; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        let begin =
+            "SET idle_in_transaction_session_timeout = 0; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
         reader.run("cannot take a snapshot", begin)?;
         reader.snapshot = true;
         Ok(reader)
     }
 
     pub fn rows(&self, what: &str, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, StoreError> {
-        let asked = self.with(async |client: &Client| {
-            self.link.answer(what, client.query_typed(sql, params)).await
-        });
+        let asked =
+            self.with(async |client: &Client| self.link.answer(what, client.query_typed(sql, params)).await);
         Ok(asked?)
     }
 
@@ -53,7 +53,12 @@ impl Reader {
     }
 
     /// A column's value.
-    pub fn value<'a, T: FromSql<'a>>(&self, what: &str, row: &'a Row, column: usize) -> Result<T, StoreError> {
+    pub fn value<'a, T: FromSql<'a>>(
+        &self,
+        what: &str,
+        row: &'a Row,
+        column: usize,
+    ) -> Result<T, StoreError> {
         row.try_get(column)
             .map_err(|e| StoreError::Corrupt { what: self.link.what(what), cause: e.to_string() })
     }
@@ -65,7 +70,10 @@ impl Reader {
                 Some(client) if !client.is_closed() => client,
                 _ if self.snapshot => {
                     let what = self.link.what("cannot read on");
-                    return Err(Trouble::Away { what, cause: "the connection with its snapshot was lost".into() });
+                    return Err(Trouble::Away {
+                        what,
+                        cause: "the connection with its snapshot was lost".into(),
+                    });
                 }
                 _ => self.link.connect().await?,
             };

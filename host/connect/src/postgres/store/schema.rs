@@ -71,7 +71,8 @@ impl Tables {
         // Two processes that begin at once would both make them.
         let mut sql = "BEGIN; SELECT pg_advisory_xact_lock(hashtext('wasmill'));\n".to_owned();
         let mut to_run = String::new();
-        let rows = reader.rows(what, "SELECT to_regnamespace($1) IS NULL", &[(&quoted(&self.schema), Sql::TEXT)])?;
+        let rows =
+            reader.rows(what, "SELECT to_regnamespace($1) IS NULL", &[(&quoted(&self.schema), Sql::TEXT)])?;
         if reader.value(what, &rows[0], 0)? {
             to_run = format!("CREATE SCHEMA IF NOT EXISTS {};\n", quoted(&self.schema));
         }

@@ -78,7 +78,8 @@ RETURNING source, partition, position::text, counts::text",
         what: &str,
         row: &tokio_postgres::Row,
     ) -> Result<(PartitionId, Claimed), StoreError> {
-        let (source, partition): (i32, i64) = (self.reader.value(what, row, 0)?, self.reader.value(what, row, 1)?);
+        let (source, partition): (i32, i64) =
+            (self.reader.value(what, row, 0)?, self.reader.value(what, row, 1)?);
         let (Ok(source), Ok(partition)) = (u16::try_from(source), u32::try_from(partition)) else {
             return Err(self.corrupt("a position", format!("its partition is {source}/{partition}")));
         };
@@ -124,7 +125,15 @@ RETURNING source, partition, position::text, counts::text",
                 *sum = sum.saturating_add(count);
             }
         }
-        Ok(Some(Checkpoint { epoch, generation, shape, stream_time: START, positions, sinks: Vec::new(), counts }))
+        Ok(Some(Checkpoint {
+            epoch,
+            generation,
+            shape,
+            stream_time: START,
+            positions,
+            sinks: Vec::new(),
+            counts,
+        }))
     }
 
     pub(super) async fn is_stored_shared(
@@ -155,6 +164,30 @@ AND (source, partition) IN (SELECT * FROM UNNEST($4::integer[], $5::bigint[])) O
             && rows.iter().all(|row| row.try_get(0).unwrap_or(false)))
     }
 
+    /// A partition of a commit that is another process's by now, as an error.
+    pub(super) async fn find_lost(
+        &self,
+        session: &Session,
+        attempt: &Attempt<'_>,
+    ) -> Result<Option<StoreError>, Trouble> {
+        let ids = attempt.checkpoint.positions.iter().map(|(id, _)| *id);
+        let (sources, numbers) = columns(ids.clone());
+        let sql = format!(
+            "SELECT source, partition FROM {} WHERE pipeline = $1 AND owner = $2
+AND (source, partition) IN (SELECT * FROM UNNEST($3::integer[], $4::bigint[]))",
+            self.tables.positions
+        );
+        let params: [Param<'_>; 4] = [
+            self.name_param(),
+            (&self.owner, Sql::TEXT),
+            (&sources, Sql::INT4_ARRAY),
+            (&numbers, Sql::INT8_ARRAY),
+        ];
+        let mine = session.query("cannot ask for the owners", &sql, &params).await?;
+        let mut ids = ids;
+        Ok(ids.find(|id| !is_among(&mine, *id)).map(|id| self.lost(Some(id))))
+    }
+
     pub(super) async fn guard_shared(
         &self,
         session: &Session,
@@ -164,7 +197,8 @@ AND (source, partition) IN (SELECT * FROM UNNEST($4::integer[], $5::bigint[])) O
         let checkpoint = attempt.checkpoint;
         let what = self.what(&format!("cannot commit epoch {}", checkpoint.epoch));
         if !attempt.delta.changes.is_empty() {
-            let cause = "a pipeline that several processes share has no state in PostgreSQL: run one process of it";
+            let cause =
+                "a pipeline that several processes share has no state in PostgreSQL: run one process of it";
             return Ok(Some(StoreError::Io { what, cause: cause.into() }));
         }
         let Some((first, _)) = checkpoint.positions.first() else { return Ok(Some(self.lost(None))) };
@@ -229,13 +263,8 @@ RETURNING p.source, p.partition",
         if changed.len() == checkpoint.positions.len() {
             return Ok(None);
         }
-        let is = |id: &PartitionId| {
-            changed.iter().any(|row| {
-                row.try_get::<_, i32>(0).is_ok_and(|source| source == i32::from(id.source))
-                    && row.try_get::<_, i64>(1).is_ok_and(|number| number == i64::from(id.partition))
-            })
-        };
-        Ok(Some(self.lost(checkpoint.positions.iter().map(|(id, _)| *id).find(|id| !is(id)))))
+        let mut ids = checkpoint.positions.iter().map(|(id, _)| *id);
+        Ok(Some(self.lost(ids.find(|id| !is_among(&changed, *id)))))
     }
 
     /// Keeps what a commit that is stored has changed.
@@ -258,6 +287,14 @@ RETURNING p.source, p.partition",
             cause: "this process has not claimed it, or lost it since".into(),
         }
     }
+}
+
+/// Whether rows of source and partition have a partition.
+fn is_among(rows: &[tokio_postgres::Row], id: PartitionId) -> bool {
+    rows.iter().any(|row| {
+        row.try_get::<_, i32>(0).is_ok_and(|source| source == i32::from(id.source))
+            && row.try_get::<_, i64>(1).is_ok_and(|number| number == i64::from(id.partition))
+    })
 }
 
 /// A partition's counts with what this process has counted since its last commit.
