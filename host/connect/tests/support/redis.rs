@@ -102,6 +102,16 @@ impl RedisServer {
         assert!(self.answers(), "it does not come back");
     }
 
+    /// Cuts bytes off the end of its append-only file, after `kill`: as a kill in the middle of a write does.
+    pub fn tear(&self, bytes: u64) {
+        let files = std::fs::read_dir(self.directory.path().join("appendonlydir")).expect("its files");
+        let paths = files.map(|file| file.expect("a file").path());
+        let last = paths.filter(|p| p.to_string_lossy().ends_with(".incr.aof")).max().expect("a file");
+        let file = std::fs::OpenOptions::new().write(true).open(last).expect("a file");
+        let length = file.metadata().expect("a length").len();
+        file.set_len(length.checked_sub(bytes).expect("so many bytes")).expect("cut");
+    }
+
     /// Says something to it as an operator would.
     pub fn say(&self, words: &[&str]) {
         let mut connection = self.client().get_connection().expect("a connection");
@@ -123,6 +133,8 @@ impl RedisServer {
     /// Adds messages with these ids to a stream.
     pub fn add(&self, stream: &str, ids: std::ops::Range<usize>) {
         let mut pipe = redis::pipe();
+        // A pipe must have something in it.
+        pipe.cmd("PING").ignore();
         for id in ids {
             let message = format!(r#"{{"id":"{id}","type":"t","payload":{{}}}}"#);
             pipe.cmd("XADD").arg(stream).arg("*").arg("message").arg(message).ignore();
