@@ -1,7 +1,8 @@
 //! Redis Streams on a real server: what is read, what is lost and told, what is written once.
 
-#[path = "support/redis.rs"]
 mod servers;
+#[path = "support/redis.rs"]
+mod streams;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use servers::RedisServer;
+use streams::Streams;
 use wasmill_connect::redis_streams::{RedisAcksStore, RedisSinkSpec, RedisSourceSpec, RedisStart};
 use wasmill_connect::table::{SinkConnector, SourceConnector};
 use wasmill_connect::units::HumanDuration;
@@ -352,12 +354,7 @@ fn a_server_that_restarts_gives_all_of_a_group_again() {
 
         // One that is frozen is away, and back when it thaws.
         server.freeze();
-        let away = loop {
-            match poll(&mut *reader, 10).await {
-                Err(e) => break e,
-                Ok(found) => panic!("from nowhere: {found:?}"),
-            }
-        };
+        let away = poll(&mut *reader, 10).await.expect_err("frozen");
         assert!(matches!(away, ConnectorError::Disconnected { .. }), "{away}");
         server.thaw();
         server.add("s", 50..53);
@@ -622,6 +619,22 @@ fn each_message_has_its_outputs_once_when_the_server_is_killed() {
     server.kill();
     server.restart();
     assert_once(&server, MESSAGES);
+}
+
+#[test]
+fn what_is_trimmed_while_in_hand_is_written_all_the_same() {
+    let Some(server) = RedisServer::start("trimmed in hand") else { return };
+    let spec = member(&server.source("s", 12), "one", 600);
+    let mut pipeline = Pipeline::start(&server, &spec);
+    while pipeline.read < 12 {
+        pipeline.take(12).expect("messages");
+    }
+    server.say(&["XTRIM", "s", "MAXLEN", "0"]);
+    // Its renewal must not end their being pending; nobody asks for entries meanwhile.
+    pipeline.process.block_on(tokio::time::sleep(Duration::from_millis(900)));
+    pipeline.commit().expect("a commit");
+    assert_once(&server, 12);
+    assert_eq!((pipeline.source.lost(), pipeline.store.acknowledged_before()), (0, 0));
 }
 
 #[test]

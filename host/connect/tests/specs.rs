@@ -37,7 +37,10 @@ fn a_spec_is_a_name_with_settings_or_a_name_alone() {
 #[test]
 fn a_wrong_spec_is_told() {
     for (spec, part) in [
-        (json!({"fil": {}}), "unknown variant `fil`, expected one of `file`, `generator`, `kafka`, `stdin`"),
+        (
+            json!({"fil": {}}),
+            "unknown variant `fil`, expected one of `file`, `generator`, `kafka`, `redis`, `stdin`",
+        ),
         (json!("kafka"), "missing field `brokers`"),
         (json!("file"), "missing field `path`"),
         (json!({"file": {}}), "missing field `path`"),
@@ -49,8 +52,8 @@ fn a_wrong_spec_is_told() {
             json!({"file": {"path": "x"}, "topic": 1}),
             "`topic` beside `file`: a source has one name; indent its settings below it",
         ),
-        (json!({}), "expected a source: one of file, generator, kafka, stdin, with its settings"),
-        (json!(5), "expected a source: one of file, generator, kafka, stdin, with its settings"),
+        (json!({}), "expected a source: one of file, generator, kafka, redis, stdin, with its settings"),
+        (json!(5), "expected a source: one of file, generator, kafka, redis, stdin, with its settings"),
         (
             json!({"generator": {"disorder": "5 apples"}}),
             "`5 apples` is no duration: expected a duration such as 100ms",

@@ -1,6 +1,5 @@
 //! The store contract, run over every store; then what only a store on disk can suffer.
 
-#[path = "support/redis.rs"]
 mod servers;
 
 use std::collections::BTreeMap;

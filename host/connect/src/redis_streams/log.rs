@@ -28,7 +28,7 @@ impl Counts {
     pub fn take(&self, offset: u64) -> Option<u64> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let n = counts.partition_point(|(at, _)| *at <= offset);
-        counts.drain(..n).last().filter(|(at, _)| *at == offset).map(|(_, added)| added)
+        counts.drain(..n).next_back().filter(|(at, _)| *at == offset).map(|(_, added)| added)
     }
 }
 

@@ -244,8 +244,8 @@ impl Source for RedisSource {
             })
             .await?;
         let bounds = CLOCK_MS_MIN..now_s * 1000 + CLOCK_AHEAD_MS_MAX;
-        let ids = info.first.into_iter().chain((info.last != EntryId::default()).then_some(info.last));
-        match ids.filter(|id| !bounds.contains(&id.ms)).next() {
+        let mut ids = info.first.into_iter().chain((info.last != EntryId::default()).then_some(info.last));
+        match ids.find(|id| !bounds.contains(&id.ms)) {
             None => Ok(()),
             Some(id) => Err(ConnectorError::Fatal(format!(
                 "stream {} has the id {id}, which was not given by Redis's clock: its entries don't tell when they were taken in; let Redis give the ids (XADD with *), or go by the messages' own time",
