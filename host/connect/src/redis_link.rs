@@ -65,7 +65,9 @@ fn info(url: &str) -> Result<ConnectionInfo, String> {
 
 /// The URL is not shown, for it may hold a password.
 fn no_address(e: &RedisError) -> String {
-    format!("this is no Redis address ({e}): expected redis://[user:password@]host[:port][/database], or rediss:// for TLS")
+    format!(
+        "this is no Redis address ({e}): expected redis://[user:password@]host[:port][/database], or rediss:// for TLS"
+    )
 }
 
 fn shown(info: &ConnectionInfo) -> String {
@@ -139,7 +141,8 @@ impl Link {
         let password = match &self.password_file {
             None => None,
             Some(file) => Some(std::fs::read_to_string(file).map_err(|e| {
-                let cause = format!("its `password_file` {} can't be read: {}", file.display(), os::cause(&e));
+                let cause =
+                    format!("its `password_file` {} can't be read: {}", file.display(), os::cause(&e));
                 cannot_open(&self.address, cause)
             })?),
         };

@@ -1,7 +1,6 @@
 //! State in Redis: what only a store that several processes reach can suffer. The store contract is in
 //! `stores.rs`.
 
-#[path = "support/redis.rs"]
 mod servers;
 
 use std::collections::BTreeMap;

@@ -1,6 +1,5 @@
 //! What the tools of operators do with stores: look at them as one commit left them, and replace them.
 
-#[path = "support/redis.rs"]
 mod servers;
 
 use std::collections::BTreeMap;

@@ -135,7 +135,8 @@ impl RedisAcks {
     /// their ids.
     pub(super) fn before(&self, offset: u64, entries_max: usize) -> (u64, Vec<EntryId>) {
         let delivered = self.read();
-        let n = usize::try_from(offset.saturating_sub(delivered.first)).unwrap_or(usize::MAX).min(entries_max);
+        let n =
+            usize::try_from(offset.saturating_sub(delivered.first)).unwrap_or(usize::MAX).min(entries_max);
         (delivered.first, delivered.ids.iter().take(n).map(|id| EntryId::of_offset(*id)).collect())
     }
 

@@ -48,7 +48,7 @@ impl Sink for AcksSink {
         os::blocking(move || {
             // Tells of a key that is no stream now, not at the first commit.
             store.link().call("cannot look at the stream", |c| info::stream(c, &stream)).map_err(told)?;
-            if exact { store.check_durable().map_err(told) } else { Ok(()) }
+            if exact { store.must_be_exact().map_err(told) } else { Ok(()) }
         })
         .await
     }

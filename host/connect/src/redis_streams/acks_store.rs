@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redis::{Cmd, Script};
@@ -11,7 +11,8 @@ use wasmill_engine::state::{Checkpoint, Delta, Epoch, StateStore, StoreError, Vi
 
 use super::acks::RedisAcks;
 use super::acks_sink::AcksSink;
-use super::durable;
+use super::beside;
+use super::durable::Durable;
 use super::entry::EntryId;
 use super::spec::{RedisSinkSpec, RedisSourceSpec};
 use super::write::{STEP_BYTES_MAX, STEP_ENTRIES_MAX, places, query, run};
@@ -34,6 +35,8 @@ pub struct RedisAcksStore {
     pipeline: String,
     script: Script,
     held: Mutex<Held>,
+    durable: Mutex<Durable>,
+    must_be_exact: AtomicBool,
     again: AtomicU64,
 }
 
@@ -82,6 +85,8 @@ impl RedisAcksStore {
             pipeline: pipeline.to_owned(),
             script: Script::new(include_str!("acks.lua")),
             held: Mutex::default(),
+            durable: Mutex::new(Durable::new(source.address(), beside(&source.stream, "settled"))),
+            must_be_exact: AtomicBool::new(false),
             again: AtomicU64::new(0),
         })
     }
@@ -104,13 +109,15 @@ impl RedisAcksStore {
         Ok(Box::new(AcksSink::new(Arc::clone(self), held.sinks.len() - 1, spec.stream.clone())))
     }
 
-    /// Makes sure that the server keeps what it answered, for pipelines that must be exactly once. Its sinks do
-    /// so by themselves, when they recover.
+    /// From now on the pipeline must be exactly once: makes sure that the server keeps what it answered, and sees
+    /// to it that each start of the server is followed by a rewrite of its append-only file before anything is
+    /// committed. The store's sinks ask for it by themselves, when they recover for such a pipeline.
     ///
     /// # Errors
-    /// When the server doesn't sync each write, with what to do.
-    pub fn check_durable(&self) -> Result<(), StoreError> {
-        durable::check(&self.link, &self.source.address())
+    /// When the server is away, or doesn't sync each write, with what to do.
+    pub fn must_be_exact(&self) -> Result<(), StoreError> {
+        self.must_be_exact.store(true, Ordering::Relaxed);
+        self.durable().check(&self.link)
     }
 
     /// How many entries somebody had acknowledged before, so that nothing was written of them, since the process
@@ -122,6 +129,10 @@ impl RedisAcksStore {
 
     pub(super) fn link(&self) -> &SharedLink {
         &self.link
+    }
+
+    fn durable(&self) -> MutexGuard<'_, Durable> {
+        self.durable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -220,14 +231,21 @@ impl StateStore for RedisAcksStore {
         // Those of no entry come first; sinks that came one after the other are taken together.
         held.outputs.make_contiguous().sort_by_key(|output| output.origin);
         let what = format!("cannot commit epoch {} of pipeline `{}`", checkpoint.epoch, self.pipeline);
+        let exact = self.must_be_exact.load(Ordering::Relaxed);
         while let Some((step, outputs, entries)) = self.step(&held, up_to) {
-            let again: u64 = self.link.call(&what, |c| query(c, &self.script, &step))?;
+            let mut durable = self.durable();
+            if exact {
+                durable.settle(&self.link)?;
+            }
+            let answer = self.link.call(&what, |c| query(c, &self.script, &step));
+            let again: u64 = answer.inspect_err(|_| durable.unsettle())?;
             held.outputs.drain(..outputs);
             self.acks.done(entries);
             if again > 0 {
                 self.again.fetch_add(again, Ordering::Relaxed);
                 tracing::debug!(
-                    stream = self.acks.stream(), entries = again,
+                    stream = self.acks.stream(),
+                    entries = again,
                     "entries were acknowledged before: by another process, or in an answer that was lost"
                 );
             }

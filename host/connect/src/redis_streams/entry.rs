@@ -70,7 +70,11 @@ pub(super) struct Entry {
 }
 
 fn odd(what: &'static str) -> RedisError {
-    RedisError::from((redis::ErrorKind::UnexpectedReturnType, "Redis answered otherwise than expected", what.into()))
+    RedisError::from((
+        redis::ErrorKind::UnexpectedReturnType,
+        "Redis answered otherwise than expected",
+        what.into(),
+    ))
 }
 
 pub(super) fn text(value: &Value) -> Option<&str> {
@@ -156,7 +160,12 @@ pub(super) struct Raw {
 
 impl Raw {
     /// An entry's message: the value of `field`, or all its fields as an object.
-    pub fn new((offset, next): (u64, u64), id: EntryId, fields: Vec<(Vec<u8>, Vec<u8>)>, field: &str) -> Self {
+    pub fn new(
+        (offset, next): (u64, u64),
+        id: EntryId,
+        fields: Vec<(Vec<u8>, Vec<u8>)>,
+        field: &str,
+    ) -> Self {
         let mut fields = fields;
         let (value, rejected) = match fields.iter().position(|(name, _)| name == field.as_bytes()) {
             Some(at) => (fields.swap_remove(at).1, None),
@@ -171,7 +180,10 @@ fn object(fields: &[(Vec<u8>, Vec<u8>)]) -> (Vec<u8>, Option<String>) {
     for (name, value) in fields {
         let (Ok(name), Ok(value)) = (std::str::from_utf8(name), std::str::from_utf8(value)) else {
             let name = String::from_utf8_lossy(name);
-            return (value.clone(), Some(format!("the field `{name}` is not UTF-8, and no message can be made of it")));
+            return (
+                value.clone(),
+                Some(format!("the field `{name}` is not UTF-8, and no message can be made of it")),
+            );
         };
         object.insert(name.to_owned(), value.into());
     }
@@ -185,7 +197,8 @@ mod tests {
     #[test]
     fn ids_are_offsets_in_their_order() {
         let id = |ms, sequence| EntryId { ms, sequence };
-        for ids in [[id(0, 1), id(0, 2)], [id(5, (1 << 20) - 1), id(6, 0)], [id(1, 0), id((1 << 44) - 1, 7)]] {
+        for ids in [[id(0, 1), id(0, 2)], [id(5, (1 << 20) - 1), id(6, 0)], [id(1, 0), id((1 << 44) - 1, 7)]]
+        {
             let [a, b] = ids.map(|id| id.offset().expect("an offset"));
             assert!(a < b);
             assert_eq!([a, b].map(EntryId::of_offset), ids);
@@ -199,7 +212,8 @@ mod tests {
 
     #[test]
     fn an_entry_without_the_field_is_an_object() {
-        let fields = |of: &[(&str, &[u8])]| of.iter().map(|(n, v)| (n.as_bytes().to_vec(), v.to_vec())).collect();
+        let fields =
+            |of: &[(&str, &[u8])]| of.iter().map(|(n, v)| (n.as_bytes().to_vec(), v.to_vec())).collect();
         let of = |f| Raw::new((1, 2), EntryId { ms: 9, sequence: 0 }, f, "message");
         assert_eq!(of(fields(&[("id", b"x"), ("message", b"{}")])).value, b"{}");
         let object = of(fields(&[("id", b"1"), ("type", b"a\"b")]));

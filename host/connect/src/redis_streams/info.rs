@@ -44,7 +44,9 @@ fn number(value: &Value) -> Option<u64> {
 fn present(command: &Cmd, connection: &mut Connection) -> RedisResult<Option<Value>> {
     match command.query(connection) {
         Ok(value) => Ok(Some(value)),
-        Err(e) if e.detail().is_some_and(|text| text.contains("no such key")) || e.code() == Some("NOGROUP") => {
+        Err(e)
+            if e.detail().is_some_and(|text| text.contains("no such key")) || e.code() == Some("NOGROUP") =>
+        {
             Ok(None)
         }
         Err(e) => Err(e),
@@ -73,7 +75,11 @@ fn stream_info(value: Value) -> RedisResult<StreamInfo> {
 }
 
 /// None where there is no such stream or group.
-pub(super) fn group(connection: &mut Connection, stream: &str, group: &str) -> RedisResult<Option<GroupInfo>> {
+pub(super) fn group(
+    connection: &mut Connection,
+    stream: &str,
+    group: &str,
+) -> RedisResult<Option<GroupInfo>> {
     let mut command = redis::cmd("XINFO");
     command.arg("GROUPS").arg(stream);
     let groups = present(&command, connection)?;

@@ -28,7 +28,7 @@ impl Counts {
     pub fn take(&self, offset: u64) -> Option<u64> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let n = counts.partition_point(|(at, _)| *at <= offset);
-        counts.drain(..n).last().filter(|(at, _)| *at == offset).map(|(_, added)| added)
+        counts.drain(..n).next_back().filter(|(at, _)| *at == offset).map(|(_, added)| added)
     }
 }
 
@@ -116,7 +116,11 @@ fn missing(info: &StreamInfo, next: EntryId, added: Option<u64>) -> Missing {
     };
     let passed = known.saturating_sub(to_read);
     match added {
-        Some(added) => Missing { messages: passed.saturating_sub(added), at_least: false, added: Some(passed.max(added)) },
+        Some(added) => Missing {
+            messages: passed.saturating_sub(added),
+            at_least: false,
+            added: Some(passed.max(added)),
+        },
         // Behind a position without a count nobody knows how many were there, or whether any.
         None if passed > 0 && all_ahead && info.last >= next && info.first != Some(next) => {
             Missing { messages: 1, at_least: true, added: Some(passed) }
@@ -177,7 +181,10 @@ mod tests {
         assert_eq!(lost(trimmed, 11, Some(8)), 2);
         // All of them are gone.
         assert_eq!(lost(info(10, 0, None, 10), 5, Some(4)), 6);
-        assert_eq!(missing(&info(10, 0, None, 10), id(5), None), Missing { messages: 1, at_least: true, added: Some(10) });
+        assert_eq!(
+            missing(&info(10, 0, None, 10), id(5), None),
+            Missing { messages: 1, at_least: true, added: Some(10) }
+        );
         assert_eq!(missing(&trimmed, id(4), None), Missing { messages: 0, at_least: false, added: Some(3) });
         assert_eq!(missing(&trimmed, id(3), None), Missing { messages: 1, at_least: true, added: Some(3) });
         assert_eq!(missing(&trimmed, id(6), None), Missing::default());

@@ -33,7 +33,13 @@ pub(super) struct QueueFetch {
 }
 
 impl QueueFetch {
-    pub fn new(link: SharedLink, acks: RedisAcks, consumer: String, field: String, claim_idle: Duration) -> Self {
+    pub fn new(
+        link: SharedLink,
+        acks: RedisAcks,
+        consumer: String,
+        field: String,
+        claim_idle: Duration,
+    ) -> Self {
         Self {
             link,
             acks,
@@ -117,7 +123,10 @@ impl QueueFetch {
         self.acks.lose(ids.len() as u64);
         let some: Vec<String> = ids.iter().take(SHOWN).map(EntryId::to_string).collect();
         tracing::error!(
-            stream = self.acks.stream(), group = self.acks.group(), messages = ids.len(), ids = some.join(" "),
+            stream = self.acks.stream(),
+            group = self.acks.group(),
+            messages = ids.len(),
+            ids = some.join(" "),
             "messages are lost: they were trimmed from the stream while they were pending; let whoever writes it keep more (MAXLEN)"
         );
     }
@@ -126,9 +135,9 @@ impl QueueFetch {
         let mut gone = Vec::new();
         let mut taken = Vec::with_capacity(found.len());
         for Entry { id, fields } in found {
-            let number = id.offset().map_err(|why| {
-                ConnectorError::Fatal(format!("stream {}: {why}", self.acks.stream()))
-            })?;
+            let number = id
+                .offset()
+                .map_err(|why| ConnectorError::Fatal(format!("stream {}: {why}", self.acks.stream())))?;
             match fields {
                 Some(fields) => {
                     if let Some(offset) = self.acks.take(number) {
@@ -158,7 +167,8 @@ impl QueueFetch {
         let (stream, group) = (self.acks.stream().to_owned(), self.acks.group().to_owned());
         let note = beside(&stream, &format!("trimmed:{group}"));
         let (lag, lost) = self.call("cannot look at the group", |c| {
-            let (Some(group), Some(stream)) = (info::group(c, &stream, &group)?, info::stream(c, &stream)?) else {
+            let (Some(group), Some(stream)) = (info::group(c, &stream, &group)?, info::stream(c, &stream)?)
+            else {
                 return Ok((None, 0));
             };
             // All that is there is undelivered: what else was added behind the group is gone.
@@ -183,7 +193,9 @@ impl QueueFetch {
         if lost > 0 {
             self.acks.lose(lost);
             tracing::error!(
-                stream = self.acks.stream(), group = self.acks.group(), messages = lost,
+                stream = self.acks.stream(),
+                group = self.acks.group(),
+                messages = lost,
                 "messages are lost, at least so many: they were trimmed from the stream before anybody read them; let whoever writes it keep more (MAXLEN)"
             );
         }

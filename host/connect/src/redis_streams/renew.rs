@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redis::{Connection, RedisResult, Value};
+use redis::{Connection, RedisResult, Script, Value};
 use tokio::task::JoinHandle;
 
 use super::acks::RedisAcks;
@@ -55,10 +55,13 @@ fn renew(c: &mut Connection, acks: &RedisAcks, consumer: &str, every: Duration) 
         let in_hand: Vec<EntryId> =
             pending.iter().copied().filter(|id| id.offset().is_ok_and(|id| acks.has(id))).collect();
         if !in_hand.is_empty() {
-            // One that was taken over meanwhile is not idle, and stays the other's.
-            let mut command = redis::cmd("XCLAIM");
-            command.arg(acks.stream()).arg(acks.group()).arg(consumer).arg(idle).arg(in_hand).arg("JUSTID");
-            command.exec(c)?;
+            let script = Script::new(include_str!("renew.lua"));
+            let mut call = script.key(acks.stream());
+            call.arg(acks.group()).arg(consumer).arg(idle);
+            for id in in_hand {
+                call.arg(id);
+            }
+            call.invoke::<()>(c)?;
         }
         if pending.len() < PAGE {
             return Ok(());

@@ -10,12 +10,13 @@ use async_trait::async_trait;
 use redis::{Connection, RedisResult, Script};
 use wasmill_engine::output::{EncodedBatch, Encoder};
 
+use super::durable::Durable;
 use super::entry::{EntryId, entries};
 use super::info::{self, StreamInfo};
 use super::spec::RedisSinkSpec;
 use super::token::{Doubt, Token, short};
 use super::write::{RedisEncoder, STEP_BYTES_MAX, STEP_ENTRIES_MAX, places, query, run};
-use super::{beside, durable, random_token};
+use super::{beside, random_token};
 use crate::redis_link::{SharedLink, told};
 use crate::{ConnectorError, Sink, SinkTraits, Writer, os};
 
@@ -40,6 +41,7 @@ impl RedisSink {
         spec.check()?;
         let stream = Stream {
             link: spec.link()?,
+            durable: Durable::new(spec.address(), beside(&spec.stream, "settled")),
             spec,
             script: Script::new(include_str!("write.lua")),
             me: random_token(),
@@ -73,6 +75,7 @@ struct Stream {
     /// How the ids of this writer's outputs begin.
     prefix: Vec<u8>,
     exact: bool,
+    durable: Durable,
     doubt: Doubt,
     /// The stream's last id when the last write ended.
     known: EntryId,
@@ -107,10 +110,17 @@ impl Stream {
         self.exact = writer.exact;
     }
 
+    /// Makes sure that the server has nothing that comes up again later.
+    fn settle(&mut self) -> Result<(), ConnectorError> {
+        if self.exact { self.durable.settle(&self.link).map_err(told) } else { Ok(()) }
+    }
+
     fn recover(&mut self, token: Option<&str>) -> Result<(), ConnectorError> {
         if self.exact {
-            durable::check(&self.link, &self.spec.address()).map_err(told)?;
+            self.durable.check(&self.link).map_err(told)?;
         }
+        self.durable.unsettle();
+        self.settle()?;
         // First, so that nothing comes behind what is looked at.
         self.call("cannot become the writer of", |c| {
             redis::cmd("SET").arg(&self.fence).arg(&self.me).exec(c)
@@ -194,6 +204,10 @@ impl Stream {
 
     fn write(&mut self, data: &[u8], places: &Places) -> Result<(), ConnectorError> {
         if self.is_uncertain {
+            self.durable.unsettle();
+        }
+        self.settle()?;
+        if self.is_uncertain {
             // What was asked without an answer may be there.
             self.look(&format!("({}", self.known), "+")?;
             self.is_uncertain = false;
@@ -223,7 +237,8 @@ impl Stream {
                 n += 1;
             }
             self.is_uncertain = true;
-            let answer: Option<String> = self.call("cannot write to", |c| query(c, &self.script, &command))?;
+            let answer: Option<String> =
+                self.call("cannot write to", |c| query(c, &self.script, &command))?;
             let Some(id) = answer else {
                 return Err(ConnectorError::Fenced(format!(
                     "another process writes to {} for this sink now",
@@ -254,7 +269,11 @@ impl Stream {
         if let Some(token) = &self.token {
             return Ok(token.clone());
         }
-        let info = self.info()?;
+        let info = self.info();
+        if info.is_err() {
+            self.durable.unsettle();
+        }
+        let info = info?;
         let token = Token::new(info.last, info.added, &self.doubt).write();
         self.token = Some(token.clone());
         Ok(token)

@@ -220,13 +220,18 @@ impl Source for RedisSource {
         }
         let start = self.spec.start;
         let mut partition = self.partition().await?;
-        self.ask("cannot join the group", move |c, stream, group| group::make(c, stream, group, start)).await?;
+        self.ask("cannot join the group", move |c, stream, group| group::make(c, stream, group, start))
+            .await?;
         // Another run of the same stream has the same number, and another stream another one: results are known by it.
         partition.number = (xxh3_64(partition.incarnation.as_bytes()) & 0x7FFF_FFFF) as u32;
         partition.begin = 0;
         self.acks.set_partition(partition.number);
-        let renewal =
-            Renewal::start(self.spec.link()?, self.acks.clone(), self.consumer.clone(), self.spec.claim_idle.0);
+        let renewal = Renewal::start(
+            self.spec.link()?,
+            self.acks.clone(),
+            self.consumer.clone(),
+            self.spec.claim_idle.0,
+        );
         self.mode = Mode::Queue { _renewal: renewal };
         Ok(Box::new(Member(Some(partition))))
     }
@@ -239,8 +244,8 @@ impl Source for RedisSource {
             })
             .await?;
         let bounds = CLOCK_MS_MIN..now_s * 1000 + CLOCK_AHEAD_MS_MAX;
-        let ids = info.first.into_iter().chain((info.last != EntryId::default()).then_some(info.last));
-        match ids.filter(|id| !bounds.contains(&id.ms)).next() {
+        let mut ids = info.first.into_iter().chain((info.last != EntryId::default()).then_some(info.last));
+        match ids.find(|id| !bounds.contains(&id.ms)) {
             None => Ok(()),
             Some(id) => Err(ConnectorError::Fatal(format!(
                 "stream {} has the id {id}, which was not given by Redis's clock: its entries don't tell when they were taken in; let Redis give the ids (XADD with *), or go by the messages' own time",
@@ -332,7 +337,9 @@ impl Source for RedisSource {
         if let Mode::Queue { .. } = std::mem::replace(&mut self.mode, Mode::Unknown) {
             let consumer = self.consumer.clone();
             let left = self
-                .ask("cannot leave the group", move |c, stream, group| group::leave(c, stream, group, &consumer))
+                .ask("cannot leave the group", move |c, stream, group| {
+                    group::leave(c, stream, group, &consumer)
+                })
                 .await;
             if let Err(error) = left {
                 // A name on a list that nobody answers to harms nobody.
