@@ -144,10 +144,12 @@ fn a_log_is_read_from_every_kind_of_position() {
 
 #[test]
 fn dropped_polls_and_limits_lose_nothing() {
-    let server = NatsServer::start();
+    let server = NatsServer::start_with("max_payload: 8388608", "");
     server.create("LOG", &["log.>"]);
     let big = "x".repeat(600_000);
-    let sent: Vec<_> = (0..60).map(|i| ("log.big".to_owned(), format!("{i}{big}"))).collect();
+    let mut sent: Vec<_> = (0..60).map(|i| ("log.big".to_owned(), format!("{i}{big}"))).collect();
+    // One is above what a request may bring.
+    sent[30].1 = "y".repeat(5 << 20);
     server.publish(sent.clone());
     block_on(async {
         let mut source = NatsSourceSpec::new(server.url(), "LOG", "p").source().expect("a source");
@@ -293,6 +295,13 @@ fn readers_share_a_queue_and_what_is_acknowledged_stays_so() {
         assert!(counts.iter().all(|n| *n > 0), "shared unevenly: {counts:?}");
         // Held for longer than ack_wait: in-progress acks keep it.
         assert_quiet(&mut *first, 2500).await;
+        assert_quiet(&mut *second, 100).await;
+        let redelivered = server.with(|js| async move {
+            let stream = js.get_stream("Q").await.expect("it");
+            let consumer = stream.get_consumer::<pull::Config>("work").await.expect("it");
+            consumer.cached_info().num_ack_pending + consumer.cached_info().num_redelivered
+        });
+        assert_eq!(redelivered, 2000, "what is held is delivered again");
         let n = partition.number;
         one.commit(&[(n, counts[0] as u64)]).await.expect("acknowledged");
         // Of the second one's, half. The rest is delivered again, to the first one, when it is gone.
