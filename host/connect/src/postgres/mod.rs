@@ -6,6 +6,7 @@
 //! table     what the catalog tells of a table, and the statements for it
 //! types     one value as a column's type has it in binary; numeric for its digits; shown for dead letters
 //! encoder   a message as one row of COPY's binary form
+//! load      rows as they are kept, and how COPY takes them
 //! session   the transaction of an epoch: begun, filled, halved around refused rows, done again when it was lost
 //! sink      the session as a sink
 //! store     the session's commit as a store's: state, positions and rows at once
@@ -15,6 +16,7 @@
 
 mod encoder;
 mod link;
+mod load;
 mod numeric;
 mod session;
 mod shown;

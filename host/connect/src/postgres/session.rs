@@ -5,45 +5,17 @@ use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::future::join;
-use futures_util::{SinkExt as _, pin_mut};
 use tokio_postgres::types::{ToSql, Type as Sql};
 use tokio_postgres::{Client, Error, Row, Statement};
 use wasmill_engine::output::EncodedBatch;
 
 use super::link::{Link, Trouble, token};
+use super::load::{Load, copy, halves, restored};
 use super::shown;
 use super::spec::{PostgresAddress, PostgresSinkSpec};
 use super::table::{FINGERPRINT, Target};
 use crate::Refused;
-
-/// How many bytes of rows one COPY takes at most, but for a single row: a refused row in it costs about as many once
-/// more.
-const COPY_BYTES: usize = 4 << 20;
-/// How many bytes go into one message of COPY.
-const PIECE_BYTES: usize = 256 << 10;
-/// Signature, no flags, no extension.
-const HEADER: &[u8] = b"PGCOPY\n\xFF\r\n\0\0\0\0\0\0\0\0\0";
-/// No more rows.
-const TRAILER: &[u8] = &[0xFF, 0xFF];
-
-/// Rows of one epoch for one table.
-struct Load {
-    sink: usize,
-    /// The rows' bytes, one behind the other.
-    rows: Bytes,
-    /// Where each begins, and the end of the last.
-    bounds: Vec<usize>,
-    /// The number of its first row among all since the sink's last flush.
-    first: usize,
-    /// Those that the server hasn't refused.
-    good: Vec<Range<usize>>,
-    /// Whether they are in the open transaction.
-    sent: bool,
-    /// Whether the host was told what is refused of it.
-    told: bool,
-}
 
 /// A sink that writes through the session.
 struct Writer {
@@ -173,37 +145,9 @@ impl Session {
 
     /// Keeps rows until they are committed. Nothing is sent yet, so nothing can fail.
     pub fn keep(&mut self, sink: usize, batch: &EncodedBatch) {
-        let mut first = self.writers[sink].unflushed;
-        let mut records = batch.records.as_slice();
-        self.writers[sink].unflushed += records.len();
-        while !records.is_empty() {
-            let mut bytes = 0;
-            let fits = records.iter().take_while(|record| {
-                bytes += record.value.len();
-                bytes <= COPY_BYTES
-            });
-            let (now, later) = records.split_at(fits.count().max(1));
-            records = later;
-            let mut rows = Vec::with_capacity(now.iter().map(|record| record.value.len()).sum());
-            let mut bounds = Vec::with_capacity(now.len() + 1);
-            bounds.push(0);
-            // Rows that stand one behind the other are copied as one piece.
-            let mut piece = 0..0;
-            for record in now {
-                if record.value.start == piece.end {
-                    piece.end = record.value.end;
-                } else {
-                    rows.extend_from_slice(batch.data.get(piece).unwrap_or_default());
-                    piece = record.value.clone();
-                }
-                bounds.push(bounds.last().copied().unwrap_or_default() + record.value.len());
-            }
-            rows.extend_from_slice(batch.data.get(piece).unwrap_or_default());
-            let good = std::iter::once(0..now.len()).collect();
-            let rows = Bytes::from(rows);
-            self.loads.push(Load { sink, rows, bounds, first, good, sent: false, told: false });
-            first += now.len();
-        }
+        let first = self.writers[sink].unflushed;
+        self.writers[sink].unflushed += batch.records.len();
+        self.loads.extend(Load::all(sink, first, batch));
     }
 
     /// Brings everything that is kept into the transaction, begun if it isn't.
@@ -590,60 +534,6 @@ async fn both<A, B>(
     two: impl Future<Output = Result<B, Error>>,
 ) -> (Result<A, Trouble>, Result<B, Trouble>) {
     join(link.answer(what, one), link.answer(what, two)).await
-}
-
-async fn copy(
-    client: &Client,
-    statement: &Statement,
-    load: &Load,
-    part: &[Range<usize>],
-) -> Result<u64, Error> {
-    let into = client.copy_in::<_, Bytes>(statement).await?;
-    pin_mut!(into);
-    let mut sent = into.send(Bytes::from_static(HEADER)).await;
-    'rows: for range in part {
-        let (mut from, end) = (load.bounds[range.start], load.bounds[range.end]);
-        while from < end {
-            let to = end.min(from + PIECE_BYTES);
-            sent = into.send(load.rows.slice(from..to)).await;
-            if sent.is_err() {
-                break 'rows;
-            }
-            from = to;
-        }
-    }
-    if sent.is_ok() {
-        sent = into.send(Bytes::from_static(TRAILER)).await;
-    }
-    // What the server has against the rows it answers at the end, though it may refuse to be sent more before.
-    match into.finish().await {
-        Ok(rows) => sent.map(|()| rows),
-        Err(e) => Err(e),
-    }
-}
-
-/// The two halves of some rows, the first with `count` of them.
-fn halves(part: Vec<Range<usize>>, count: usize) -> (Vec<Range<usize>>, Vec<Range<usize>>) {
-    let (mut one, mut two) = (Vec::new(), Vec::new());
-    let mut left = count;
-    for range in part {
-        let at = range.start + left.min(range.len());
-        left -= at - range.start;
-        one.extend(Some(range.start..at).filter(|r| !r.is_empty()));
-        two.extend(Some(at..range.end).filter(|r| !r.is_empty()));
-    }
-    (one, two)
-}
-
-/// The rows of all these, in their order: nothing is known of any of them.
-fn restored(
-    good: Vec<Range<usize>>,
-    refused: impl Iterator<Item = Range<usize>>,
-    todo: Vec<Vec<Range<usize>>>,
-) -> Vec<Range<usize>> {
-    let mut all: Vec<_> = good.into_iter().chain(refused).chain(todo.into_iter().flatten()).collect();
-    all.sort_by_key(|range| range.start);
-    all
 }
 
 /// By which the connections of a token are known.
