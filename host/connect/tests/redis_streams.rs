@@ -631,7 +631,7 @@ fn what_is_trimmed_while_in_hand_is_written_all_the_same() {
     }
     server.say(&["XTRIM", "s", "MAXLEN", "0"]);
     // Its renewal must not end their being pending; nobody asks for entries meanwhile.
-    pipeline.process.block_on(tokio::time::sleep(Duration::from_millis(900)));
+    pipeline.process.block_on(async { tokio::time::sleep(Duration::from_millis(900)).await });
     pipeline.commit().expect("a commit");
     assert_once(&server, 12);
     assert_eq!((pipeline.source.lost(), pipeline.store.acknowledged_before()), (0, 0));
