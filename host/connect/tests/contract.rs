@@ -104,7 +104,7 @@ fn seen_log(directory: &Path) -> Vec<String> {
         let partitions = source.partitions().await.expect("a partition");
         let end = partitions[0].extent;
         let mut reader = source.open(0, 0).await.expect("a reader");
-        let records = read(&mut *reader, 1000, 1 << 20, false, end).await;
+        let records = read(&mut *reader, (1000, 1 << 20, false), 0, end).await;
         records.into_iter().map(|(.., value)| String::from_utf8(value).expect("UTF-8")).collect()
     })
 }

@@ -52,8 +52,14 @@ fn a_wrong_spec_is_told() {
             json!({"file": {"path": "x"}, "topic": 1}),
             "`topic` beside `file`: a source has one name; indent its settings below it",
         ),
-        (json!({}), "expected a source: one of file, generator, http, kafka, log, nats, redis, stdin, with its settings"),
-        (json!(5), "expected a source: one of file, generator, http, kafka, log, nats, redis, stdin, with its settings"),
+        (
+            json!({}),
+            "expected a source: one of file, generator, http, kafka, log, nats, redis, stdin, with its settings",
+        ),
+        (
+            json!(5),
+            "expected a source: one of file, generator, http, kafka, log, nats, redis, stdin, with its settings",
+        ),
         (
             json!({"generator": {"disorder": "5 apples"}}),
             "`5 apples` is no duration: expected a duration such as 100ms",

@@ -2,7 +2,6 @@
 
 #[path = "support/postgres.rs"]
 mod postgres_server;
-#[path = "support/redis.rs"]
 mod servers;
 
 use std::collections::BTreeMap;

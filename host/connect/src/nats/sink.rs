@@ -76,6 +76,10 @@ impl NatsSinkSpec {
 const LIKE: SinkTraits = SinkTraits { transactional: false, refuses_repeats: true };
 
 impl SinkConnector for NatsSinkSpec {
+    const CONDITIONS: &'static [&'static str] = &[
+        "its stream keeps messages by limits, and what the server answered outlives a loss of power only with `sync_interval: always`",
+    ];
+
     fn traits(&self) -> SinkTraits {
         LIKE
     }

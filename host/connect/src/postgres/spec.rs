@@ -281,6 +281,9 @@ impl PostgresSinkSpec {
 }
 
 impl SinkConnector for PostgresSinkSpec {
+    const CONDITIONS: &'static [&'static str] =
+        &["what PostgreSQL answered is kept with `synchronous_commit` on"];
+
     fn traits(&self) -> SinkTraits {
         self.like_alone()
     }

@@ -262,6 +262,10 @@ impl SourceConnector for RedisSourceSpec {
 }
 
 impl SinkConnector for RedisSinkSpec {
+    const CONDITIONS: &'static [&'static str] = &[
+        "what Redis answered is kept by one primary with `appendonly yes` and `appendfsync always`; a failover may lose it",
+    ];
+
     fn traits(&self) -> SinkTraits {
         LIKE
     }

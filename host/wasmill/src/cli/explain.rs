@@ -6,7 +6,7 @@ use super::args;
 use super::exit::Stop;
 use super::plan::{End, Plan, plan, refuse_too_weak};
 use super::{load, print_json};
-use crate::spec::{HumanDuration, Sharing};
+use crate::spec::{HumanDuration, Kept, Sharing};
 
 /// Shows what a pipeline will do.
 ///
@@ -26,7 +26,7 @@ pub fn run(args: &args::Explain) -> Result<(), Stop> {
 fn end(text: &mut String, word: &str, end: &End) {
     let takes = end.takes.as_ref().map(|t| format!("takes {t}; ")).unwrap_or_default();
     let _ = writeln!(text, "  {word:<9} {:<16} {takes}{}", end.name, end.is.join(", "));
-    for setting in ["path", "topic", "group", "key"] {
+    for setting in ["url", "listen", "path", "stream", "consumer", "subject", "topic", "group", "table", "mode", "key"] {
         if let Some(value) = end.settings.get(setting).and_then(|p| p.as_str()) {
             let _ = writeln!(text, "  {:<9} {:<16} {setting} {value}", "", "");
         }
@@ -71,6 +71,9 @@ fn text(plan: &Plan) -> String {
     let _ = writeln!(t, "  {}", plan.kept_where);
     t.push_str(match plan.sharing {
         Sharing::Source => "  several processes may run it: the sources' groups share the partitions out\n",
+        Sharing::Store if plan.kept == Kept::Postgres => {
+            "  several processes may run it: groups share the sources' partitions out, and the database knows whose each is\n"
+        }
         Sharing::Store => {
             "  several processes may run it, if the aggregate is commutative: they add up in Redis\n"
         }

@@ -111,6 +111,7 @@ pub fn plan(pipeline: &Pipeline) -> Result<Plan, Stop> {
     let (mut sinks, sink_traits) = sinks(pipeline)?;
     let kept = pipeline.kept();
     let exact = pipeline.transactions().is_some();
+    let keeps_tokens = pipeline.keeps_tokens();
     let mut routes = Vec::new();
     for (source, traits) in sources.iter().zip(&source_traits) {
         for ((sink, sink_traits), spec) in sinks.iter().zip(&sink_traits).zip(&pipeline.sinks) {
@@ -122,6 +123,8 @@ pub fn plan(pipeline: &Pipeline) -> Result<Plan, Stop> {
                     name: &sink.name,
                     traits: *sink_traits,
                     in_transaction: pipeline.in_transactions(&spec.connector).is_some(),
+                    knows_repeats: keeps_tokens || spec.connector.postgres().is_some(),
+                    conditions: spec.connector.conditions().iter().map(ToString::to_string).collect(),
                     more: more_of(pipeline, &spec.connector),
                 },
             ));
@@ -142,11 +145,13 @@ pub fn plan(pipeline: &Pipeline) -> Result<Plan, Stop> {
             "no data_dir: state is in memory, and a restart begins anew".to_owned()
         });
     }
-    if pipeline.data_dir.is_some() && matches!(kept, Kept::Source | Kept::Redis) {
+    if pipeline.data_dir.is_some()
+        && matches!(kept, Kept::Source | Kept::Redis | Kept::Postgres | Kept::Acked)
+    {
         notes.push("the data_dir is not used: nothing is kept in it".to_owned());
     }
     let sharing = pipeline.sharing();
-    if sharing == Sharing::Store {
+    if sharing == Sharing::Store && pipeline.is_stateful() {
         notes.push(
             "totals are exact at each commit; a replay may number messages anew, and two processes may give the same number"
                 .to_owned(),
@@ -218,7 +223,10 @@ pub fn refuse_too_weak(pipeline: &Pipeline, plan: &Plan) -> Result<(), Stop> {
 fn kept_where(pipeline: &Pipeline, kept: Kept) -> String {
     match (kept, &pipeline.state) {
         (Kept::Redis, StateSpec::Redis { url, .. }) => format!("in Redis at {url}"),
-        (Kept::Source | Kept::Redis, _) => "with the sources' groups; there is no state".to_owned(),
+        (Kept::Postgres, _) => "in the database that it writes to".to_owned(),
+        (Kept::Source | Kept::Redis | Kept::Acked, _) => {
+            "with the sources' groups; there is no state".to_owned()
+        }
         (Kept::Disk, _) => {
             let folder = pipeline.data_dir.as_deref().unwrap_or(std::path::Path::new("."));
             format!("in the data directory {}", folder.display())

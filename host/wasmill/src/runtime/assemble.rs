@@ -1,6 +1,7 @@
 //! From a checked spec to the parts that run: plugins loaded, ends opened, the last checkpoint read.
 
 mod exchange;
+mod joint;
 mod reset;
 mod sinks;
 mod stores;
@@ -33,6 +34,7 @@ use super::transaction::{TRANSACTION, Transacted};
 use crate::cli::{Exit, RunFailure, sandbox as admission};
 use crate::spec::{Delivery, Kept, Part, Pipeline, Sharing};
 use exchange::{begin_new_parts, behind, exchange_source};
+use joint::Joint;
 use sinks::{begin, open_sinks, recover_sinks};
 use stores::{open_early, open_parts, open_store};
 use topology::topology;
@@ -143,7 +145,11 @@ pub(super) async fn assemble(
         sources.push((source_number, name, source));
     }
     // Once the partitions are this process's: who had its place before is fenced out.
-    let (sinks, sink_specs, mut transacted) = open_sinks(pipeline)?;
+    let joint = match sources.first_mut() {
+        Some((_, _, source)) => Joint::open(pipeline, &mut **source, ends).await?,
+        None => None,
+    };
+    let (sinks, sink_specs, mut transacted) = open_sinks(pipeline, joint.as_ref())?;
     if let Some(transacted) = &mut transacted {
         if let Some(exchange) = pipeline.exchange_topic() {
             insist!(ends, TRANSACTION, exchange.make(&transacted.transactions)).map_err(outside)?;
@@ -174,6 +180,7 @@ pub(super) async fn assemble(
             }
             (partitioned as Arc<dyn StateStore>, None)
         }
+        (None, None) if let Some(joint) = &joint => joint.store(),
         (_, changelog) => open_store(pipeline, &topology, changelog.as_ref(), ends, kept, opened).await?,
     };
     let stored = || {

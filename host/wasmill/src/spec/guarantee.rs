@@ -45,6 +45,11 @@ pub struct RouteSink<'a> {
     pub traits: SinkTraits,
     /// Whether what it writes is a part of Kafka's transactions.
     pub in_transaction: bool,
+    /// Whether it is told at a start what it had taken at the last commit, by which it knows repeats; or needs
+    /// nothing to know them.
+    pub knows_repeats: bool,
+    /// What must be true of its system.
+    pub conditions: Vec<String>,
     /// How it could do more, if it could.
     pub more: Option<String>,
 }
@@ -72,7 +77,7 @@ pub struct Route {
 pub fn route(source: RouteSource<'_>, kept: Kept, exact: bool, sink: RouteSink<'_>) -> Route {
     let mut because = Vec::new();
     let mut for_more = Vec::new();
-    let once = sink.traits.transactional || sink.traits.refuses_repeats;
+    let once = sink.traits.transactional || (sink.traits.refuses_repeats && sink.knows_repeats);
     let mut guarantee = Guarantee::ExactlyOnce;
     if source.traits.seekable {
         because.push(format!("{} can be read again from every committed position", source.name));
@@ -92,6 +97,12 @@ pub fn route(source: RouteSource<'_>, kept: Kept, exact: bool, sink: RouteSink<'
             "state and positions are committed together in Redis, by one script; what Redis loses in a crash of its own is read again"
                 .to_owned(),
         ),
+        Kept::Postgres => because
+            .push("positions and state are committed in PostgreSQL, by the transaction of the rows".to_owned()),
+        Kept::Acked => because.push(format!(
+            "{} is acknowledged by the script that writes the results: Redis does both or neither",
+            source.name
+        )),
         Kept::Changelog => because.push(
             "state and positions are committed in a changelog topic, by the transaction of the outputs"
                 .to_owned(),
@@ -122,8 +133,18 @@ pub fn route(source: RouteSource<'_>, kept: Kept, exact: bool, sink: RouteSink<'
         if sink.in_transaction {
             because.push("its readers must set isolation.level=read_committed".to_owned());
         }
+    } else if once {
+        because.push(format!("{} takes nothing twice that it has taken before", sink.name));
     } else if sink.traits.refuses_repeats {
-        because.push(format!("{} refuses what it has taken before", sink.name));
+        guarantee = guarantee.min(Guarantee::AtLeastOnce);
+        because.push(format!(
+            "{} refuses repeats for as long as its system remembers them by itself, and nothing tells it more at a start",
+            sink.name
+        ));
+        for_more.push(
+            "set `delivery: exactly_once` with a `data_dir`: one process then keeps what tells repeats from new ones"
+                .to_owned(),
+        );
     } else {
         guarantee = guarantee.min(Guarantee::AtLeastOnce);
         because.push(format!(
@@ -134,6 +155,9 @@ pub fn route(source: RouteSource<'_>, kept: Kept, exact: bool, sink: RouteSink<'
             .more
             .unwrap_or_else(|| "write to a sink that commits with the pipeline, such as `file`".to_owned());
         for_more.push(more);
+    }
+    if once {
+        because.extend(sink.conditions);
     }
     Route {
         source: source.name.to_owned(),
@@ -169,7 +193,7 @@ mod tests {
         use Guarantee::{AtLeastOnce, AtMostOnce, ExactlyOnce};
         for (source, kept, sink, expected, reason) in [
             (log, Kept::Disk, files, ExactlyOnce, "shows only what is committed"),
-            (log, Kept::Redis, ids, ExactlyOnce, "refuses what it has taken"),
+            (log, Kept::Redis, ids, ExactlyOnce, "takes nothing twice"),
             (log, Kept::Disk, print, AtLeastOnce, "writes them again"),
             (log, Kept::Memory, files, AtLeastOnce, "reads everything again"),
             (log, Kept::Memory, print, AtLeastOnce, "reads everything again"),
@@ -180,7 +204,14 @@ mod tests {
                 RouteSource { name: "in", traits: source },
                 kept,
                 false,
-                RouteSink { name: "out", traits: sink, in_transaction: false, more: None },
+                RouteSink {
+                    name: "out",
+                    traits: sink,
+                    in_transaction: false,
+                    knows_repeats: true,
+                    conditions: Vec::new(),
+                    more: None,
+                },
             );
             assert_eq!(route.guarantee, expected, "{route:?}");
             assert!(route.because.iter().any(|b| b.contains(reason)), "{route:?}");
@@ -189,7 +220,14 @@ mod tests {
         }
         let broker = RouteSource { name: "kafka", traits: SourceTraits { shared: true, ..log } };
         for traits in [files, print] {
-            let sink = RouteSink { name: "out", traits, in_transaction: false, more: None };
+            let sink = RouteSink {
+                name: "out",
+                traits,
+                in_transaction: false,
+                knows_repeats: true,
+                conditions: Vec::new(),
+                more: None,
+            };
             let plain = route(broker, Kept::Source, false, sink.clone());
             assert_eq!(plain.guarantee, AtLeastOnce, "{plain:?}");
             assert!(plain.because.iter().any(|b| b.contains("with the group of kafka")), "{plain:?}");

@@ -2,6 +2,8 @@
 
 use wasmill_connect::SinkTraits;
 use wasmill_connect::kafka::KafkaSinkSpec;
+use wasmill_connect::postgres::PostgresSinkSpec;
+use wasmill_connect::redis_streams::RedisSourceSpec;
 use wasmill_connect::store::RedisAddress;
 
 use super::{Delivery, Grant, Order, Part, Pipeline, SecretUrl, SinkSpec, Stage};
@@ -40,8 +42,8 @@ impl StateSpec {
 pub enum Sharing {
     /// Nothing is kept but positions, and the sources' groups keep those.
     Source,
-    /// State that may be added to from several sides is in Redis, and the positions with it. Whether the
-    /// aggregate is commutative shows when its plugin is loaded.
+    /// The positions are in a store that all of them reach: in PostgreSQL, or in Redis with state that may be added
+    /// to from several sides. Whether the aggregate is commutative shows when its plugin is loaded.
     Store,
     /// An exchange through a topic stands between two parts, whose partitions are shared out each for itself;
     /// state is with the exchange's.
@@ -58,6 +60,10 @@ pub enum Kept {
     Source,
     /// In Redis.
     Redis,
+    /// In the database that it writes to, by the transactions of the rows.
+    Postgres,
+    /// With its source's group in Redis: the script that writes results acknowledges what they are results of.
+    Acked,
     /// In the data directory.
     Disk,
     /// In a topic of the cluster that it writes to, by the transactions of what it writes; a store here
@@ -83,14 +89,66 @@ impl Pipeline {
             Part::Whole => {}
         }
         if self.exchange_partitions.is_some() {
-            Sharing::Exchange
-        } else if !self.alone_because().is_empty() {
-            Sharing::Alone
-        } else if self.is_stateful() {
-            Sharing::Store
-        } else {
-            Sharing::Source
+            return Sharing::Exchange;
         }
+        if !self.alone_because().is_empty() {
+            return Sharing::Alone;
+        }
+        match self.kept() {
+            Kept::Source | Kept::Acked => Sharing::Source,
+            Kept::Changelog | Kept::Disk | Kept::Memory => Sharing::Alone,
+            Kept::Redis | Kept::Postgres => Sharing::Store,
+        }
+    }
+
+    /// The sink whose database commits the pipeline, where it writes to one and nothing else commits it.
+    #[must_use]
+    pub fn postgres(&self) -> Option<&PostgresSinkSpec> {
+        if self.state != StateSpec::Local || self.transactions().is_some() {
+            return None;
+        }
+        self.sinks.iter().find_map(|s| s.connector.postgres())
+    }
+
+    /// The spec of what a sink writes, where that is a part of the transactions that commit the pipeline.
+    #[must_use]
+    pub fn in_postgres<'a>(&self, sink: &'a SinkSpec) -> Option<&'a PostgresSinkSpec> {
+        let ours = self.postgres()?;
+        sink.postgres().filter(|sink| ours.is_same_database(sink))
+    }
+
+    /// The source whose entries are acknowledged by the script that writes their results: a pipeline without state
+    /// from a Redis to the same one.
+    #[must_use]
+    pub fn acked(&self) -> Option<&RedisSourceSpec> {
+        let [source] = self.sources.as_slice() else { return None };
+        let source = source.redis()?;
+        let elsewhere = self.is_stateful() || self.postgres().is_some() || self.transactions().is_some();
+        let writes = |s: &super::Sink| s.connector.redis().is_some_and(|sink| sink.is_same_redis(source));
+        (!elsewhere && self.sinks.iter().any(writes)).then_some(source)
+    }
+
+    /// Whether what a sink writes is a part of what acknowledges the source.
+    #[must_use]
+    pub fn in_acks(&self, sink: &SinkSpec) -> bool {
+        self.acked().zip(sink.redis()).is_some_and(|(source, sink)| sink.is_same_redis(source))
+    }
+
+    /// Whether what sinks need to tell repeats is kept with the positions.
+    #[must_use]
+    pub fn keeps_tokens(&self) -> bool {
+        self.sharing() == Sharing::Alone && matches!(self.kept(), Kept::Disk | Kept::Redis | Kept::Postgres)
+    }
+
+    /// Whether it must be exactly once, and is by what this process or its store keeps: then no group may keep the
+    /// positions.
+    fn keeps_positions_to_be_exact(&self) -> bool {
+        let durable = self.data_dir.is_some() || self.state != StateSpec::Local;
+        let once = |s: &super::Sink| {
+            let traits = s.connector.traits();
+            traits.transactional || traits.refuses_repeats
+        };
+        self.delivery == Delivery::ExactlyOnce && durable && self.sinks.iter().all(once)
     }
 
     /// The sink whose cluster's transactions commit the pipeline, where it must be exact and writes to Kafka.
@@ -122,10 +180,10 @@ impl Pipeline {
     /// What a sink of this pipeline is like.
     #[must_use]
     pub fn sink_traits(&self, sink: &SinkSpec) -> SinkTraits {
-        match self.in_transactions(sink) {
-            Some(_) => SinkTraits { transactional: true, ..sink.traits() },
-            None => sink.traits(),
-        }
+        let with_commit =
+            self.in_transactions(sink).is_some() || self.in_postgres(sink).is_some() || self.in_acks(sink);
+        let traits = sink.traits();
+        SinkTraits { transactional: traits.transactional || with_commit, ..traits }
     }
 
     /// What keeps several processes from running it together, each with what to change; empty where they
@@ -140,7 +198,12 @@ impl Pipeline {
             if !source.traits().shared {
                 let name = source.name();
                 reasons.push(format!(
-                    "the source `{name}` has no group that shares its partitions out; read from Kafka"
+                    "the source `{name}` has no group that shares its partitions out; read from Kafka, NATS or Redis"
+                ));
+            } else if source.kafka().is_none() && !matches!(self.kept(), Kept::Source | Kept::Acked) {
+                let name = source.name();
+                reasons.push(format!(
+                    "its positions are kept by the pipeline, and a shared consumer of the source `{name}` knows none; only a pipeline without state that leaves them to the source can be shared"
                 ));
             } else if self.transactions().is_some_and(|sink| !source.is_in_transactions_of(sink)) {
                 let name = source.name();
@@ -151,6 +214,16 @@ impl Pipeline {
         }
         if self.is_stateful() && self.transactions().is_some() {
             let reason = "its exchange is in memory; for several processes put `exchange: { topic: { partitions: … } }` beside the `key_by`";
+            reasons.push(reason.to_owned());
+        } else if self.is_stateful() && self.postgres().is_some() {
+            let reason = "its state is in PostgreSQL with the rows that depend on it, and one process has it";
+            reasons.push(reason.to_owned());
+        } else if !self.is_stateful()
+            && self.sources_are_shared()
+            && self.keeps_positions_to_be_exact()
+            && matches!(self.kept(), Kept::Disk | Kept::Redis)
+        {
+            let reason = "to be exactly once it keeps its positions with what its sinks have taken, and one process does that";
             reasons.push(reason.to_owned());
         } else if self.is_stateful() && self.state == StateSpec::Local {
             reasons.push(
@@ -201,7 +274,13 @@ impl Pipeline {
             let positions = self.sources.iter().all(|s| s.is_in_transactions_of(sink));
             return if positions && !self.is_stateful() { Kept::Source } else { Kept::Changelog };
         }
-        if !self.is_stateful() && self.sources_are_shared() {
+        if self.postgres().is_some() {
+            return Kept::Postgres;
+        }
+        if self.acked().is_some() {
+            return Kept::Acked;
+        }
+        if !self.is_stateful() && self.sources_are_shared() && !self.keeps_positions_to_be_exact() {
             return Kept::Source;
         }
         match (&self.state, &self.data_dir) {

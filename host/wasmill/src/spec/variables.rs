@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::environment::Environment;
 use super::node::{Entry, Node, Scalar, Value};
-use super::outside::{KnownProperty, SourceSpec, property_of};
+use super::outside::{KnownProperty, property_of};
 use super::secrets::{hide, is_secret, server_of};
 use super::{BATCH_SIZE_MAX, Pipeline, WORKERS_MAX, check, de};
 use crate::report::{Diagnostic, Problems, Sources, Span, nearest};
@@ -64,8 +64,8 @@ const REDIS_SCHEMES: &[&str] = &["redis", "rediss"];
 
 /// All variables of the environment mode, as `docs/configuration.md` lists them.
 #[rustfmt::skip]
-pub const VARIABLES: [Variable; 24] = [
-    variable("BROKER_TYPE", "kafka", Form::OneOf(&["kafka", "nats", "redis"]), "where messages come from and go to; this version has `kafka`"),
+pub const VARIABLES: [Variable; 28] = [
+    variable("BROKER_TYPE", "kafka", Form::OneOf(&["kafka", "nats", "redis"]), "where messages come from and go to: `kafka`, `nats` or `redis`"),
     variable("KAFKA_BROKERS", "localhost:9092", Form::Brokers, "`HOST:PORT`, several with commas between"),
     variable("KAFKA_TOPIC", "input-topic", Form::Topic, "the topic that is read"),
     variable("KAFKA_GROUP_ID", "stream-processor", Form::Text, "the consumer group, and the pipeline's name"),
@@ -73,13 +73,17 @@ pub const VARIABLES: [Variable; 24] = [
     variable("KAFKA_DLQ_TOPIC", "", Form::Topic, "the topic of dead letters; unset: each goes whole to the log"),
     variable("NATS_URL", "nats://localhost:4222", Form::Url(NATS_SCHEMES), "the NATS server"),
     variable("NATS_STREAM", "events", Form::NatsName, "the stream that is read"),
-    variable("NATS_CONSUMER", "processor", Form::NatsName, "the durable consumer"),
+    variable("NATS_CONSUMER", "processor", Form::NatsName, "the durable consumer, and the pipeline's name"),
     variable("NATS_OUTPUT_SUBJECT", "processed", Form::Subject, "the subject that is written"),
+    variable("NATS_DLQ_SUBJECT", "", Form::Subject, "the subject of dead letters; unset: each goes whole to the log"),
+    variable("NATS_CREDENTIALS_FILE", "", Form::Text, "a `.creds` file, where the server asks for one"),
+    variable("NATS_CA_FILE", "", Form::Text, "a file of certificates that are trusted for `tls://` beside the system's"),
     variable("REDIS_URL", "redis://localhost:6379", Form::Url(REDIS_SCHEMES), "the Redis server, of the state and of the streams"),
     variable("REDIS_CA_FILE", "", Form::Text, "a file of certificates that are trusted for `rediss://` beside the system's"),
     variable("REDIS_STREAM", "events", Form::Text, "the stream that is read"),
-    variable("REDIS_GROUP", "stream-processor", Form::Text, "the consumer group"),
+    variable("REDIS_GROUP", "stream-processor", Form::Text, "the consumer group, and the pipeline's name"),
     variable("REDIS_OUTPUT_STREAM", "processed", Form::Text, "the stream that is written"),
+    variable("REDIS_DLQ_STREAM", "", Form::Text, "the stream of dead letters; unset: each goes whole to the log"),
     variable("USE_DISTRIBUTED_STATE", "false", Form::Switch, "keep state in Redis, so that several processes share it"),
     variable("WORKER_COUNT", "10", Form::Count(WORKERS_MAX as u64), "OS threads that run plugins; changes no result"),
     variable("BATCH_SIZE", "100", Form::Count(BATCH_SIZE_MAX as u64), "the most messages that a plugin is given at once; changes no result"),
@@ -206,27 +210,10 @@ impl<'e> Variables<'e> {
         }
         let variables = Self { environment, sources, settings, properties };
         if diagnostics.is_empty() {
-            diagnostics.extend(variables.missing_connector());
-        }
-        if diagnostics.is_empty() {
             Ok(variables)
         } else {
             Err(Problems { sources: variables.sources, diagnostics })
         }
-    }
-
-    fn missing_connector(&self) -> Option<Diagnostic> {
-        let broker = self.setting("BROKER_TYPE")?;
-        if SourceSpec::NAMES.contains(&broker.value.as_str()) {
-            return None;
-        }
-        let title = format!("this version has no connector for `{}` yet", broker.value);
-        let names = SourceSpec::NAMES.join(", ");
-        Some(
-            Diagnostic::at(broker.span, title, "its variables are read and right, but nothing can use them")
-                .help(format!("the sources of this version: {names}"))
-                .help("`BROKER_TYPE=kafka` is there; for the others write a pipeline file: `wasmill run PIPELINE.yaml`"),
-        )
     }
 
     fn setting(&self, name: &str) -> Option<&Setting> {
@@ -328,8 +315,41 @@ impl<'e> Variables<'e> {
 
     fn root(&self, stages: Node) -> Node {
         let span = self.setting("BROKER_TYPE").map(|s| s.span).unwrap_or_default();
-        // Every setting of the table with a default is there.
-        let node = |name: &str| self.setting(name).map_or_else(|| text("", span), Setting::node);
+        let Ends { name: named_by, source, sink, dead_letter } = match self.value("BROKER_TYPE") {
+            "nats" => self.nats(span),
+            "redis" => self.redis(span),
+            _ => self.kafka(span),
+        };
+        let name = self.setting(named_by).map(|s| s.span).unwrap_or(span);
+        let mut root = vec![
+            entry("name", text(&fit(self.value(named_by)), name)),
+            entry("source", source),
+            entry("workers", plain(self.node("WORKER_COUNT"))),
+            entry("batch_size", plain(self.node("BATCH_SIZE"))),
+            entry("plugin_dir", self.node("PLUGIN_DIR")),
+            entry("stages", stages),
+            entry("sink", sink),
+            entry("http", text(HTTP_DEFAULT, span)),
+        ];
+        root.extend(dead_letter.map(|sink| entry("dead_letter", sink)));
+        if self.value("USE_DISTRIBUTED_STATE") == "true" {
+            let settings = self.entries(&[("url", "REDIS_URL"), ("ca_file", "REDIS_CA_FILE")]);
+            root.push(entry("state", map(vec![entry("redis", map(settings, span))], span)));
+        }
+        map(root, span)
+    }
+
+    /// What a variable is set to. Every one of the table with a default is there.
+    fn node(&self, name: &str) -> Node {
+        self.setting(name).map_or_else(|| text("", Span::default()), Setting::node)
+    }
+
+    /// Settings by the variables that give them, of those that are set.
+    fn entries(&self, names: &[(&str, &str)]) -> Vec<Entry> {
+        names.iter().filter_map(|(key, name)| Some(entry(key, self.setting(name)?.node()))).collect()
+    }
+
+    fn kafka(&self, span: Span) -> Ends {
         let end = |mut settings: Vec<Entry>, has: fn(&KnownProperty) -> bool| {
             let properties: Vec<Entry> = self
                 .properties
@@ -346,49 +366,56 @@ impl<'e> Variables<'e> {
             }
             map(vec![entry("kafka", map(settings, span))], span)
         };
-        let (source, sink): (fn(&KnownProperty) -> bool, _) = (|p| p.source, |p: &KnownProperty| p.sink);
-        let name = self.setting("KAFKA_GROUP_ID").map(|s| s.span).unwrap_or(span);
-        let mut root = vec![
-            entry("name", text(&fit(self.value("KAFKA_GROUP_ID")), name)),
-            entry(
-                "source",
-                end(
-                    vec![
-                        entry("brokers", node("KAFKA_BROKERS")),
-                        entry("topic", node("KAFKA_TOPIC")),
-                        entry("group", node("KAFKA_GROUP_ID")),
-                    ],
-                    source,
-                ),
-            ),
-            entry("workers", plain(node("WORKER_COUNT"))),
-            entry("batch_size", plain(node("BATCH_SIZE"))),
-            entry("plugin_dir", node("PLUGIN_DIR")),
-            entry("stages", stages),
-            entry(
-                "sink",
-                end(
-                    vec![
-                        entry("brokers", node("KAFKA_BROKERS")),
-                        entry("topic", node("KAFKA_OUTPUT_TOPIC")),
-                        entry("key", text("id", span)),
-                    ],
-                    sink,
-                ),
-            ),
-            entry("http", text(HTTP_DEFAULT, span)),
-        ];
-        if let Some(topic) = self.setting("KAFKA_DLQ_TOPIC") {
-            let dead = vec![entry("brokers", node("KAFKA_BROKERS")), entry("topic", topic.node())];
-            root.push(entry("dead_letter", end(dead, sink)));
-        }
-        if self.value("USE_DISTRIBUTED_STATE") == "true" {
-            let file = self.setting("REDIS_CA_FILE").map(|s| entry("ca_file", s.node()));
-            let redis = map([entry("url", node("REDIS_URL"))].into_iter().chain(file).collect(), span);
-            root.push(entry("state", map(vec![entry("redis", redis)], span)));
-        }
-        map(root, span)
+        let brokers = ("brokers", "KAFKA_BROKERS");
+        let source = self.entries(&[brokers, ("topic", "KAFKA_TOPIC"), ("group", "KAFKA_GROUP_ID")]);
+        let mut sink = self.entries(&[brokers, ("topic", "KAFKA_OUTPUT_TOPIC")]);
+        sink.push(entry("key", text("id", span)));
+        let dead_letter = self.setting("KAFKA_DLQ_TOPIC").map(|_| {
+            let settings = self.entries(&[brokers, ("topic", "KAFKA_DLQ_TOPIC")]);
+            end(settings, |p| p.sink)
+        });
+        let (source, sink) = (end(source, |p| p.source), end(sink, |p| p.sink));
+        Ends { name: "KAFKA_GROUP_ID", source, sink, dead_letter }
     }
+
+    fn nats(&self, span: Span) -> Ends {
+        let end = |more: &[(&str, &str)]| {
+            let server = [
+                ("url", "NATS_URL"),
+                ("credentials_file", "NATS_CREDENTIALS_FILE"),
+                ("ca_file", "NATS_CA_FILE"),
+            ];
+            map(vec![entry("nats", map(self.entries(&[&server, more].concat()), span))], span)
+        };
+        Ends {
+            name: "NATS_CONSUMER",
+            source: end(&[("stream", "NATS_STREAM"), ("consumer", "NATS_CONSUMER")]),
+            sink: end(&[("subject", "NATS_OUTPUT_SUBJECT")]),
+            dead_letter: self.setting("NATS_DLQ_SUBJECT").map(|_| end(&[("subject", "NATS_DLQ_SUBJECT")])),
+        }
+    }
+
+    fn redis(&self, span: Span) -> Ends {
+        let end = |more: &[(&str, &str)]| {
+            let server = [("url", "REDIS_URL"), ("ca_file", "REDIS_CA_FILE")];
+            map(vec![entry("redis", map(self.entries(&[&server, more].concat()), span))], span)
+        };
+        Ends {
+            name: "REDIS_GROUP",
+            source: end(&[("stream", "REDIS_STREAM"), ("group", "REDIS_GROUP")]),
+            sink: end(&[("stream", "REDIS_OUTPUT_STREAM")]),
+            dead_letter: self.setting("REDIS_DLQ_STREAM").map(|_| end(&[("stream", "REDIS_DLQ_STREAM")])),
+        }
+    }
+}
+
+/// Where messages come from and go to.
+struct Ends {
+    /// The variable that the pipeline is named by.
+    name: &'static str,
+    source: Node,
+    sink: Node,
+    dead_letter: Option<Node>,
 }
 
 fn text(text: &str, span: Span) -> Node {

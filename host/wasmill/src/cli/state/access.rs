@@ -193,7 +193,16 @@ fn open_store(pipeline: &Pipeline) -> Result<Held, Failure> {
         ))
     };
     match pipeline.kept() {
-        Kept::Source => Err(none("no stage has state, and the positions are with its source's group")),
+        Kept::Source | Kept::Acked => {
+            Err(none("no stage has state, and the positions are with its source's group"))
+        }
+        Kept::Postgres => Err(Failure::Stop(Stop::error(
+            Exit::Usage,
+            format!(
+                "the state of `{}` is in the database that it writes to: look into the tables of its schema `wasmill` with psql, or at the pages of the running pipeline",
+                pipeline.name
+            ),
+        ))),
         Kept::Memory => Err(none("give it a `data_dir` (DATA_DIR), or `state: { redis: { url: … } }`")),
         Kept::Changelog if pipeline.data_dir.is_none() => {
             Err(none("what follows its changelog is in memory; give it a `data_dir` (DATA_DIR)"))

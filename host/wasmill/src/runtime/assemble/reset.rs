@@ -1,6 +1,7 @@
 //! Forgets what a pipeline keeps.
 
 use wasmill_connect::kafka::{Changelog, delete_own_topics};
+use wasmill_connect::postgres::PostgresStore;
 use wasmill_connect::store::{DiskStore, RedisStore};
 
 use super::outside;
@@ -9,7 +10,7 @@ use crate::spec::{Kept, Pipeline};
 /// Forgets positions and state, and what the sinks hold of earlier runs.
 pub(in crate::runtime) fn reset(pipeline: &Pipeline) -> anyhow::Result<()> {
     let transactions = pipeline.transactions();
-    if pipeline.kept() == Kept::Source || transactions.is_some() {
+    if matches!(pipeline.kept(), Kept::Source | Kept::Acked) || transactions.is_some() {
         // First, for it is refused while others are in the group: then nothing else is forgotten either.
         for source in &pipeline.sources {
             source.reset().map_err(outside)?;
@@ -30,6 +31,9 @@ pub(in crate::runtime) fn reset(pipeline: &Pipeline) -> anyhow::Result<()> {
     }
     if let Some(directory) = pipeline.state_directory() {
         DiskStore::reset_at(&directory).map_err(outside)?;
+    }
+    if let Some(sink) = pipeline.postgres() {
+        PostgresStore::reset_at(&sink.address(), &pipeline.name).map_err(outside)?;
     }
     if let Some(redis) = pipeline.state.redis() {
         RedisStore::reset_at(redis, &pipeline.name).map_err(outside)?;

@@ -13,6 +13,7 @@ use super::super::dead_letter_log::DeadLetterLog;
 use super::super::failpoint;
 use super::super::retry::{Ends, insist, off_the_network};
 use super::super::transaction::Transacted;
+use super::joint::Joint;
 use super::{EXCHANGE, NamedSink, outside};
 use crate::spec;
 use crate::spec::{Part, Pipeline};
@@ -23,7 +24,7 @@ pub(super) const DEAD_LETTER_SINK: &str = "dead_letter";
 /// The sinks, connected to nothing yet, with what each takes; and the transactions that some of them are in.
 pub(super) type Opened = (Vec<NamedSink>, Vec<(Takes, When)>, Option<Transacted>);
 
-pub(super) fn open_sinks(pipeline: &Pipeline) -> anyhow::Result<Opened> {
+pub(super) fn open_sinks(pipeline: &Pipeline, joint: Option<&Joint>) -> anyhow::Result<Opened> {
     let transactions = match pipeline.transactions() {
         Some(spec) => {
             let transactions = Transactions::new(spec, &pipeline.transactional_id()).map_err(outside)?;
@@ -45,6 +46,9 @@ pub(super) fn open_sinks(pipeline: &Pipeline) -> anyhow::Result<Opened> {
         sinks.push(NamedSink { name: EXCHANGE.to_owned(), sink, in_transaction: true });
     }
     let open = |name: String, spec: &spec::SinkSpec| -> anyhow::Result<NamedSink> {
+        if let Some(sink) = joint.and_then(|joint| joint.sink(pipeline, spec)) {
+            return Ok(NamedSink { name, sink: sink.map_err(outside)?, in_transaction: false });
+        }
         let within = transactions.as_ref().zip(pipeline.in_transactions(spec));
         let (sink, in_transaction) = match within {
             Some((transactions, spec)) => (transactions.sink(spec), true),

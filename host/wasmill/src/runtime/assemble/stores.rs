@@ -53,7 +53,9 @@ pub(super) async fn open_store(
     }
     match pipeline.kept() {
         // Without state nothing is kept here: positions are the group's.
-        Kept::Source | Kept::Changelog => Ok((Arc::new(MemoryStore::new()), None)),
+        Kept::Source | Kept::Changelog | Kept::Postgres | Kept::Acked => {
+            Ok((Arc::new(MemoryStore::new()), None))
+        }
         Kept::Memory => Ok((Arc::clone(kept.insert(Arc::new(MemoryStore::new()))), None)),
         Kept::Disk => {
             let open = || DiskStore::open(&pipeline.state_directory().unwrap_or_default());
