@@ -17,6 +17,7 @@ IMAGE ?= wasmill:$(VERSION)
 SEEDS ?= 100000
 KILL_ROUNDS ?= 200
 KAFKA_ROUNDS ?= 30
+ENDS_ROUNDS ?= 20
 DAMAGES ?= 5000
 KEYS ?= 10000000
 
@@ -83,6 +84,7 @@ test-long: setup-test guests typed-js build ## Runs what takes rounds: make test
 	@WASMILL_SEEDS=$(SEEDS) cargo test --release --workspace --test law_one --test windows
 	@WASMILL_KILL_ROUNDS=$(KILL_ROUNDS) cargo test --release --workspace --test end_to_end
 	@WASMILL_KEYS=$(KEYS) cargo test --release --workspace --test end_to_end many_keys
+	@WASMILL_ENDS_ROUNDS=$(ENDS_ROUNDS) cargo test --release --workspace --test ends
 	@WASMILL_KILL_ROUNDS=$(KAFKA_ROUNDS) WASMILL_EXACT_ROUNDS=$(KAFKA_ROUNDS) WASMILL_STOP_SECONDS=60 cargo test --release --workspace --test kafka
 
 .PHONY: bench

@@ -39,6 +39,8 @@ for purpose in "${@:-build}"; do
     build) ;;
     test)
       want python3 python3
+      # For the clients of scripts/clients.sh.
+      if ! python3 -c 'import ensurepip' >/dev/null 2>&1; then missing+=(python3-venv); fi
       want redis-server redis-server
       # Its programs are beside the PATH on Debian.
       if ! has initdb && ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then missing+=(postgresql); fi

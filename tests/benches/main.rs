@@ -12,11 +12,18 @@ mod calls;
 mod clock;
 mod contender;
 mod copy;
+mod ends;
 mod kafka;
 mod keys;
 mod merge;
 mod native;
+#[path = "../../host/connect/tests/support/nats.rs"]
+mod nats;
+#[path = "../../host/connect/tests/support/postgres.rs"]
+mod postgres;
 mod report;
+#[path = "../../host/connect/tests/servers/mod.rs"]
+mod servers;
 mod stream;
 mod untimed;
 mod whole;
@@ -54,6 +61,9 @@ fn main() -> std::process::ExitCode {
     }
     if asked("kafka") {
         kafka::measure(&mut report);
+    }
+    if asked("ends") {
+        ends::measure(&mut report);
     }
     if asked("exchange") {
         kafka::exchange(&mut report);

@@ -6,6 +6,7 @@
     client.py redis-feed URL STREAM FIRST COUNT SECONDS
     client.py redis-read URL STREAM
     client.py http-feed  URL FIRST COUNT SECONDS TOKEN         POSTs pieces of NDJSON with curl
+    client.py http-post  URL TOKEN BODY                        POSTs once and prints the answer
 
 A feeder goes on through outages of its server until everything is stored, and stores nothing twice: what it
 isn't sure of it writes again under the same id, which the server then refuses.
@@ -164,6 +165,16 @@ def http_feed(url, first, count, seconds, token):
 
     for numbers in pieces(int(first), int(count), float(seconds)):
         insist(lambda: write(numbers))
+
+
+def http_post(url, token, body):
+    """Prints the answer, whatever it is."""
+    subprocess.run(
+        ["curl", "-sS", "--max-time", "5", "-X", "POST", url, "-H", f"Authorization: Bearer {token}"]
+        + ["-H", "Content-Type: application/x-ndjson", "--data-binary", "@-"],
+        input=body.encode(),
+        check=True,
+    )
 
 
 def main():

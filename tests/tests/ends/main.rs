@@ -13,6 +13,9 @@ mod postgres;
 #[path = "../../../host/connect/tests/servers/mod.rs"]
 mod servers;
 
+mod away;
+mod bad;
 mod clients;
+mod fan;
 mod killing;
 mod world;

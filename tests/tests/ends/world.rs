@@ -262,9 +262,7 @@ impl World {
 
     /// The host, started.
     pub fn start(&self) -> Host {
-        let http = free_address();
-        let running = self.place.pipeline().env("WASMILL_HTTP", http).env("RUST_LOG", "info").start();
-        Host { running, http }
+        Host::start(&self.place, &[])
     }
 
     /// Waits until every one of `wanted` is there, and answers how often each id is.
@@ -300,6 +298,13 @@ pub struct Host {
 }
 
 impl Host {
+    /// Runs the folder's pipeline, and others beside it.
+    pub fn start(place: &Place, others: &[&str]) -> Self {
+        let http = free_address();
+        let command = others.iter().fold(place.pipeline(), |command, other| command.arg(other));
+        Self { running: command.env("WASMILL_HTTP", http).start(), http }
+    }
+
     /// What `/ready` says, if anybody answers.
     pub fn ready(&self) -> Option<(u16, String)> {
         get(self.http, "/ready").map(|answer| (answer.status, answer.body))

@@ -153,7 +153,7 @@ mod tests {
             ("{\"a\":1}\n{\"b\":}\n{}", false, "expected value", Some(2), Some(6)),
             ("{\"a\":1}\n[1]\n", false, "expected a JSON object", Some(2), Some(1)),
             ("{\"a\":1}\n{\"b\":", true, "EOF", Some(2), Some(5)),
-            ("{\"a\":\n1,}", false, "trailing comma", Some(2), Some(3)),
+            ("{\"a\":\n1,}", false, "key must be a string", Some(2), Some(3)),
             ("{\"a\":1} {\"b\":2}", false, "trailing characters", Some(1), Some(9)),
             ("{} x\n{}", true, "trailing characters", Some(1), Some(4)),
         ] {

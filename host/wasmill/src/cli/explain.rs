@@ -26,7 +26,9 @@ pub fn run(args: &args::Explain) -> Result<(), Stop> {
 fn end(text: &mut String, word: &str, end: &End) {
     let takes = end.takes.as_ref().map(|t| format!("takes {t}; ")).unwrap_or_default();
     let _ = writeln!(text, "  {word:<9} {:<16} {takes}{}", end.name, end.is.join(", "));
-    for setting in ["url", "listen", "path", "stream", "consumer", "subject", "topic", "group", "table", "mode", "key"] {
+    for setting in
+        ["url", "listen", "path", "stream", "consumer", "subject", "topic", "group", "table", "mode", "key"]
+    {
         if let Some(value) = end.settings.get(setting).and_then(|p| p.as_str()) {
             let _ = writeln!(text, "  {:<9} {:<16} {setting} {value}", "", "");
         }

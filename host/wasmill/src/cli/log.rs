@@ -6,8 +6,8 @@ use tracing_subscriber::EnvFilter;
 
 use super::exit::{Exit, Stop};
 
-/// What is logged where nobody says.
-const DEFAULT: &str = "info";
+/// What is logged where nobody says. NATS's client tells each step of its own.
+const DEFAULT: &str = "info,async_nats=warn";
 
 /// Starts logging. `filter` is `--log`; without it RUST_LOG counts. `by_environment`: there is no pipeline
 /// file.

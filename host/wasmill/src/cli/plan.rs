@@ -470,3 +470,7 @@ fn not_replayable(pipeline: &Pipeline, sources: &[SourceTraits]) -> Vec<String> 
     }
     reasons
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

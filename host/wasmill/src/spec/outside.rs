@@ -9,7 +9,17 @@ pub use wasmill_connect::units::{HumanDuration, HumanSize, parse_duration};
 use super::node::{Node, Scalar, Value};
 
 /// The settings of connectors that are paths.
-const PATH_SETTINGS: [&str; 1] = ["path"];
+const PATH_SETTINGS: [&str; 9] = [
+    "path",
+    "log",
+    "ca_file",
+    "cert_file",
+    "key_file",
+    "credentials_file",
+    "nkey_seed_file",
+    "password_file",
+    "token_file",
+];
 /// The keys that hold connectors.
 const CONNECTOR_KEYS: [&str; 5] = ["source", "sources", "sink", "sinks", "dead_letter"];
 

@@ -1,0 +1,108 @@
+//! What each route promises, as docs/connectors.md has it.
+
+use std::path::Path;
+
+use super::*;
+use crate::spec::Environment;
+use crate::spec::guarantee::Guarantee::{self, AtLeastOnce, AtMostOnce, ExactlyOnce};
+
+fn source(name: &str) -> &'static str {
+    match name {
+        "kafka" => "kafka: { brokers: b:9092, topic: t, group: g }",
+        "nats" => "nats: { url: 'nats://h:1', stream: s, consumer: c }",
+        "redis" => "redis: { url: 'redis://h:1', stream: s, group: g }",
+        "http" => "http: { listen: '127.0.0.1:0', log: l }",
+        "log" => "log: { path: l }",
+        "file" => "file: { path: f }",
+        "stdin" => "stdin: {}",
+        other => panic!("{other}"),
+    }
+}
+
+fn sink(name: &str) -> &'static str {
+    match name {
+        "kafka" => "kafka: { brokers: b:9092, topic: o }",
+        "nats" => "nats: { url: 'nats://h:1', subject: o }",
+        "redis" => "redis: { url: 'redis://h:1', stream: o }",
+        "another redis" => "redis: { url: 'redis://h:2', stream: o }",
+        "postgres" => "postgres: { url: 'postgres://u:hunter2@h/d', table: t }",
+        "http" => "http: { url: 'http://h/' }",
+        "log" => "log: { path: o }",
+        "file" => "file: { path: o }",
+        "stdout" => "stdout: {}",
+        other => panic!("{other}"),
+    }
+}
+
+const COUNTS: &str = "stages: [{ key_by: type }, { aggregate: count }]\n";
+const DISK: &str = "data_dir: d\n";
+
+fn planned(from: &str, to: &str, more: &str, delivery: &str) -> (Pipeline, Plan) {
+    let text = format!(
+        "name: p\nsource: {{ {} }}\nsink: {{ {} }}\ndelivery: {delivery}\n{more}",
+        source(from),
+        sink(to)
+    );
+    let parsed = Pipeline::parse(Path::new("p.yaml"), &text, &Environment::default());
+    let pipeline = parsed.unwrap_or_else(|e| panic!("{text}{e}"));
+    let plan = plan(&pipeline).unwrap_or_else(|e| panic!("{text}{}", e.shown));
+    (pipeline, plan)
+}
+
+#[test]
+fn each_route_promises_what_the_documentation_says() {
+    use Kept::{Acked, Changelog, Disk, Memory, Postgres, Source};
+    use Sharing::{Alone, Source as Groups, Store};
+    let once = "exactly_once";
+    for (from, to, more, kept, sharing, guarantee) in [
+        ("kafka", "postgres", "", Postgres, Store, ExactlyOnce),
+        ("kafka", "postgres", COUNTS, Postgres, Alone, ExactlyOnce),
+        ("nats", "postgres", "", Postgres, Alone, ExactlyOnce),
+        ("redis", "postgres", "", Postgres, Alone, ExactlyOnce),
+        ("http", "postgres", DISK, Postgres, Alone, ExactlyOnce),
+        ("stdin", "postgres", "", Postgres, Alone, AtMostOnce),
+        ("redis", "redis", "", Acked, Groups, ExactlyOnce),
+        ("redis", "redis", DISK, Acked, Groups, ExactlyOnce),
+        ("redis", "another redis", "", Source, Groups, AtLeastOnce),
+        ("redis", "another redis", DISK, Disk, Alone, ExactlyOnce),
+        ("redis", "redis", &[COUNTS, DISK].concat(), Disk, Alone, ExactlyOnce),
+        ("nats", "nats", "", Source, Groups, AtLeastOnce),
+        ("nats", "nats", DISK, Disk, Alone, ExactlyOnce),
+        ("nats", "nats", &[COUNTS, DISK].concat(), Disk, Alone, ExactlyOnce),
+        ("nats", "nats", COUNTS, Memory, Alone, AtLeastOnce),
+        ("nats", "redis", DISK, Disk, Alone, ExactlyOnce),
+        ("nats", "file", DISK, Disk, Alone, ExactlyOnce),
+        ("nats", "log", DISK, Disk, Alone, ExactlyOnce),
+        ("nats", "kafka", "", Changelog, Alone, ExactlyOnce),
+        ("kafka", "nats", DISK, Disk, Alone, ExactlyOnce),
+        ("kafka", "redis", DISK, Disk, Alone, ExactlyOnce),
+        ("kafka", "kafka", DISK, Source, Groups, ExactlyOnce),
+        ("kafka", "http", DISK, Source, Groups, AtLeastOnce),
+        ("log", "log", DISK, Disk, Alone, ExactlyOnce),
+        ("log", "log", "", Memory, Alone, AtLeastOnce),
+        ("http", "nats", DISK, Disk, Alone, ExactlyOnce),
+        ("file", "redis", DISK, Disk, Alone, ExactlyOnce),
+        ("http", "stdout", DISK, Disk, Alone, AtLeastOnce),
+    ] {
+        let (pipeline, plan) = planned(from, to, more, once);
+        let what = format!("{from} to {to}, {more:?}");
+        assert_eq!((plan.kept, plan.sharing), (kept, sharing), "{what}");
+        let [route] = plan.routes.as_slice() else { panic!("{what}") };
+        assert_eq!(route.guarantee, guarantee, "{what}: {route:?}");
+        assert_eq!(refuse_too_weak(&pipeline, &plan).is_ok(), guarantee == Guarantee::ExactlyOnce, "{what}");
+        assert_eq!(route.for_more.is_empty(), guarantee == ExactlyOnce, "{what}: {route:?}");
+        assert_eq!(plan.alone_because.is_empty(), sharing != Alone, "{what}: {:?}", plan.alone_because);
+        assert!(!format!("{pipeline:?} {}", serde_json::json!(plan)).contains("hunter2"), "{what}");
+    }
+}
+
+#[test]
+fn what_asks_for_nothing_leaves_its_positions_to_a_shared_source() {
+    for (from, to) in [("nats", "nats"), ("kafka", "redis"), ("redis", "another redis")] {
+        let (_, plan) = planned(from, to, DISK, "at_least_once");
+        assert_eq!((plan.kept, plan.sharing), (Kept::Source, Sharing::Source), "{from} to {to}");
+        let [route] = plan.routes.as_slice() else { panic!("{from} to {to}") };
+        assert_eq!(route.guarantee, AtLeastOnce);
+        assert!(route.because.iter().any(|b| b.contains("refuses repeats for as long as")), "{route:?}");
+    }
+}
