@@ -18,6 +18,7 @@ mod pace;
 pub mod postgres;
 mod redis_link;
 pub mod redis_streams;
+mod secret;
 pub mod stdio;
 pub mod store;
 pub mod table;
@@ -216,6 +217,8 @@ pub struct SinkTraits {
     pub transactional: bool,
     /// Whether it refuses an output id that it has taken before.
     pub refuses_repeats: bool,
+    /// Whether either rests on being told at a start, by `recover`'s token, how far the last commit was.
+    pub by_token: bool,
 }
 
 /// A message that the other end will never take.
@@ -242,6 +245,8 @@ pub struct Writer {
     pub sink: String,
     /// Whether the pipeline must be exactly once: a sink that can't be, for how its system is set up, refuses.
     pub exact: bool,
+    /// Whether no other process runs the pipeline: who wrote before may be shut out.
+    pub alone: bool,
 }
 
 impl Writer {

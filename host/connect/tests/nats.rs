@@ -421,7 +421,7 @@ fn batch(numbers: std::ops::Range<usize>) -> EncodedBatch {
 }
 
 fn writer(exact: bool) -> Writer {
-    Writer { pipeline: "pipe".into(), generation: 0, sink: "out".into(), exact }
+    Writer { pipeline: "pipe".into(), generation: 0, sink: "out".into(), exact, alone: true }
 }
 
 async fn recovered(spec: &NatsSinkSpec, token: Option<&str>) -> Box<dyn Sink> {

@@ -418,7 +418,7 @@ fn rows_that_are_refused_leave_the_others_and_upserts_take_their_place() {
     let mut sink =
         sink_of(&store, &spec(&server, "postgres", json!({"table": "public.t", "columns": columns})));
     let mut dead = sink_of(&store, &spec(&server, "postgres", json!({"table": "dead"})));
-    assert_eq!(sink.traits(), SinkTraits { transactional: true, refuses_repeats: true });
+    assert_eq!(sink.traits(), SinkTraits { transactional: true, refuses_repeats: true, by_token: false });
     let mut rows: Vec<Value> = (0..2000).map(|id| json!({"id": id, "n": 1})).collect();
     rows[0] = json!({"id": 0, "n": -1});
     rows[500] = json!({"id": 499, "n": 5});
@@ -488,7 +488,7 @@ fn rows_that_are_refused_leave_the_others_and_upserts_take_their_place() {
     show("CREATE TABLE alone (id int PRIMARY KEY)");
     let alone = spec(&server, "postgres", json!({"table": "alone", "columns": {"id": "payload"}}));
     let mut sink = alone.sink().expect("a sink");
-    assert_eq!(sink.traits(), SinkTraits { transactional: false, refuses_repeats: false });
+    assert_eq!(sink.traits(), SinkTraits { transactional: false, refuses_repeats: false, by_token: false });
     block_on(sink.recover(None)).expect("recovered");
     block_on(put(&mut *sink, &[json!(1), json!(2), json!(1)])).expect("flushed");
     assert_eq!(sink.refused().iter().map(|r| r.nth).collect::<Vec<_>>(), [2]);

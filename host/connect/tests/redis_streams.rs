@@ -405,8 +405,13 @@ impl Pipeline {
         let mut source = spec.source().expect("a source");
         let acks = source.redis_acks().expect("acknowledgements");
         let store = Arc::new(RedisAcksStore::new(spec, acks, "p").expect("a store"));
-        let writer =
-            |sink: &str| Writer { pipeline: "p".into(), generation: 0, sink: sink.into(), exact: true };
+        let writer = |sink: &str| Writer {
+            pipeline: "p".into(),
+            generation: 0,
+            sink: sink.into(),
+            exact: true,
+            alone: true,
+        };
         let sinks = ["out", "other"].map(|name| {
             let mut sink = store.sink(&server.sink(name)).expect("a sink");
             sink.identify(writer(name));
@@ -708,7 +713,7 @@ fn writes(ids: std::ops::Range<usize>) -> EncodedBatch {
 }
 
 fn writer(exact: bool) -> Writer {
-    Writer { pipeline: "p".into(), generation: 0, sink: "out".into(), exact }
+    Writer { pipeline: "p".into(), generation: 0, sink: "out".into(), exact, alone: true }
 }
 
 async fn sink(spec: &RedisSinkSpec, token: Option<&str>) -> Result<Box<dyn Sink>, ConnectorError> {

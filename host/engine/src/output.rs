@@ -483,11 +483,16 @@ impl Outbox {
     }
 
     fn note_origin(&mut self, sink: usize, id: &OutputId<'_>) {
-        if let OutputId::Message { partition, offset, .. } = id {
-            self.offsets[sink].push(*offset);
-            if let Some(record) = self.sinks[sink].records.last_mut() {
-                record.origin = Some((*partition, *offset));
+        let origin = match id {
+            OutputId::Message { partition, offset, .. } => {
+                self.offsets[sink].push(*offset);
+                Some((*partition, *offset))
             }
+            OutputId::Refused { origin, .. } => *origin,
+            OutputId::Window { .. } => None,
+        };
+        if let Some(record) = self.sinks[sink].records.last_mut() {
+            record.origin = origin;
         }
     }
 }

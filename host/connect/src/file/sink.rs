@@ -58,7 +58,7 @@ impl FileSinkSpec {
 }
 
 /// What this sink is like.
-const LIKE: SinkTraits = SinkTraits { transactional: true, refuses_repeats: false };
+const LIKE: SinkTraits = SinkTraits { transactional: true, refuses_repeats: false, by_token: true };
 
 impl SinkConnector for FileSinkSpec {
     fn traits(&self) -> SinkTraits {

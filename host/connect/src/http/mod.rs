@@ -10,7 +10,7 @@ mod server;
 mod sink;
 mod source;
 
+pub use crate::secret::Secret;
 pub use packages::BatchForm;
-pub use secret::Secret;
 pub use sink::{HttpSink, HttpSinkSpec};
 pub use source::{HttpSource, HttpSourceSpec};

@@ -1,38 +1,9 @@
-//! Settings that are never shown.
+//! The token of a spec.
 
-use std::fmt;
 use std::path::Path;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
+use crate::secret::Secret;
 use crate::{ConnectorError, os};
-
-/// A setting that may be a secret: it is shown in no error and no log.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(transparent)]
-#[schemars(inline)]
-pub struct Secret(String);
-
-impl Secret {
-    /// A secret text.
-    #[must_use]
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(hidden)")
-    }
-}
 
 /// Checks that a token is given in one way at most.
 pub(super) fn check_token(token: Option<&Secret>, file: Option<&Path>) -> Result<(), ConnectorError> {

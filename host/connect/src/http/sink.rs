@@ -16,8 +16,9 @@ use wasmill_frame::Message;
 
 use super::deliver::{Outcome, Receiver, check_url, header};
 use super::packages::{BatchForm, Package, Queue, Waiting};
-use super::secret::{Secret, check_token, token};
+use super::secret::{check_token, token};
 use crate::codec::json::JsonEncoder;
+use crate::secret::Secret;
 use crate::table::SinkConnector;
 use crate::units::HumanDuration;
 use crate::{ConnectorError, Refused, Sink, SinkTraits, Writer, os};
@@ -148,7 +149,7 @@ impl HttpSinkSpec {
 }
 
 /// What this sink is like.
-const LIKE: SinkTraits = SinkTraits { transactional: false, refuses_repeats: false };
+const LIKE: SinkTraits = SinkTraits { transactional: false, refuses_repeats: false, by_token: false };
 
 impl SinkConnector for HttpSinkSpec {
     fn traits(&self) -> SinkTraits {

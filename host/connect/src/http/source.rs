@@ -11,10 +11,11 @@ use tokio::sync::Semaphore;
 
 use super::answer::Intake;
 use super::rate::Allowance;
-use super::secret::{Secret, check_token, token};
+use super::secret::{check_token, token};
 use super::server::Server;
 use crate::local_log::{Appender, AppenderSettings};
 use crate::log::{LogSource, LogSourceSpec};
+use crate::secret::Secret;
 use crate::table::SourceConnector;
 use crate::units::HumanSize;
 use crate::{ConnectorError, Partition, Reader, Source, SourceTraits, os, pace};

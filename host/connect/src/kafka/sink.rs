@@ -78,7 +78,7 @@ pub(super) fn is_same_cluster(one: &str, other: &str) -> bool {
 }
 
 /// What this sink is like.
-const LIKE: SinkTraits = SinkTraits { transactional: false, refuses_repeats: false };
+const LIKE: SinkTraits = SinkTraits { transactional: false, refuses_repeats: false, by_token: false };
 
 impl SinkConnector for KafkaSinkSpec {
     fn traits(&self) -> SinkTraits {

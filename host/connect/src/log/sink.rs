@@ -36,7 +36,7 @@ impl LogSinkSpec {
 }
 
 /// What this sink is like.
-const LIKE: SinkTraits = SinkTraits { transactional: true, refuses_repeats: false };
+const LIKE: SinkTraits = SinkTraits { transactional: true, refuses_repeats: false, by_token: true };
 
 impl SinkConnector for LogSinkSpec {
     fn traits(&self) -> SinkTraits {

@@ -5,33 +5,21 @@ use std::path::{Path, PathBuf};
 
 use async_nats::{ConnectOptions, ServerAddr};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
+use crate::secret::Secret;
 use crate::{ConnectorError, os};
 
-/// A secret of a spec. It is never shown.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(transparent)]
-pub struct Secret(String);
-
-impl Secret {
-    /// A secret.
-    #[must_use]
-    pub fn new(secret: impl Into<String>) -> Self {
-        Self(secret.into())
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("…")
-    }
-}
-
 /// Where NATS servers are. Shown without the password that it may hold.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct NatsUrl(String);
+
+impl Serialize for NatsUrl {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
 
 impl<T: Into<String>> From<T> for NatsUrl {
     fn from(url: T) -> Self {
@@ -220,7 +208,7 @@ impl Access {
         let of_file = |setting: &str, file: &Option<PathBuf>| {
             file.as_ref().map(|file| read_secret(setting, file)).transpose()
         };
-        let given = |secret: &Option<Secret>| secret.as_ref().map(|s| s.0.clone());
+        let given = |secret: &Option<Secret>| secret.as_ref().map(|s| s.reveal().to_owned());
         match (user, password) {
             (Some(user), Some(password)) => options = options.user_and_password(user, password),
             (Some(token), None) => options = options.token(token),
@@ -297,7 +285,7 @@ mod tests {
     fn no_password_is_shown() {
         let url = NatsUrl::from("nats://me:s3:cr@t@one:4222, tls://tok3n@two");
         assert_eq!(url.to_string(), "nats://one:4222,tls://two");
-        assert_eq!(format!("{url:?} {:?}", Secret::new("s3cret")), "nats://one:4222,tls://two …");
+        assert_eq!(format!("{url:?} {:?}", Secret::new("s3cret")), "nats://one:4222,tls://two (hidden)");
     }
 
     #[test]

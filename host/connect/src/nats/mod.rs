@@ -29,7 +29,8 @@ mod source;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-pub use access::{NatsUrl, Secret};
+pub use crate::secret::Secret;
+pub use access::NatsUrl;
 pub use sink::{MessageHeaders, NatsSink, NatsSinkSpec};
 pub use source::{NatsSource, NatsSourceSpec, Start, Subjects};
 

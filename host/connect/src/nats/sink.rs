@@ -73,7 +73,7 @@ impl NatsSinkSpec {
 }
 
 /// What this sink is like.
-const LIKE: SinkTraits = SinkTraits { transactional: false, refuses_repeats: true };
+const LIKE: SinkTraits = SinkTraits { transactional: false, refuses_repeats: true, by_token: true };
 
 impl SinkConnector for NatsSinkSpec {
     const CONDITIONS: &'static [&'static str] = &[

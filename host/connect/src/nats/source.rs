@@ -230,12 +230,6 @@ impl NatsSource {
     async fn log(&mut self) -> Result<(StreamInfo, Partition), ConnectorError> {
         let stream = self.spec.stream.clone();
         let info = self.link().await?.stream(&stream).await?;
-        if info.config.retention != "limits" {
-            return Err(ConnectorError::Fatal(format!(
-                "stream {stream} has the retention {}: it removes what was read, so that a pipeline that keeps state can't read it again; give it the retention `limits`, or copy it to a stream that has that (`nats stream add --source {stream}`)",
-                info.config.retention
-            )));
-        }
         let begin = match self.spec.start {
             Start::Earliest => info.first(),
             Start::Latest => info.end(),
@@ -402,6 +396,12 @@ impl Source for NatsSource {
 
     async fn take_all(&mut self) -> Result<Vec<Partition>, ConnectorError> {
         let (info, _) = self.log().await?;
+        if info.config.retention != "limits" {
+            return Err(ConnectorError::Fatal(format!(
+                "stream {} has the retention {}: it removes what was read, so that a pipeline that keeps its positions can't read it again; give it the retention `limits`, or copy it to a stream that has that (`nats stream add --source {0}`)",
+                self.spec.stream, info.config.retention
+            )));
+        }
         let link = self.link().await?;
         let (stream, consumer) = (self.spec.stream.clone(), self.spec.consumer.clone());
         if let Some(found) = link.consumer(&stream, &consumer).await?

@@ -54,7 +54,7 @@ impl Sink for PostgresSink {
             self.spec.like_alone()
         } else {
             // A repeat is of an epoch that was not committed, and of that nothing is there.
-            SinkTraits { transactional: true, refuses_repeats: true }
+            SinkTraits { transactional: true, refuses_repeats: true, by_token: false }
         }
     }
 

@@ -276,7 +276,7 @@ impl PostgresSinkSpec {
 
     /// What a sink of this spec is like, where the pipeline is committed elsewhere.
     pub(super) fn like_alone(&self) -> SinkTraits {
-        SinkTraits { transactional: false, refuses_repeats: self.mode == Mode::Upsert }
+        SinkTraits { transactional: false, refuses_repeats: self.mode == Mode::Upsert, by_token: false }
     }
 }
 

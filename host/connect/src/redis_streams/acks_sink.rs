@@ -32,7 +32,7 @@ impl AcksSink {
 impl Sink for AcksSink {
     fn traits(&self) -> SinkTraits {
         // What is written is written in the commit.
-        SinkTraits { transactional: true, refuses_repeats: true }
+        SinkTraits { transactional: true, refuses_repeats: true, by_token: false }
     }
 
     fn identify(&mut self, writer: Writer) {

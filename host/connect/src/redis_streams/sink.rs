@@ -21,7 +21,8 @@ use crate::redis_link::{SharedLink, told};
 use crate::{ConnectorError, Sink, SinkTraits, Writer, os};
 
 /// What this sink is like.
-pub(super) const LIKE: SinkTraits = SinkTraits { transactional: false, refuses_repeats: true };
+pub(super) const LIKE: SinkTraits =
+    SinkTraits { transactional: false, refuses_repeats: true, by_token: true };
 
 /// How many entries a look at the stream takes at once.
 const PAGE: usize = 1_000;
@@ -48,6 +49,7 @@ impl RedisSink {
             fence: String::new(),
             prefix: Vec::new(),
             exact: false,
+            alone: false,
             doubt: Doubt::default(),
             known: EntryId::default(),
             is_uncertain: false,
@@ -75,6 +77,8 @@ struct Stream {
     /// How the ids of this writer's outputs begin.
     prefix: Vec<u8>,
     exact: bool,
+    /// Whether who wrote before is shut out: not where processes share a pipeline.
+    alone: bool,
     durable: Durable,
     doubt: Doubt,
     /// The stream's last id when the last write ended.
@@ -108,6 +112,7 @@ impl Stream {
         self.fence = beside(&self.spec.stream, &format!("writer:{}/{}", writer.pipeline, writer.sink));
         self.prefix = format!("{}/{}/{}/", writer.pipeline, writer.generation, writer.sink).into_bytes();
         self.exact = writer.exact;
+        self.alone = writer.alone;
     }
 
     /// Makes sure that the server has nothing that comes up again later.
@@ -122,9 +127,11 @@ impl Stream {
         self.durable.unsettle();
         self.settle()?;
         // First, so that nothing comes behind what is looked at.
-        self.call("cannot become the writer of", |c| {
-            redis::cmd("SET").arg(&self.fence).arg(&self.me).exec(c)
-        })?;
+        if self.alone {
+            self.call("cannot become the writer of", |c| {
+                redis::cmd("SET").arg(&self.fence).arg(&self.me).exec(c)
+            })?;
+        }
         self.doubt = Doubt::default();
         let info = self.info()?;
         if let Some(token) = token.filter(|t| !t.is_empty()) {
@@ -225,7 +232,8 @@ impl Stream {
         let mut ahead = rest.as_slice();
         while !ahead.is_empty() {
             let mut command = run(&self.script, &[&self.spec.stream, &self.fence]);
-            command.arg(&self.me).arg(&self.spec.field);
+            let me = if self.alone { self.me.as_str() } else { "" };
+            command.arg(me).arg(&self.spec.field);
             command.arg(self.spec.max_len.map(|n| n.to_string()).unwrap_or_default());
             let (mut n, mut bytes) = (0, 0);
             for (id, value) in ahead.iter().take(STEP_ENTRIES_MAX) {

@@ -62,7 +62,7 @@ impl Default for StdoutSinkSpec {
 }
 
 /// What this sink is like.
-const LIKE: SinkTraits = SinkTraits { transactional: false, refuses_repeats: false };
+const LIKE: SinkTraits = SinkTraits { transactional: false, refuses_repeats: false, by_token: false };
 
 impl SinkConnector for StdoutSinkSpec {
     fn traits(&self) -> SinkTraits {

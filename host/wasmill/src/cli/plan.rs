@@ -11,8 +11,8 @@ use crate::report::Diagnostic;
 use crate::spec::guarantee::{Route, RouteSink, RouteSource, route, too_weak};
 use crate::spec::secrets::is_secret;
 use crate::spec::{
-    AggregateStage, ComputedBy, Delivery, Grant, Kept, Late, Order, Pipeline, Sharing, SinkSpec, Stage,
-    StateSpec,
+    AggregateStage, ComputedBy, Delivery, Grant, Kept, Late, Order, Pipeline, Sharing, SinkSpec, SourceSpec,
+    Stage, StateSpec,
 };
 
 /// A pipeline as it will run.
@@ -113,17 +113,22 @@ pub fn plan(pipeline: &Pipeline) -> Result<Plan, Stop> {
     let exact = pipeline.transactions().is_some();
     let keeps_tokens = pipeline.keeps_tokens();
     let mut routes = Vec::new();
-    for (source, traits) in sources.iter().zip(&source_traits) {
+    for ((source, traits), spec) in sources.iter().zip(&source_traits).zip(&pipeline.sources) {
+        let forgets = matches!(spec, SourceSpec::Http(_) | SourceSpec::Log(_));
         for ((sink, sink_traits), spec) in sinks.iter().zip(&sink_traits).zip(&pipeline.sinks) {
             routes.push(route(
-                RouteSource { name: &source.name, traits: *traits },
+                RouteSource { name: &source.name, traits: *traits, forgets },
                 kept,
                 exact,
                 RouteSink {
                     name: &sink.name,
                     traits: *sink_traits,
                     in_transaction: pipeline.in_transactions(&spec.connector).is_some(),
-                    knows_repeats: keeps_tokens || spec.connector.postgres().is_some(),
+                    knows_repeats: match sink_traits.by_token {
+                        // A pipeline that Kafka's transactions commit has no token before its first one.
+                        true => keeps_tokens && (sink_traits.transactional || kept != Kept::Changelog),
+                        false => sink_traits.transactional || pipeline.sharing() == Sharing::Alone,
+                    },
                     conditions: spec.connector.conditions().iter().map(ToString::to_string).collect(),
                     more: more_of(pipeline, &spec.connector),
                 },

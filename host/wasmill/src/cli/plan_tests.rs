@@ -103,6 +103,58 @@ fn what_asks_for_nothing_leaves_its_positions_to_a_shared_source() {
         assert_eq!((plan.kept, plan.sharing), (Kept::Source, Sharing::Source), "{from} to {to}");
         let [route] = plan.routes.as_slice() else { panic!("{from} to {to}") };
         assert_eq!(route.guarantee, AtLeastOnce);
-        assert!(route.because.iter().any(|b| b.contains("refuses repeats for as long as")), "{route:?}");
+        assert!(route.because.iter().any(|b| b.contains("repeats are refused no longer")), "{route:?}");
     }
+}
+
+/// A sink that hides what is not committed, or tells repeats, must be told at a start how far the last commit was: what
+/// keeps no tokens can't be exact for it, and a hidden one would lose.
+#[test]
+fn what_a_sink_must_be_told_at_a_start_is_kept_or_not_promised() {
+    use Kept::{Acked, Changelog, Disk, Memory, Postgres, Source};
+    use Sharing::{Alone, Source as Groups, Store};
+    let (exact, least) = ("exactly_once", "at_least_once");
+    for (from, sinks, more, delivery, kept, sharing, guarantees) in [
+        ("redis", ["redis", "file"], DISK, exact, Disk, Alone, [ExactlyOnce, ExactlyOnce]),
+        ("redis", ["redis", "file"], "", exact, Memory, Alone, [AtLeastOnce, AtLeastOnce]),
+        ("redis", ["redis", "nats"], DISK, exact, Disk, Alone, [ExactlyOnce, ExactlyOnce]),
+        ("redis", ["redis", "nats"], "", least, Acked, Groups, [ExactlyOnce, AtLeastOnce]),
+        ("kafka", ["postgres", "file"], "", exact, Postgres, Alone, [ExactlyOnce, ExactlyOnce]),
+        ("kafka", ["postgres", "nats"], DISK, exact, Postgres, Alone, [ExactlyOnce, ExactlyOnce]),
+        ("kafka", ["postgres", "nats"], "", least, Postgres, Store, [ExactlyOnce, AtLeastOnce]),
+        ("kafka", ["kafka", "file"], DISK, exact, Changelog, Alone, [ExactlyOnce, ExactlyOnce]),
+        ("kafka", ["kafka", "kafka"], DISK, exact, Source, Groups, [ExactlyOnce, ExactlyOnce]),
+        ("kafka", ["file", "stdout"], DISK, least, Disk, Alone, [ExactlyOnce, AtLeastOnce]),
+    ] {
+        let text = format!(
+            "name: p\nsource: {{ {} }}\nsinks:\n  - {}\n  - {}\ndelivery: {delivery}\n{more}",
+            source(from),
+            sink(sinks[0]),
+            sink(sinks[1])
+        );
+        let parsed = Pipeline::parse(Path::new("p.yaml"), &text, &Environment::default());
+        let plan =
+            plan(&parsed.unwrap_or_else(|e| panic!("{text}{e}"))).unwrap_or_else(|e| panic!("{}", e.shown));
+        assert_eq!((plan.kept, plan.sharing), (kept, sharing), "{text}");
+        let found: Vec<Guarantee> = plan.routes.iter().map(|r| r.guarantee).collect();
+        assert_eq!(found, guarantees, "{text}{:?}", plan.routes);
+        assert_eq!(plan.alone_because.is_empty(), sharing != Alone, "{text}");
+    }
+    // So must the one of dead letters.
+    let dead = "dead_letter: { file: { path: dead } }\n";
+    let (_, plan) = planned("redis", "redis", &[DISK, dead].concat(), exact);
+    assert_eq!((plan.kept, plan.sharing), (Disk, Alone));
+}
+
+#[test]
+fn processes_that_share_totals_may_overwrite_newer_rows() {
+    let state = [COUNTS, "state: { redis: { url: 'redis://h:1' } }\n"].concat();
+    let text = format!(
+        "name: p\nsource: {{ {} }}\nsink: {{ postgres: {{ url: 'postgres://u@h/d', table: t, mode: upsert, key: [id] }} }}\n{state}",
+        source("kafka")
+    );
+    let parsed = Pipeline::parse(Path::new("p.yaml"), &text, &Environment::default());
+    let plan =
+        plan(&parsed.unwrap_or_else(|e| panic!("{text}{e}"))).unwrap_or_else(|e| panic!("{}", e.shown));
+    assert_eq!((plan.sharing, plan.routes[0].guarantee), (Sharing::Store, AtLeastOnce), "{:?}", plan.routes);
 }

@@ -18,9 +18,9 @@ use wasmill_engine::commit::Collector;
 use wasmill_engine::coordinator::{Coordinator, FoundPartition};
 use wasmill_engine::lane::{Clocks, EVERYTHING, KeyedSpec, Lane, LaneBounds};
 use wasmill_engine::output::Routes;
-use wasmill_engine::position::{PartitionId, Progress};
+use wasmill_engine::position::{PartitionId, Position, Progress};
 use wasmill_engine::state::{Checkpoint, StateStore, StoreError};
-use wasmill_engine::time::END;
+use wasmill_engine::time::{END, START};
 use wasmill_engine::topology::Topology;
 use wasmill_plugin::Sandbox;
 
@@ -195,13 +195,16 @@ pub(super) async fn assemble(
         begin_new_parts(checkpoint.as_mut(), &listed);
     }
     let exact = pipeline.delivery == Delivery::ExactlyOnce;
-    let writer = Writer { pipeline: pipeline.name.clone(), generation, sink: String::new(), exact };
+    let writer = Writer {
+        pipeline: pipeline.name.clone(),
+        generation,
+        sink: String::new(),
+        exact,
+        alone: sharing == Sharing::Alone,
+    };
     let (mut sinks, sink_routes) =
         recover_sinks(sinks, sink_specs, checkpoint.as_ref(), &writer, ends).await?;
     let resumed = checkpoint.is_some();
-    if !resumed && sharing == Sharing::Alone && transacted.is_none() {
-        checkpoint = begin(&mut sinks, &store, (generation, topology.shape()), ends).await?;
-    }
     let mut found = Vec::new();
     let mut names = BTreeMap::new();
     for (id, partition) in listed {
@@ -212,6 +215,12 @@ pub(super) async fn assemble(
             let Partition { name, begin, extent, incarnation, .. } = partition;
             found.push((FoundPartition { id, name, incarnation, begin }, extent));
         }
+    }
+    // What was foretold is of the epoch behind the last: that one comes first.
+    if sharing == Sharing::Alone && transacted.is_none() && foretold.is_none() {
+        let last =
+            checkpoint.clone().unwrap_or_else(|| first_checkpoint(generation, topology.shape(), &found));
+        checkpoint = begin(&mut sinks, &store, last, ends).await?.or(checkpoint);
     }
     let positions = match sharing {
         Sharing::Alone | Sharing::Exchange => None,
@@ -305,6 +314,29 @@ pub(super) async fn assemble(
         lanes,
         resumed,
     })
+}
+
+/// What stands before the first commit: each partition is where it begins.
+fn first_checkpoint(generation: u64, shape: String, found: &[(FoundPartition, Option<u64>)]) -> Checkpoint {
+    let begin = |(found, _): &(FoundPartition, Option<u64>)| {
+        let position = Position {
+            incarnation: found.incarnation.clone(),
+            offset: found.begin,
+            index: 0,
+            stream_time: START,
+            progress: Progress::Live,
+        };
+        (found.id, position)
+    };
+    Checkpoint {
+        epoch: 0,
+        generation,
+        shape,
+        stream_time: START,
+        positions: found.iter().map(begin).collect(),
+        sinks: Vec::new(),
+        counts: BTreeMap::new(),
+    }
 }
 
 /// The shape of a pipeline's state.

@@ -13,7 +13,7 @@ pub(super) struct DeadLetterLog;
 #[async_trait]
 impl Sink for DeadLetterLog {
     fn traits(&self) -> SinkTraits {
-        SinkTraits { transactional: false, refuses_repeats: false }
+        SinkTraits { transactional: false, refuses_repeats: false, by_token: false }
     }
 
     fn encoder(&self) -> Arc<dyn Encoder> {

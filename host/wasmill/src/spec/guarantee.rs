@@ -34,6 +34,8 @@ pub struct RouteSource<'a> {
     pub name: &'a str,
     /// What it can do.
     pub traits: SourceTraits,
+    /// Whether what was acknowledged is gone from it.
+    pub forgets: bool,
 }
 
 /// A sink, as the guarantee sees it.
@@ -45,8 +47,8 @@ pub struct RouteSink<'a> {
     pub traits: SinkTraits,
     /// Whether what it writes is a part of Kafka's transactions.
     pub in_transaction: bool,
-    /// Whether it is told at a start what it had taken at the last commit, by which it knows repeats; or needs
-    /// nothing to know them.
+    /// Whether it is told at a start what it had taken at the last commit, where it needs that; and no other process
+    /// writes beside it what it can't tell from its own.
     pub knows_repeats: bool,
     /// What must be true of its system.
     pub conditions: Vec<String>,
@@ -77,7 +79,7 @@ pub struct Route {
 pub fn route(source: RouteSource<'_>, kept: Kept, exact: bool, sink: RouteSink<'_>) -> Route {
     let mut because = Vec::new();
     let mut for_more = Vec::new();
-    let once = sink.traits.transactional || (sink.traits.refuses_repeats && sink.knows_repeats);
+    let once = (sink.traits.transactional || sink.traits.refuses_repeats) && sink.knows_repeats;
     let mut guarantee = Guarantee::ExactlyOnce;
     if source.traits.seekable {
         because.push(format!("{} can be read again from every committed position", source.name));
@@ -120,7 +122,12 @@ pub fn route(source: RouteSource<'_>, kept: Kept, exact: bool, sink: RouteSink<'
         }
         Kept::Memory => {
             guarantee = guarantee.min(Guarantee::AtLeastOnce);
-            because.push(if source.traits.seekable {
+            because.push(if source.forgets {
+                format!(
+                    "positions and state are in memory: a restart begins with empty state behind what was acknowledged, which is gone from {}",
+                    source.name
+                )
+            } else if source.traits.seekable {
                 "positions and state are in memory: a restart reads everything again from the start".to_owned()
             } else {
                 "positions and state are in memory: a restart begins with empty state".to_owned()
@@ -128,17 +135,17 @@ pub fn route(source: RouteSource<'_>, kept: Kept, exact: bool, sink: RouteSink<'
             for_more.push("give the pipeline a `data_dir`".to_owned());
         }
     }
-    if sink.traits.transactional {
+    if sink.traits.transactional && once {
         because.push(format!("{} shows only what is committed", sink.name));
         if sink.in_transaction {
             because.push("its readers must set isolation.level=read_committed".to_owned());
         }
     } else if once {
         because.push(format!("{} takes nothing twice that it has taken before", sink.name));
-    } else if sink.traits.refuses_repeats {
+    } else if sink.traits.refuses_repeats || sink.traits.transactional {
         guarantee = guarantee.min(Guarantee::AtLeastOnce);
         because.push(format!(
-            "{} refuses repeats for as long as its system remembers them by itself, and nothing tells it more at a start",
+            "{} is not told at a start how far the last commit was: repeats are refused no longer than its system remembers them by itself",
             sink.name
         ));
         for_more.push(
@@ -187,9 +194,9 @@ mod tests {
     fn a_route_is_as_strong_as_its_weakest_part() {
         let log = SourceTraits { seekable: true, bounded: true, shared: false, append_times: false };
         let pipe = SourceTraits { seekable: false, bounded: true, shared: false, append_times: false };
-        let files = SinkTraits { transactional: true, refuses_repeats: false };
-        let ids = SinkTraits { transactional: false, refuses_repeats: true };
-        let print = SinkTraits { transactional: false, refuses_repeats: false };
+        let files = SinkTraits { transactional: true, refuses_repeats: false, by_token: false };
+        let ids = SinkTraits { transactional: false, refuses_repeats: true, by_token: false };
+        let print = SinkTraits { transactional: false, refuses_repeats: false, by_token: false };
         use Guarantee::{AtLeastOnce, AtMostOnce, ExactlyOnce};
         for (source, kept, sink, expected, reason) in [
             (log, Kept::Disk, files, ExactlyOnce, "shows only what is committed"),
@@ -201,7 +208,7 @@ mod tests {
             (pipe, Kept::Memory, print, AtMostOnce, "begins with empty state"),
         ] {
             let route = route(
-                RouteSource { name: "in", traits: source },
+                RouteSource { name: "in", traits: source, forgets: false },
                 kept,
                 false,
                 RouteSink {
@@ -218,7 +225,8 @@ mod tests {
             assert_eq!(route.for_more.is_empty(), expected == ExactlyOnce, "{route:?}");
             assert_eq!(too_weak(&[route], Delivery::ExactlyOnce).is_empty(), expected == ExactlyOnce);
         }
-        let broker = RouteSource { name: "kafka", traits: SourceTraits { shared: true, ..log } };
+        let broker =
+            RouteSource { name: "kafka", traits: SourceTraits { shared: true, ..log }, forgets: false };
         for traits in [files, print] {
             let sink = RouteSink {
                 name: "out",

@@ -18,8 +18,14 @@ pub fn hide(text: &str) -> String {
         // A password may hold what ends an authority, where nobody escaped it: the last `@` of the line.
         let line = text[from..].split(['\n', ' ', '`', '"', '\'']).next().unwrap_or(authority);
         let Some(host) = line.rfind('@') else { continue };
-        let Some(user) = line[..host].find(':') else { continue };
-        bytes[from + user + 1..from + host].fill(b'*');
+        // A NATS URL's user without a password is a token.
+        let is_token = text[..at].ends_with("nats") || text[..at].ends_with("tls");
+        let user = match line[..host].find(':') {
+            Some(user) => user + 1,
+            None if is_token => 0,
+            None => continue,
+        };
+        bytes[from + user..from + host].fill(b'*');
     }
     let lower = text.to_ascii_lowercase();
     for key in SECRET_KEYS {
@@ -112,6 +118,7 @@ mod tests {
             ("redis://user:p:w@h:1", "redis://user:***@h:1"),
             ("redis://user:p/w@h", "redis://user:***@h"),
             ("redis://user@h", "redis://user@h"),
+            ("url: \"nats://token@h\"", "url: \"nats://*****@h\""),
             ("redis://u:schlüssel@h", "redis://u:**********@h"),
             ("{ sasl.password: abc, topic: t }", "{ sasl.password: ***, topic: t }"),
             ("\"sasl.password\": \"abc\"\ntopic: t", "\"sasl.password\": *****\ntopic: t"),

@@ -124,8 +124,9 @@ impl Pipeline {
         let [source] = self.sources.as_slice() else { return None };
         let source = source.redis()?;
         let elsewhere = self.is_stateful() || self.postgres().is_some() || self.transactions().is_some();
-        let writes = |s: &super::Sink| s.connector.redis().is_some_and(|sink| sink.is_same_redis(source));
-        (!elsewhere && self.sinks.iter().any(writes)).then_some(source)
+        let writes = |sink: &SinkSpec| sink.redis().is_some_and(|sink| sink.is_same_redis(source));
+        let some = self.sinks.iter().any(|s| writes(&s.connector));
+        (!elsewhere && some && !self.needs_tokens(|sink| !writes(sink))).then_some(source)
     }
 
     /// Whether what a sink writes is a part of what acknowledges the source.
@@ -134,21 +135,36 @@ impl Pipeline {
         self.acked().zip(sink.redis()).is_some_and(|(source, sink)| sink.is_same_redis(source))
     }
 
-    /// Whether what sinks need to tell repeats is kept with the positions.
+    /// Whether what sinks must be told at a start is kept with the positions.
     #[must_use]
     pub fn keeps_tokens(&self) -> bool {
-        self.sharing() == Sharing::Alone && matches!(self.kept(), Kept::Disk | Kept::Redis | Kept::Postgres)
+        let kept = matches!(self.kept(), Kept::Disk | Kept::Redis | Kept::Postgres | Kept::Changelog);
+        self.part != Part::Before && self.sharing() == Sharing::Alone && kept
     }
 
-    /// Whether it must be exactly once, and is by what this process or its store keeps: then no group may keep the
-    /// positions.
-    fn keeps_positions_to_be_exact(&self) -> bool {
-        let durable = self.data_dir.is_some() || self.state != StateSpec::Local;
+    /// Whether a sink among `those` must be told at a start how far the last commit was: one that hides what is not
+    /// committed would lose it else; one that refuses repeats needs it to be exactly once.
+    fn needs_tokens(&self, those: impl Fn(&SinkSpec) -> bool) -> bool {
+        let exact = self.delivery == Delivery::ExactlyOnce && self.is_durable();
+        let sinks = self.sinks.iter().map(|s| &s.connector).chain(&self.dead_letter);
+        let mut traits = sinks.filter(|sink| those(sink)).map(SinkSpec::traits);
+        traits.any(|t| t.by_token && (t.transactional || exact))
+    }
+
+    /// Whether what it keeps in this process, or in Redis, outlives it.
+    fn is_durable(&self) -> bool {
+        self.data_dir.is_some() || self.state != StateSpec::Local
+    }
+
+    /// Whether a sink must be told what only this process or its store keeps, or the pipeline is exactly once by that:
+    /// then no group may keep the positions.
+    fn keeps_positions_with_its_sinks(&self) -> bool {
         let once = |s: &super::Sink| {
             let traits = s.connector.traits();
             traits.transactional || traits.refuses_repeats
         };
-        self.delivery == Delivery::ExactlyOnce && durable && self.sinks.iter().all(once)
+        self.needs_tokens(|sink| self.in_transactions(sink).is_none())
+            || (self.delivery == Delivery::ExactlyOnce && self.is_durable() && self.sinks.iter().all(once))
     }
 
     /// The sink whose cluster's transactions commit the pipeline, where it must be exact and writes to Kafka.
@@ -182,8 +198,10 @@ impl Pipeline {
     pub fn sink_traits(&self, sink: &SinkSpec) -> SinkTraits {
         let with_commit =
             self.in_transactions(sink).is_some() || self.in_postgres(sink).is_some() || self.in_acks(sink);
-        let traits = sink.traits();
-        SinkTraits { transactional: traits.transactional || with_commit, ..traits }
+        match with_commit {
+            true => SinkTraits { transactional: true, refuses_repeats: true, by_token: false },
+            false => sink.traits(),
+        }
     }
 
     /// What keeps several processes from running it together, each with what to change; empty where they
@@ -215,15 +233,19 @@ impl Pipeline {
         if self.is_stateful() && self.transactions().is_some() {
             let reason = "its exchange is in memory; for several processes put `exchange: { topic: { partitions: … } }` beside the `key_by`";
             reasons.push(reason.to_owned());
+        } else if self.postgres().is_some() && self.needs_tokens(|sink| self.in_postgres(sink).is_none()) {
+            let reason =
+                "what its other sinks have taken is kept with the positions, and one process does that";
+            reasons.push(reason.to_owned());
         } else if self.is_stateful() && self.postgres().is_some() {
             let reason = "its state is in PostgreSQL with the rows that depend on it, and one process has it";
             reasons.push(reason.to_owned());
         } else if !self.is_stateful()
             && self.sources_are_shared()
-            && self.keeps_positions_to_be_exact()
-            && matches!(self.kept(), Kept::Disk | Kept::Redis)
+            && self.keeps_positions_with_its_sinks()
+            && matches!(self.kept(), Kept::Disk | Kept::Redis | Kept::Memory | Kept::Changelog)
         {
-            let reason = "to be exactly once it keeps its positions with what its sinks have taken, and one process does that";
+            let reason = "it keeps its positions with what its sinks have taken, and one process does that";
             reasons.push(reason.to_owned());
         } else if self.is_stateful() && self.state == StateSpec::Local {
             reasons.push(
@@ -272,7 +294,9 @@ impl Pipeline {
                 Part::Whole => {}
             }
             let positions = self.sources.iter().all(|s| s.is_in_transactions_of(sink));
-            return if positions && !self.is_stateful() { Kept::Source } else { Kept::Changelog };
+            let elsewhere =
+                self.is_stateful() || self.needs_tokens(|sink| self.in_transactions(sink).is_none());
+            return if positions && !elsewhere { Kept::Source } else { Kept::Changelog };
         }
         if self.postgres().is_some() {
             return Kept::Postgres;
@@ -280,7 +304,7 @@ impl Pipeline {
         if self.acked().is_some() {
             return Kept::Acked;
         }
-        if !self.is_stateful() && self.sources_are_shared() && !self.keeps_positions_to_be_exact() {
+        if !self.is_stateful() && self.sources_are_shared() && !self.keeps_positions_with_its_sinks() {
             return Kept::Source;
         }
         match (&self.state, &self.data_dir) {

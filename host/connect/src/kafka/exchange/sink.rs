@@ -54,7 +54,7 @@ impl ExchangeSink {
 #[async_trait]
 impl Sink for ExchangeSink {
     fn traits(&self) -> SinkTraits {
-        SinkTraits { transactional: true, refuses_repeats: false }
+        SinkTraits { transactional: true, refuses_repeats: false, by_token: false }
     }
 
     fn encoder(&self) -> Arc<dyn Encoder> {

@@ -29,7 +29,7 @@ pub(super) struct TransactionalSink {
 #[async_trait]
 impl Sink for TransactionalSink {
     fn traits(&self) -> SinkTraits {
-        SinkTraits { transactional: true, refuses_repeats: false }
+        SinkTraits { transactional: true, refuses_repeats: false, by_token: false }
     }
 
     fn encoder(&self) -> Arc<dyn Encoder> {

@@ -1,13 +1,11 @@
 //! The sinks of a pipeline, and its transactions.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use wasmill_connect::Writer;
 use wasmill_connect::kafka::Transactions;
 use wasmill_engine::output::{SinkRoute, Takes, When};
 use wasmill_engine::state::{Checkpoint, Delta, StateStore};
-use wasmill_engine::time::START;
 
 use super::super::dead_letter_log::DeadLetterLog;
 use super::super::failpoint;
@@ -82,30 +80,28 @@ pub(super) fn open_sinks(pipeline: &Pipeline, joint: Option<&Joint>) -> anyhow::
     Ok((sinks, takes, transacted))
 }
 
-/// The checkpoint before a pipeline's first message, where a sink refuses repeats by what it finds behind its
-/// token: a first run that dies before its first commit has one too.
+/// The checkpoint before the first message to a sink that refuses repeats by what it finds behind its token: a run
+/// that dies before its first commit has one too. `checkpoint` is the last one, or what a first one has; none is made
+/// where each such sink has its token.
 pub(super) async fn begin(
     sinks: &mut [NamedSink],
     store: &Arc<dyn StateStore>,
-    (generation, shape): (u64, String),
+    checkpoint: Checkpoint,
     ends: &Ends,
 ) -> anyhow::Result<Option<Checkpoint>> {
-    if !store.is_durable() || !sinks.iter().any(|s| s.sink.traits().refuses_repeats) {
+    let has_token = |name: &str| checkpoint.sinks.iter().any(|(stored, _)| stored == name);
+    let lacks = |s: &NamedSink| {
+        let traits = s.sink.traits();
+        traits.by_token && traits.refuses_repeats && !has_token(&s.name)
+    };
+    if !store.is_durable() || !sinks.iter().any(lacks) {
         return Ok(None);
     }
     let mut tokens = Vec::new();
     for NamedSink { name, sink, .. } in sinks {
         tokens.push((name.clone(), insist!(ends, name.as_str(), sink.flush()).map_err(outside)?));
     }
-    let checkpoint = Checkpoint {
-        epoch: 1,
-        generation,
-        shape,
-        stream_time: START,
-        positions: Vec::new(),
-        sinks: tokens,
-        counts: BTreeMap::new(),
-    };
+    let checkpoint = Checkpoint { epoch: checkpoint.epoch + 1, sinks: tokens, ..checkpoint };
     let commit = || {
         let (store, checkpoint) = (Arc::clone(store), checkpoint.clone());
         off_the_network(move || store.commit(&Delta::default(), &checkpoint))
