@@ -3,8 +3,8 @@
 //! ```text
 //! any      := all { "||" all }
 //! all      := one { "&&" one }
-//! one      := "!" one | "(" any ")" | operand [ ("==" | "!=" | "<" | "<=" | ">" | ">=") operand ]
-//! operand  := "text" | 'text' | number | true | false | null | a place in a message
+//! one      := "!" one | "(" any ")" | term [ ("==" | "!=" | "<" | "<=" | ">" | ">=") term ]
+//! term  := "text" | 'text' | number | true | false | null | a place in a message
 //! ```
 //! Numbers compare as numbers and texts by their bytes; values of two kinds are never equal, and neither is less.
 //! A place that stands alone asks whether something is there, `false` being nothing.
@@ -31,8 +31,8 @@ enum Node {
     Any(Vec<Node>),
     All(Vec<Node>),
     Not(Box<Node>),
-    Compare(Operand, Is, Operand),
-    Holds(Operand),
+    Compare(Term, Is, Term),
+    Holds(Term),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +46,7 @@ enum Is {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-enum Operand {
+enum Term {
     Place(Path),
     Text(String),
     Number(f64),
@@ -54,7 +54,7 @@ enum Operand {
     Null,
 }
 
-/// What an operand is for one message.
+/// What an term is for one message.
 #[derive(Debug, PartialEq)]
 enum Value<'a> {
     Text(Cow<'a, [u8]>),
@@ -124,7 +124,7 @@ impl Node {
                 Ok(true)
             }
             Self::Not(node) => node.holds(message).map(|holds| !holds),
-            Self::Holds(operand) => Ok(!matches!(operand.value(message)?, Value::Null | Value::Truth(false))),
+            Self::Holds(term) => Ok(!matches!(term.value(message)?, Value::Null | Value::Truth(false))),
             Self::Compare(left, is, right) => {
                 let order = left.value(message)?.compare(&right.value(message)?);
                 Ok(match is {
@@ -140,7 +140,7 @@ impl Node {
     }
 }
 
-impl Operand {
+impl Term {
     fn value<'a>(&'a self, message: Message<'a>) -> Result<Value<'a>, String> {
         Ok(match self {
             Self::Text(text) => Value::Text(Cow::Borrowed(text.as_bytes())),
@@ -232,7 +232,7 @@ impl Reader<'_> {
             let node = self.any(depth + 1)?;
             return if self.takes(")") { Ok(node) } else { Err(self.wrong("expected `)`")) };
         }
-        let left = self.operand()?;
+        let left = self.term()?;
         self.skip_spaces();
         for (token, is) in [
             ("==", Is::Equal),
@@ -243,19 +243,19 @@ impl Reader<'_> {
             (">", Is::More),
         ] {
             if self.takes(token) {
-                return Ok(Node::Compare(left, is, self.operand()?));
+                return Ok(Node::Compare(left, is, self.term()?));
             }
         }
         if self.rest().starts_with('=') {
             return Err(self.wrong("`=` is no comparison: did you mean `==`?"));
         }
         match left {
-            Operand::Place(_) | Operand::Truth(_) => Ok(Node::Holds(left)),
+            Term::Place(_) | Term::Truth(_) => Ok(Node::Holds(left)),
             _ => Err(self.wrong("expected a comparison: `==`, `!=`, `<`, `<=`, `>` or `>=`")),
         }
     }
 
-    fn operand(&mut self) -> Result<Operand, NotACondition> {
+    fn term(&mut self) -> Result<Term, NotACondition> {
         self.skip_spaces();
         let start = self.at;
         if let Some(quote) = self.rest().chars().next().filter(|c| matches!(c, '"' | '\'')) {
@@ -270,25 +270,25 @@ impl Reader<'_> {
         }
         self.at += length;
         Ok(match word.as_str() {
-            "true" => Operand::Truth(true),
-            "false" => Operand::Truth(false),
-            "null" => Operand::Null,
+            "true" => Term::Truth(true),
+            "false" => Term::Truth(false),
+            "null" => Term::Null,
             number if number.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '-' | '+')) => {
                 match number.parse::<f64>() {
-                    Ok(n) if n.is_finite() => Operand::Number(n),
+                    Ok(n) if n.is_finite() => Term::Number(n),
                     _ => {
                         return Err(NotACondition { what: format!("`{number}` is no number"), at: start });
                     }
                 }
             }
-            place => Operand::Place(place.parse().map_err(|what: String| NotACondition {
+            place => Term::Place(place.parse().map_err(|what: String| NotACondition {
                 what: format!("{what}; a text stands in quotes"),
                 at: start,
             })?),
         })
     }
 
-    fn quoted(&mut self, quote: char) -> Result<Operand, NotACondition> {
+    fn quoted(&mut self, quote: char) -> Result<Term, NotACondition> {
         let start = self.at;
         let mut text = String::new();
         let mut chars = self.rest()[1..].char_indices();
@@ -305,7 +305,7 @@ impl Reader<'_> {
                 },
                 c if c == quote => {
                     self.at = start + 1 + i + 1;
-                    return Ok(Operand::Text(text));
+                    return Ok(Term::Text(text));
                 }
                 c => text.push(c),
             }

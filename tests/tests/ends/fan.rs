@@ -5,6 +5,7 @@ use std::time::Duration;
 use wasmill_tests::Place;
 use wasmill_tests::http::free_address;
 
+use crate::broker::Broker;
 use crate::clients::{client, messages};
 use crate::nats::NatsServer;
 use crate::postgres::PostgresServer;
@@ -122,6 +123,76 @@ fn a_chain_of_pipelines_in_one_process_survives_kills() {
     until(&mut host, "all through the chain", || to.messages().len() >= wanted.len());
     host.end();
     assert_eq!(numbers(&to.messages()), wanted);
+}
+
+/// Every line of the finished files of a sink.
+fn written(place: &Place, folder: &str) -> Vec<serde_json::Value> {
+    let Ok(entries) = std::fs::read_dir(place.path(folder)) else { return Vec::new() };
+    let paths = entries.map(|e| e.expect("an entry").path());
+    let parts = paths.filter(|p| {
+        p.extension().is_some_and(|e| e == "jsonl")
+            && p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("part-"))
+    });
+    let texts = parts.map(|path| std::fs::read_to_string(path).expect("a file"));
+    texts
+        .flat_map(|text| {
+            text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+#[test]
+fn a_file_beside_a_stream_loses_nothing_that_the_source_has_acknowledged() {
+    let Some(redis) = RedisServer::start("a file beside a stream") else { return };
+    let redis = shared(redis);
+    let (from, to) = (From::Redis(redis.clone()), To::Redis(redis));
+    let place = Place::with_plugins(&["drop-ignored"]);
+    place.file(
+        "pipeline.yaml",
+        format!(
+            "name: both\nsource: {{ {} }}\nstages: [{{ filter: drop-ignored }}]\nsinks:\n  - {}\n  - file: {{ path: out }}\ndata_dir: data\ndelivery: exactly_once\n",
+            from.spec(),
+            to.spec()
+        ),
+    );
+    let feeder = from.feed(0, 3_000, Duration::from_secs(3));
+    for _ in 0..2 {
+        let mut host = Host::start(&place, &[]);
+        host.until_ready();
+        std::thread::sleep(Duration::from_millis(600));
+        assert!(host.running.kill().0);
+    }
+    let mut host = Host::start(&place, &[]);
+    feeder.finish();
+    let wanted: Vec<u64> = (0..3_000).filter(|n| n % 10 != 9).collect();
+    until(&mut host, "all in the stream", || to.messages().len() >= wanted.len());
+    host.end();
+    assert_eq!(numbers(&to.messages()), wanted);
+    assert_eq!(numbers(&written(&place, "out")), wanted);
+}
+
+#[test]
+fn two_processes_share_a_topic_and_both_write_to_redis() {
+    let Some(redis) = RedisServer::start("two writers") else { return };
+    let (from, to) = (From::Kafka(shared(Broker::start())), To::Redis(shared(redis)));
+    from.make();
+    let place = Place::with_plugins(&["drop-ignored"]);
+    place.file(
+        "pipeline.yaml",
+        format!(
+            "name: both\nsource: {{ {} }}\nstages: [{{ filter: drop-ignored }}]\nsink: {{ {} }}\n",
+            from.spec(),
+            to.spec()
+        ),
+    );
+    let (mut one, mut other) = (Host::start(&place, &[]), Host::start(&place, &[]));
+    one.until_ready();
+    other.until_ready();
+    from.feed(0, 2_000, Duration::from_secs(2)).finish();
+    until(&mut one, "all in the stream", || to.messages().len() >= 1_800);
+    one.end();
+    other.end();
+    assert_eq!(numbers(&to.messages()), (0..2_000).filter(|n| n % 10 != 9).collect::<Vec<u64>>());
 }
 
 /// What `wasmill run` writes to a stream by the variables alone.
