@@ -16,6 +16,7 @@ pub mod nats;
 mod os;
 mod pace;
 pub mod postgres;
+mod queue;
 mod redis_link;
 pub mod redis_streams;
 mod secret;

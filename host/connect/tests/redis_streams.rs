@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use servers::RedisServer;
 use streams::Streams;
-use wasmill_connect::redis_streams::{RedisAcksStore, RedisSinkSpec, RedisSourceSpec, RedisStart};
+use wasmill_connect::redis_streams::{RedisAcksStore, RedisSinkSpec, RedisSourceSpec, Start};
 use wasmill_connect::table::{SinkConnector, SourceConnector};
 use wasmill_connect::units::HumanDuration;
 use wasmill_connect::{Change, ConnectorError, Partition, Polled, Positions, Reader, Sink, Source, Writer};
@@ -135,7 +135,7 @@ fn a_log_is_read_from_any_position() {
         }
 
         // What comes from now on; with times that the entries have.
-        let late = RedisSourceSpec { start: RedisStart::Latest, ..spec.clone() };
+        let late = RedisSourceSpec { start: Start::Latest, ..spec.clone() };
         let (mut source, partition) = alone(&late).await;
         let mut reader = source.open(0, partition.begin).await.expect("a reader");
         server.add("s", 900..901);

@@ -5,10 +5,10 @@ mod body;
 mod deliver;
 mod packages;
 mod rate;
-mod secret;
 mod server;
 mod sink;
 mod source;
+mod token;
 
 pub use crate::secret::Secret;
 pub use packages::BatchForm;

@@ -16,7 +16,7 @@ use wasmill_frame::Message;
 
 use super::deliver::{Outcome, Receiver, check_url, header};
 use super::packages::{BatchForm, Package, Queue, Waiting};
-use super::secret::{check_token, token};
+use super::token::{check_token, token};
 use crate::codec::json::JsonEncoder;
 use crate::secret::Secret;
 use crate::table::SinkConnector;

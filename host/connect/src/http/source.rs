@@ -11,8 +11,8 @@ use tokio::sync::Semaphore;
 
 use super::answer::Intake;
 use super::rate::Allowance;
-use super::secret::{check_token, token};
 use super::server::Server;
+use super::token::{check_token, token};
 use crate::local_log::{Appender, AppenderSettings};
 use crate::log::{LogSource, LogSourceSpec};
 use crate::secret::Secret;

@@ -29,10 +29,11 @@ mod source;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+pub use crate::queue::Start;
 pub use crate::secret::Secret;
 pub use access::NatsUrl;
 pub use sink::{MessageHeaders, NatsSink, NatsSinkSpec};
-pub use source::{NatsSource, NatsSourceSpec, Start, Subjects};
+pub use source::{NatsSource, NatsSourceSpec, Subjects};
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

@@ -19,23 +19,13 @@ use super::log::{Known, LogFeed, check_inside, prefix};
 use super::owner::{Owner, forget};
 use super::pump::AheadReader;
 use super::queue::{Queue, QueueFeed};
+use crate::queue::{Member, Start};
 use crate::table::SourceConnector;
 use crate::units::HumanDuration;
-use crate::{Change, ConnectorError, Membership, Partition, Positions, Reader, Source, SourceTraits};
+use crate::{ConnectorError, Membership, Partition, Positions, Reader, Source, SourceTraits};
 
 /// The only partition of a log.
 const LOG: u32 = 0;
-
-/// Where to begin in a stream of which nothing is committed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Start {
-    /// With the oldest message that is there.
-    #[default]
-    Earliest,
-    /// With what comes from now on.
-    Latest,
-}
 
 /// One subject, or several.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -444,7 +434,7 @@ impl Source for NatsSource {
             extent: None,
         };
         self.mode = Mode::Queue { queue, created, _open: open };
-        Ok(Box::new(Member(Some(partition))))
+        Ok(Box::new(Member::new(partition)))
     }
 
     async fn check_append_times(&mut self) -> Result<(), ConnectorError> {
@@ -522,22 +512,5 @@ impl Source for NatsSource {
         self.mode = Mode::None;
         self.link = None;
         Ok(())
-    }
-
-    async fn is_same_log(&mut self, partition: &Partition, committed: &str) -> Result<bool, ConnectorError> {
-        Ok(partition.incarnation == committed)
-    }
-}
-
-/// A place among those that share a queue: it has all that is delivered to it, and nothing else changes.
-struct Member(Option<Partition>);
-
-#[async_trait]
-impl Membership for Member {
-    async fn next(&mut self) -> Result<Change, ConnectorError> {
-        match self.0.take() {
-            Some(partition) => Ok(Change::Assigned(vec![partition])),
-            None => std::future::pending().await,
-        }
     }
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use redis::{Connection, RedisResult, Script};
 
-use super::spec::RedisStart;
 use super::{beside, info, random_token};
+use crate::queue::Start;
 
 /// The stream's random token: made where there is none.
 pub(super) fn incarnation(c: &mut Connection, stream: &str) -> RedisResult<String> {
@@ -15,10 +15,10 @@ pub(super) fn incarnation(c: &mut Connection, stream: &str) -> RedisResult<Strin
 }
 
 /// Makes a group where it is missing, and with it the stream.
-pub(super) fn make(c: &mut Connection, stream: &str, group: &str, start: RedisStart) -> RedisResult<()> {
+pub(super) fn make(c: &mut Connection, stream: &str, group: &str, start: Start) -> RedisResult<()> {
     let mut command = redis::cmd("XGROUP");
     command.arg("CREATE").arg(stream).arg(group);
-    command.arg(if start == RedisStart::Earliest { "0" } else { "$" }).arg("MKSTREAM");
+    command.arg(if start == Start::Earliest { "0" } else { "$" }).arg("MKSTREAM");
     match command.exec(c) {
         Err(e) if e.code() == Some("BUSYGROUP") => Ok(()),
         done => done,

@@ -27,11 +27,12 @@ mod spec;
 mod token;
 mod write;
 
+pub use crate::queue::Start;
 pub use acks::RedisAcks;
 pub use acks_store::RedisAcksStore;
 pub use sink::RedisSink;
 pub use source::RedisSource;
-pub use spec::{RedisSinkSpec, RedisSourceSpec, RedisStart};
+pub use spec::{RedisSinkSpec, RedisSourceSpec};
 
 /// The key of something that is kept beside a stream, in the same hash slot.
 fn beside(stream: &str, what: &str) -> String {

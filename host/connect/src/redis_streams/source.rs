@@ -16,10 +16,11 @@ use super::info::{self, StreamInfo};
 use super::log::{Counts, LogFetch};
 use super::queue::QueueFetch;
 use super::renew::Renewal;
-use super::spec::{RedisSourceSpec, RedisStart};
+use super::spec::RedisSourceSpec;
 use super::{beside, group, random_token};
+use crate::queue::{Member, Start};
 use crate::redis_link::{SharedLink, told};
-use crate::{Change, ConnectorError, Membership, Partition, Positions, Reader, Source};
+use crate::{ConnectorError, Membership, Partition, Positions, Reader, Source};
 
 /// The one partition of log mode.
 const LOG: u32 = 0;
@@ -116,8 +117,8 @@ impl RedisSource {
         let StreamInfo { length, first, last, added } = info.unwrap_or_default();
         let bounds = |why| ConnectorError::Fatal(format!("stream {}: {why}", self.spec.stream));
         let (begin, before) = match self.spec.start {
-            RedisStart::Latest => (last.offset().map_err(bounds)? + 1, added),
-            RedisStart::Earliest => match first {
+            Start::Latest => (last.offset().map_err(bounds)? + 1, added),
+            Start::Earliest => match first {
                 Some(first) => (first.offset().map_err(bounds)?, added.map(|n| n.saturating_sub(length))),
                 // All that was there is gone, and was before this pipeline.
                 None if last != EntryId::default() => (last.offset().map_err(bounds)? + 1, added),
@@ -162,19 +163,6 @@ impl RedisSource {
         let at_begin = self.begin.filter(|(begin, _)| *begin == offset).and_then(|(_, added)| added);
         // Before the first offset nothing was ever added.
         Ok((offset, noted.or(at_begin).or((offset == 0).then_some(0))))
-    }
-}
-
-/// The one answer of a group whose members share every partition: the stream.
-struct Member(Option<Partition>);
-
-#[async_trait]
-impl Membership for Member {
-    async fn next(&mut self) -> Result<Change, ConnectorError> {
-        match self.0.take() {
-            Some(partition) => Ok(Change::Assigned(vec![partition])),
-            None => std::future::pending().await,
-        }
     }
 }
 
@@ -233,7 +221,7 @@ impl Source for RedisSource {
             self.spec.claim_idle.0,
         );
         self.mode = Mode::Queue { _renewal: renewal };
-        Ok(Box::new(Member(Some(partition))))
+        Ok(Box::new(Member::new(partition)))
     }
 
     async fn check_append_times(&mut self) -> Result<(), ConnectorError> {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sink::{LIKE, RedisSink};
 use super::source::RedisSource;
+use crate::queue::Start;
 use crate::redis_link::{Advice, Link, RedisAddress, SharedLink, check_url, told};
 use crate::table::{SinkConnector, SourceConnector};
 use crate::units::HumanDuration;
@@ -53,7 +54,7 @@ pub struct RedisSourceSpec {
     pub consumer: Option<String>,
     /// Where to begin when the pipeline, or the group, is new. Default: earliest.
     #[serde(default)]
-    pub start: RedisStart,
+    pub start: Start,
     /// After how long without a sign of life a process's entries are taken over by the others. A process that
     /// runs says that it is alive three times as often. Default: 30s; at least 100ms.
     #[serde(default = "claim_idle")]
@@ -61,17 +62,6 @@ pub struct RedisSourceSpec {
     /// The field of an entry that holds its message. Default: message.
     #[serde(default = "field")]
     pub field: String,
-}
-
-/// Where to begin without a position.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum RedisStart {
-    /// With the oldest entry that is there.
-    #[default]
-    Earliest,
-    /// With what comes from now on.
-    Latest,
 }
 
 /// A stream of Redis (6.2 or later). An entry has two fields: the message, as a JSON envelope, and `id`, the
@@ -118,7 +108,7 @@ impl RedisSourceSpec {
             stream: stream.into(),
             group: group.into(),
             consumer: None,
-            start: RedisStart::default(),
+            start: Start::default(),
             claim_idle: claim_idle(),
             field: field(),
         }
