@@ -69,7 +69,14 @@ impl Default for GeneratorSourceSpec {
 
 impl SourceConnector for GeneratorSourceSpec {
     fn traits(&self) -> SourceTraits {
-        SourceTraits { seekable: true, bounded: self.count.is_some(), shared: false, append_times: false }
+        SourceTraits {
+            seekable: true,
+            bounded: self.count.is_some(),
+            shared: false,
+            shared_with_positions: false,
+            forgets: false,
+            append_times: false,
+        }
     }
 
     fn source(&self) -> Result<Box<dyn Source>, ConnectorError> {

@@ -69,6 +69,10 @@ pub struct SourceTraits {
     pub bounded: bool,
     /// Whether several processes can share its partitions out between them: [`Source::join`].
     pub shared: bool,
+    /// Whether they can do so where the pipeline's store keeps the positions: [`Positions::Store`].
+    pub shared_with_positions: bool,
+    /// Whether what was acknowledged is gone from it.
+    pub forgets: bool,
     /// Whether its records can tell when it took them in: [`Source::check_append_times`].
     pub append_times: bool,
 }

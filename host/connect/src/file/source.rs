@@ -47,7 +47,14 @@ impl FileSourceSpec {
 
 impl SourceConnector for FileSourceSpec {
     fn traits(&self) -> SourceTraits {
-        SourceTraits { seekable: true, bounded: true, shared: false, append_times: false }
+        SourceTraits {
+            seekable: true,
+            bounded: true,
+            shared: false,
+            shared_with_positions: false,
+            forgets: false,
+            append_times: false,
+        }
     }
 
     fn source(&self) -> Result<Box<dyn Source>, ConnectorError> {

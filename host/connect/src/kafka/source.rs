@@ -87,7 +87,14 @@ impl KafkaSourceSpec {
 
 impl SourceConnector for KafkaSourceSpec {
     fn traits(&self) -> SourceTraits {
-        SourceTraits { seekable: true, bounded: false, shared: true, append_times: true }
+        SourceTraits {
+            seekable: true,
+            bounded: false,
+            shared: true,
+            shared_with_positions: true,
+            forgets: false,
+            append_times: true,
+        }
     }
 
     fn source(&self) -> Result<Box<dyn Source>, ConnectorError> {

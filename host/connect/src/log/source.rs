@@ -29,8 +29,14 @@ impl LogSourceSpec {
 }
 
 /// What a source that reads a log is like.
-pub(crate) const LIKE: SourceTraits =
-    SourceTraits { seekable: true, bounded: false, shared: false, append_times: true };
+pub(crate) const LIKE: SourceTraits = SourceTraits {
+    seekable: true,
+    bounded: false,
+    shared: false,
+    shared_with_positions: false,
+    forgets: true,
+    append_times: true,
+};
 
 impl SourceConnector for LogSourceSpec {
     fn traits(&self) -> SourceTraits {

@@ -115,7 +115,14 @@ impl NatsSourceSpec {
 }
 
 /// What this source is like.
-const LIKE: SourceTraits = SourceTraits { seekable: true, bounded: false, shared: true, append_times: true };
+const LIKE: SourceTraits = SourceTraits {
+    seekable: true,
+    bounded: false,
+    shared: true,
+    shared_with_positions: false,
+    forgets: false,
+    append_times: true,
+};
 
 impl SourceConnector for NatsSourceSpec {
     fn traits(&self) -> SourceTraits {

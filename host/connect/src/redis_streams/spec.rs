@@ -239,7 +239,14 @@ impl fmt::Debug for RedisSinkSpec {
 
 impl SourceConnector for RedisSourceSpec {
     fn traits(&self) -> SourceTraits {
-        SourceTraits { seekable: true, bounded: false, shared: true, append_times: true }
+        SourceTraits {
+            seekable: true,
+            bounded: false,
+            shared: true,
+            shared_with_positions: false,
+            forgets: false,
+            append_times: true,
+        }
     }
 
     fn source(&self) -> Result<Box<dyn Source>, ConnectorError> {

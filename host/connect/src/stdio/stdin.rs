@@ -35,7 +35,14 @@ impl Default for StdinSourceSpec {
 
 impl SourceConnector for StdinSourceSpec {
     fn traits(&self) -> SourceTraits {
-        SourceTraits { seekable: false, bounded: true, shared: false, append_times: false }
+        SourceTraits {
+            seekable: false,
+            bounded: true,
+            shared: false,
+            shared_with_positions: false,
+            forgets: false,
+            append_times: false,
+        }
     }
 
     fn source(&self) -> Result<Box<dyn Source>, ConnectorError> {

@@ -11,8 +11,8 @@ use crate::report::Diagnostic;
 use crate::spec::guarantee::{Route, RouteSink, RouteSource, route, too_weak};
 use crate::spec::secrets::is_secret;
 use crate::spec::{
-    AggregateStage, ComputedBy, Delivery, Grant, Kept, Late, Order, Pipeline, Sharing, SinkSpec, SourceSpec,
-    Stage, StateSpec,
+    AggregateStage, ComputedBy, Delivery, Grant, Kept, Late, Order, Pipeline, Sharing, SinkSpec, Stage,
+    StateSpec,
 };
 
 /// A pipeline as it will run.
@@ -113,11 +113,10 @@ pub fn plan(pipeline: &Pipeline) -> Result<Plan, Stop> {
     let exact = pipeline.transactions().is_some();
     let keeps_tokens = pipeline.keeps_tokens();
     let mut routes = Vec::new();
-    for ((source, traits), spec) in sources.iter().zip(&source_traits).zip(&pipeline.sources) {
-        let forgets = matches!(spec, SourceSpec::Http(_) | SourceSpec::Log(_));
+    for (source, traits) in sources.iter().zip(&source_traits) {
         for ((sink, sink_traits), spec) in sinks.iter().zip(&sink_traits).zip(&pipeline.sinks) {
             routes.push(route(
-                RouteSource { name: &source.name, traits: *traits, forgets },
+                RouteSource { name: &source.name, traits: *traits },
                 kept,
                 exact,
                 RouteSink {

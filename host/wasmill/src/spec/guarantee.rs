@@ -34,8 +34,6 @@ pub struct RouteSource<'a> {
     pub name: &'a str,
     /// What it can do.
     pub traits: SourceTraits,
-    /// Whether what was acknowledged is gone from it.
-    pub forgets: bool,
 }
 
 /// A sink, as the guarantee sees it.
@@ -122,7 +120,7 @@ pub fn route(source: RouteSource<'_>, kept: Kept, exact: bool, sink: RouteSink<'
         }
         Kept::Memory => {
             guarantee = guarantee.min(Guarantee::AtLeastOnce);
-            because.push(if source.forgets {
+            because.push(if source.traits.forgets {
                 format!(
                     "positions and state are in memory: a restart begins with empty state behind what was acknowledged, which is gone from {}",
                     source.name
@@ -192,8 +190,22 @@ mod tests {
 
     #[test]
     fn a_route_is_as_strong_as_its_weakest_part() {
-        let log = SourceTraits { seekable: true, bounded: true, shared: false, append_times: false };
-        let pipe = SourceTraits { seekable: false, bounded: true, shared: false, append_times: false };
+        let log = SourceTraits {
+            seekable: true,
+            bounded: true,
+            shared: false,
+            shared_with_positions: false,
+            forgets: false,
+            append_times: false,
+        };
+        let pipe = SourceTraits {
+            seekable: false,
+            bounded: true,
+            shared: false,
+            shared_with_positions: false,
+            forgets: false,
+            append_times: false,
+        };
         let files = SinkTraits { transactional: true, refuses_repeats: false, by_token: false };
         let ids = SinkTraits { transactional: false, refuses_repeats: true, by_token: false };
         let print = SinkTraits { transactional: false, refuses_repeats: false, by_token: false };
@@ -208,7 +220,7 @@ mod tests {
             (pipe, Kept::Memory, print, AtMostOnce, "begins with empty state"),
         ] {
             let route = route(
-                RouteSource { name: "in", traits: source, forgets: false },
+                RouteSource { name: "in", traits: source },
                 kept,
                 false,
                 RouteSink {
@@ -225,8 +237,7 @@ mod tests {
             assert_eq!(route.for_more.is_empty(), expected == ExactlyOnce, "{route:?}");
             assert_eq!(too_weak(&[route], Delivery::ExactlyOnce).is_empty(), expected == ExactlyOnce);
         }
-        let broker =
-            RouteSource { name: "kafka", traits: SourceTraits { shared: true, ..log }, forgets: false };
+        let broker = RouteSource { name: "kafka", traits: SourceTraits { shared: true, ..log } };
         for traits in [files, print] {
             let sink = RouteSink {
                 name: "out",

@@ -218,7 +218,9 @@ impl Pipeline {
                 reasons.push(format!(
                     "the source `{name}` has no group that shares its partitions out; read from Kafka, NATS or Redis"
                 ));
-            } else if source.kafka().is_none() && !matches!(self.kept(), Kept::Source | Kept::Acked) {
+            } else if !source.traits().shared_with_positions
+                && !matches!(self.kept(), Kept::Source | Kept::Acked)
+            {
                 let name = source.name();
                 reasons.push(format!(
                     "its positions are kept by the pipeline, and a shared consumer of the source `{name}` knows none; only a pipeline without state that leaves them to the source can be shared"
