@@ -221,6 +221,7 @@ impl Reader for GeneratorReader {
             data: Vec::new(),
             records: Vec::new(),
             next: self.offset,
+            preamble: None,
         };
         while self.offset < end
             && batch.records.len() < messages_max

@@ -4,12 +4,10 @@
 //! The comments on [`Source`], [`Reader`] and [`Sink`] are the contract; `tests/contract.rs` runs it
 //! over the whole table.
 
-pub mod codec;
 pub mod file;
 pub mod generator;
 pub mod http;
 pub mod kafka;
-mod lines;
 pub mod local_log;
 pub mod log;
 pub mod nats;
@@ -19,9 +17,9 @@ pub mod postgres;
 mod queue;
 mod redis_link;
 pub mod redis_streams;
-mod secret;
 pub mod stdio;
 pub mod store;
+mod stream;
 pub mod table;
 pub mod units;
 
@@ -29,6 +27,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 pub use kafka::GroupOffsets;
+pub use wasmill_codec as codec;
+use wasmill_codec::framing::Framing;
+use wasmill_codec::{Writing, secret};
 use wasmill_engine::input::RawBatch;
 use wasmill_engine::output::{EncodedBatch, Encoder, Sequences};
 use wasmill_engine::position::{PartitionId, Position};
@@ -130,6 +131,9 @@ pub trait Membership: Send + Sync {
 /// Where messages come from. What it is like its spec tells: [`table::SourceConnector::traits`].
 #[async_trait]
 pub trait Source: Send {
+    /// Says how records stand one behind the other in its bytes, before all other calls: for who reads streams of
+    /// bytes.
+    fn frame_by(&mut self, _: Arc<dyn Framing>) {}
     /// Connects and lists its partitions without taking any. Doesn't wait for a source that is away.
     async fn partitions(&mut self) -> Result<Vec<Partition>, ConnectorError>;
     /// Takes all partitions for this process alone, until it is dropped, and lists them: once, before
@@ -272,8 +276,10 @@ pub trait Sink: Send {
     fn traits(&self) -> SinkTraits;
     /// Says who writes, before all other calls: for who refuses repeats by their ids.
     fn identify(&mut self, _: Writer) {}
-    /// Turns messages into what `write` takes; runs on the workers. Asked behind `recover`.
-    fn encoder(&self) -> Arc<dyn Encoder>;
+    /// Says how records stand one behind the other in its bytes, before `recover`: for who writes streams of bytes.
+    fn frame_by(&mut self, _: Arc<dyn Framing>) {}
+    /// Turns messages into what `write` takes, by a codec; runs on the workers. Asked behind `recover`.
+    fn encoder(&self, codec: &Writing) -> Arc<dyn Encoder>;
     /// Connects and returns to what `token` says is committed: takes back what was written after it,
     /// finishes publishing what was. No token: nothing is committed yet.
     async fn recover(&mut self, token: Option<&str>) -> Result<(), ConnectorError>;

@@ -8,7 +8,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use broker::Broker;
-use wasmill_connect::codec::json::JsonDecoder;
+use wasmill_connect::codec::json::{self, JsonDecoder};
 use wasmill_connect::kafka::{KafkaSinkSpec, KafkaSourceSpec, KeyFrom, OffsetReset};
 use wasmill_connect::table::{SinkConnector, SourceConnector};
 use wasmill_connect::{
@@ -168,7 +168,7 @@ fn round_trip(broker: &Broker) {
                 assert_eq!(record.headers.len(), 2);
                 assert_eq!(record.tombstone, record.offset == 1);
                 let mut frame = FrameBuf::default();
-                JsonDecoder.decode(record, &raw.data, &mut frame).expect("a message");
+                JsonDecoder.decode(record, raw, &mut frame).expect("a message");
                 let id = OutputId::Message {
                     partition: PartitionId { source: 0, partition: 0 },
                     offset: record.offset,
@@ -176,7 +176,7 @@ fn round_trip(broker: &Broker) {
                     emit: 0,
                     left_at: "",
                 };
-                sink.encoder().encode(frame.get(0), &id, &mut encoded).expect("a record");
+                sink.encoder(&json::writing()).encode(frame.get(0), &id, &mut encoded).expect("a record");
             }
         }
         sink.write(&encoded).await.expect("written");
@@ -612,7 +612,8 @@ fn keys_are_chosen_by_the_spec() {
         key: Some(line.len()..data.len()),
         ..Default::default()
     };
-    JsonDecoder.decode(&record, &data, &mut frame).expect("a message");
+    let batch = RawBatch { data, ..RawBatch::of_value(b"") };
+    JsonDecoder.decode(&record, &batch, &mut frame).expect("a message");
     let id = OutputId::Message {
         partition: PartitionId { source: 0, partition: 0 },
         offset: 0,
@@ -628,7 +629,11 @@ fn keys_are_chosen_by_the_spec() {
     ] {
         let spec = KafkaSinkSpec { key, ..KafkaSinkSpec::new("127.0.0.1:1", "t") };
         let mut out = EncodedBatch::default();
-        spec.sink().expect("a sink").encoder().encode(frame.get(0), &id, &mut out).expect("a record");
+        spec.sink()
+            .expect("a sink")
+            .encoder(&json::writing())
+            .encode(frame.get(0), &id, &mut out)
+            .expect("a record");
         let record = &out.records[0];
         assert_eq!(record.key.clone().map(|k| &out.data[k]), expected.map(str::as_bytes));
         assert_eq!(&out.data[record.value.clone()], line);

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::PostgresServer;
-use wasmill_connect::codec::json::JsonDecoder;
+use wasmill_connect::codec::json::{self, JsonDecoder};
 use wasmill_connect::postgres::{PostgresAddress, PostgresSinkSpec, PostgresStore};
 use wasmill_connect::store::SharedPositions;
 use wasmill_connect::table::SinkConnector;
 use wasmill_connect::{ConnectorError, Sink, SinkTraits, Writer};
-use wasmill_engine::input::{Decoder, RawRecord};
+use wasmill_engine::input::{Decoder, RawBatch};
 use wasmill_engine::output::{EncodedBatch, Encoder, OutputId};
 use wasmill_engine::position::{PartitionId, Position, Progress};
 use wasmill_engine::state::{Change, Checkpoint, Delta, StateStore, StoreError};
@@ -67,9 +67,8 @@ fn state(key: &str, value: &str) -> Delta {
 fn encode_into(encoder: &dyn Encoder, message: &Value, batch: &mut EncodedBatch) -> Result<(), String> {
     let line = message.to_string();
     let mut frame = FrameBuf::default();
-    JsonDecoder
-        .decode(&RawRecord::of_value(line.as_bytes()), line.as_bytes(), &mut frame)
-        .expect("a message");
+    let raw = RawBatch::of_value(line.as_bytes());
+    JsonDecoder.decode(&raw.records[0], &raw, &mut frame).expect("a message");
     let offset = batch.records.len() as u64;
     let id = OutputId::Message { partition: partition(0), offset, index: 0, emit: 0, left_at: "" };
     encoder.encode(frame.get(0), &id, batch)
@@ -77,7 +76,7 @@ fn encode_into(encoder: &dyn Encoder, message: &Value, batch: &mut EncodedBatch)
 
 /// Messages with these payloads.
 fn batch(sink: &dyn Sink, payloads: &[Value]) -> EncodedBatch {
-    let (encoder, mut batch) = (sink.encoder(), EncodedBatch::default());
+    let (encoder, mut batch) = (sink.encoder(&json::writing()), EncodedBatch::default());
     for (i, payload) in payloads.iter().enumerate() {
         let message = json!({"id": i.to_string(), "type": "t", "payload": payload});
         encode_into(&*encoder, &message, &mut batch).expect("a row");
@@ -208,7 +207,7 @@ fn values_are_what_psql_shows_or_are_told() {
             sink.recover(None).await.unwrap_or_else(|e| panic!("{of}: {e}"));
             let mut rows = EncodedBatch::default();
             let message = json!({"id": "1", "type": "t", "payload": {"a": {"v": value}}});
-            encode_into(&*sink.encoder(), &message, &mut rows)?;
+            encode_into(&*sink.encoder(&json::writing()), &message, &mut rows)?;
             sink.write(&rows).await.expect("written");
             sink.flush().await.unwrap_or_else(|e| panic!("{of} {value}: {e}"));
             match sink.refused().pop() {
@@ -241,9 +240,10 @@ fn values_are_what_psql_shows_or_are_told() {
         sink.recover(None).await.expect("recovered");
         let mut rows = EncodedBatch::default();
         let message = json!({"id": "42", "type": "seen", "payload": [1], "timestamp": 1000, "metadata": {"a": "x", "b": 1}});
-        encode_into(&*sink.encoder(), &message, &mut rows).expect("a row");
+        encode_into(&*sink.encoder(&json::writing()), &message, &mut rows).expect("a row");
         let not_json = json!({"id": "abc", "type": "t", "payload": 1});
-        let error = encode_into(&*sink.encoder(), &not_json, &mut rows).expect_err("no number");
+        let error =
+            encode_into(&*sink.encoder(&json::writing()), &not_json, &mut rows).expect_err("no number");
         assert_eq!(error, "column `id` (bigint): \"abc\" is no integer");
         sink.write(&rows).await.expect("written");
         sink.flush().await.expect("flushed");
@@ -470,7 +470,7 @@ fn rows_that_are_refused_leave_the_others_and_upserts_take_their_place() {
     assert_eq!(show("SELECT a, b, n, mood FROM u ORDER BY 1, 2"), "x|1|3|ok\nx|2|6|ok\ny|1|5|ok\nz|0|7|ok");
     let mut rows = EncodedBatch::default();
     let no_key = json!({"id": "1", "type": "t", "payload": {"a": "x"}});
-    let error = encode_into(&*sink.encoder(), &no_key, &mut rows).expect_err("no key");
+    let error = encode_into(&*sink.encoder(&json::writing()), &no_key, &mut rows).expect_err("no key");
     assert!(error.contains("column `b` (integer): it is a part of the key"), "{error}");
 
     // A table that is changed under way: its rows' bytes would mean something else.
@@ -786,16 +786,15 @@ fn it_writes_at_least_half_as_fast_as_bare_copies() {
     let spec = spec(&server, "postgres", json!({"table": "t", "columns": columns}));
     let store = Arc::new(PostgresStore::open_alone(&at(&server, "postgres"), "p").expect("a store"));
     let mut sink = sink_of(&store, &spec);
-    let encoder = sink.encoder();
+    let encoder = sink.encoder(&json::writing());
     let message = |id: u64| {
         let carrier = ["AA", "UA", "DL"][(id % 3) as usize];
         let line = json!({"id": id.to_string(), "type": "flight", "timestamp": 1_359_676_799_000u64 + id,
             "payload": {"carrier": carrier, "origin": "JFK", "delay": id % 100, "dest": "LAX", "flight": id, "tail": "N14228"}});
         let line = line.to_string();
         let mut frame = FrameBuf::default();
-        JsonDecoder
-            .decode(&RawRecord::of_value(line.as_bytes()), line.as_bytes(), &mut frame)
-            .expect("a message");
+        let batch = RawBatch::of_value(line.as_bytes());
+        JsonDecoder.decode(&batch.records[0], &batch, &mut frame).expect("a message");
         frame
     };
     let frames: Vec<FrameBuf> = (0..EPOCHS * ROWS).map(message).collect();

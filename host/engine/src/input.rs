@@ -1,6 +1,7 @@
 //! What readers hand to the engine: bytes as they came, each with its place in the log.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use wasmill_frame::FrameBuf;
 
@@ -59,9 +60,25 @@ pub struct RawBatch {
     pub records: Vec<RawRecord>,
     /// The offset to read next.
     pub next: u64,
+    /// What stands once before the records and says how to read them, as the header of a file.
+    pub preamble: Option<Arc<[u8]>>,
 }
 
 impl RawBatch {
+    /// An empty one.
+    #[must_use]
+    pub fn new(partition: PartitionId) -> Self {
+        Self { partition, data: Vec::new(), records: Vec::new(), next: 0, preamble: None }
+    }
+
+    /// One record that is nothing but its value.
+    #[must_use]
+    pub fn of_value(value: &[u8]) -> Self {
+        let record = RawRecord { next: 1, ..RawRecord::of_value(value) };
+        let batch = Self::new(PartitionId { source: 0, partition: 0 });
+        Self { data: value.to_vec(), records: vec![record], next: 1, ..batch }
+    }
+
     /// What it takes up in memory, about.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
@@ -72,11 +89,11 @@ impl RawBatch {
 /// Turns a record's bytes into a message.
 pub trait Decoder: Send + Sync {
     /// Adds the record's message to `frame`, or nothing and says why: what is wrong, where in the
-    /// record, and what to do. `data` is the record's batch's.
+    /// record, and what to do. `of` is the record's batch.
     ///
     /// # Errors
     /// The reason, for the dead-letter queue.
-    fn decode(&self, record: &RawRecord, data: &[u8], frame: &mut FrameBuf) -> Result<(), String>;
+    fn decode(&self, record: &RawRecord, of: &RawBatch, frame: &mut FrameBuf) -> Result<(), String>;
     /// What a record carries of the stream time of the partition that it comes from.
     fn carried(&self, _: &RawRecord, _: &[u8]) -> Carried {
         Carried::Nothing

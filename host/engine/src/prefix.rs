@@ -97,7 +97,7 @@ impl Prefix {
             let before = batch.frame.len();
             let decoded = match &record.rejected {
                 Some(reason) => Err(reason.clone()),
-                None => decoder.decode(record, &raw.data, &mut batch.frame),
+                None => decoder.decode(record, raw, &mut batch.frame),
             };
             match decoded {
                 Ok(()) => {

@@ -69,7 +69,7 @@ pub fn raw_batch(partition: PartitionId, first: u64, lines: &[String]) -> RawBat
             ..RawRecord::default()
         });
     }
-    RawBatch { partition, data, records, next: first + lines.len() as u64 }
+    RawBatch { data, records, next: first + lines.len() as u64, ..RawBatch::new(partition) }
 }
 
 /// The parts of a running pipeline, restored from what a store has.

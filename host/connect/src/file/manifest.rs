@@ -38,21 +38,47 @@ impl Default for Manifest {
     }
 }
 
-/// A finished file's path.
-pub(super) fn finished(directory: &Path, sequence: u64) -> PathBuf {
-    directory.join(format!("part-{sequence:06}.jsonl"))
+/// How a sink's files are called.
+#[derive(Debug, Clone)]
+pub(super) struct Names {
+    pub(super) directory: PathBuf,
+    /// What the names end in, without the dot.
+    pub(super) extension: &'static str,
 }
 
-/// A file's path while it is written.
-pub(super) fn unfinished(directory: &Path, sequence: u64) -> PathBuf {
-    directory.join(format!(".part-{sequence:06}.jsonl.tmp"))
+impl Names {
+    fn name(&self, sequence: u64) -> String {
+        format!("part-{sequence:06}.{}", self.extension)
+    }
+
+    /// A finished file's path.
+    pub(super) fn finished(&self, sequence: u64) -> PathBuf {
+        self.directory.join(self.name(sequence))
+    }
+
+    /// A file's path while it is written.
+    pub(super) fn unfinished(&self, sequence: u64) -> PathBuf {
+        self.directory.join(format!(".{}.tmp", self.name(sequence)))
+    }
+}
+
+/// The sequence in a file's name, whatever the name ends in.
+fn sequence(name: &str) -> Option<u64> {
+    name.strip_prefix("part-")?.split_once('.')?.0.parse().ok()
+}
+
+/// A file that is there.
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub(super) path: PathBuf,
+    pub(super) bytes: u64,
 }
 
 /// The files of a sink's directory by sequence: finished, and not.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
-    pub(super) finished: BTreeMap<u64, u64>,
-    pub(super) unfinished: BTreeMap<u64, u64>,
+    pub(super) finished: BTreeMap<u64, Listed>,
+    pub(super) unfinished: BTreeMap<u64, Listed>,
 }
 
 /// Lists a directory; what is not this sink's is passed over.
@@ -63,15 +89,13 @@ pub(super) fn list(directory: &Path) -> Result<Listing, ConnectorError> {
         let entry = entry.map_err(failed)?;
         let name = entry.file_name();
         let Some(name) = name.to_str() else { continue };
-        let sequence = |prefix: &str, suffix: &str| -> Option<u64> {
-            name.strip_prefix(prefix)?.strip_suffix(suffix)?.parse().ok()
+        let hidden = name.strip_prefix('.').and_then(|name| name.strip_suffix(".tmp"));
+        let (to, name) = match hidden {
+            Some(name) => (&mut listing.unfinished, name),
+            None => (&mut listing.finished, name),
         };
-        let (to, n) = match (sequence("part-", ".jsonl"), sequence(".part-", ".jsonl.tmp")) {
-            (Some(n), _) => (&mut listing.finished, n),
-            (_, Some(n)) => (&mut listing.unfinished, n),
-            _ => continue,
-        };
-        to.insert(n, entry.metadata().map_err(failed)?.len());
+        let Some(n) = sequence(name) else { continue };
+        to.insert(n, Listed { path: entry.path(), bytes: entry.metadata().map_err(failed)?.len() });
     }
     Ok(listing)
 }
@@ -99,8 +123,8 @@ impl Manifest {
     }
 
     /// Lists a finished file, in its order; false where it is listed already.
-    pub(super) fn add(&mut self, sequence: u64, bytes: u64) -> bool {
-        let name = format!("part-{sequence:06}.jsonl");
+    pub(super) fn add(&mut self, names: &Names, sequence: u64, bytes: u64) -> bool {
+        let name = names.name(sequence);
         if self.finished.iter().rev().any(|part| part.name == name) {
             return false;
         }
@@ -110,8 +134,7 @@ impl Manifest {
 
     /// The greatest finished sequence.
     pub(super) fn last(&self) -> u64 {
-        let sequence = |part: &Part| part.name.strip_prefix("part-")?.strip_suffix(".jsonl")?.parse().ok();
-        self.finished.iter().filter_map(sequence).max().unwrap_or(0)
+        self.finished.iter().filter_map(|part| sequence(&part.name)).max().unwrap_or(0)
     }
 
     /// The paths of the finished files.

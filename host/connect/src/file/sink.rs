@@ -13,13 +13,14 @@ use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
+use wasmill_codec::framing::{Framing, Joiner, Lines};
 use wasmill_engine::output::{EncodedBatch, Encoder};
 
-use super::manifest::{FORMAT, LOCK, MANIFEST, Manifest, finished, list, remove, sync_directory, unfinished};
-use crate::codec::json::JsonEncoder;
+use super::manifest::{FORMAT, LOCK, MANIFEST, Manifest, Names, list, remove, sync_directory};
+use crate::stream::StreamEncoder;
 use crate::table::SinkConnector;
 use crate::units::{HumanDuration, HumanSize};
-use crate::{ConnectorError, Sink, SinkTraits, os};
+use crate::{ConnectorError, Sink, SinkTraits, codec, os};
 
 /// How much waits in memory before it is written.
 const PENDING_BYTES_MAX: u64 = 1 << 20;
@@ -77,6 +78,7 @@ impl SinkConnector for FileSinkSpec {
 /// Writes JSON lines to files that appear whole.
 pub struct FileSink {
     files: Arc<Mutex<Files>>,
+    joiner: Box<dyn Joiner>,
     pending: Vec<u8>,
     /// How long the current file is with what waits, and when it must be finished for its size.
     length: u64,
@@ -94,7 +96,8 @@ impl FileSink {
         }
         let roll_bytes = spec.roll_bytes.0;
         let files = Files {
-            directory: spec.path,
+            names: Names { directory: spec.path, extension: Lines.extension() },
+            head: Vec::new(),
             roll_interval: spec.roll_interval,
             lock: None,
             manifest: Manifest::default(),
@@ -102,7 +105,8 @@ impl FileSink {
             current: Current { sequence: 1, length: 0, file: None, since: None, dirty: false },
             flushed: None,
         };
-        Ok(Self { files: Arc::new(Mutex::new(files)), pending: Vec::new(), length: 0, roll_bytes })
+        let joiner = Lines.joiner();
+        Ok(Self { files: Arc::new(Mutex::new(files)), joiner, pending: Vec::new(), length: 0, roll_bytes })
     }
 
     /// Removes what sinks have written to a directory: the files that its manifest lists, the unfinished
@@ -118,11 +122,11 @@ impl FileSink {
             remove(&path)?;
         }
         // Renamed by a run that died before it could list them.
-        for sequence in listing.finished.range(manifest.last() + 1..).map(|(n, _)| *n) {
-            remove(&finished(directory, sequence))?;
+        for (_, file) in listing.finished.range(manifest.last() + 1..) {
+            remove(&file.path)?;
         }
-        for sequence in listing.unfinished.into_keys() {
-            remove(&unfinished(directory, sequence))?;
+        for file in listing.unfinished.values() {
+            remove(&file.path)?;
         }
         // Last, so that a reset that was interrupted can be repeated.
         remove(&directory.join(MANIFEST))?;
@@ -139,6 +143,7 @@ impl FileSink {
     }
 
     async fn write_pending(&mut self, seal: bool) -> Result<(), ConnectorError> {
+        self.joiner.finish(&mut self.pending);
         let bytes = std::mem::take(&mut self.pending);
         self.with_files(move |files| {
             files.append(&bytes)?;
@@ -174,7 +179,9 @@ struct Current {
 }
 
 struct Files {
-    directory: PathBuf,
+    names: Names,
+    /// What stands at the start of each.
+    head: Vec<u8>,
     roll_interval: Option<HumanDuration>,
     lock: Option<File>,
     manifest: Manifest,
@@ -201,28 +208,29 @@ fn lock(directory: &Path) -> Result<File, ConnectorError> {
 
 impl Files {
     fn recover(&mut self, token: Option<&str>) -> Result<u64, ConnectorError> {
-        let shown = self.directory.display().to_string();
-        fs::create_dir_all(&self.directory).map_err(|e| os::fatal(format!("cannot create {shown}"), &e))?;
+        let shown = self.names.directory.display().to_string();
+        fs::create_dir_all(&self.names.directory)
+            .map_err(|e| os::fatal(format!("cannot create {shown}"), &e))?;
         if self.lock.is_none() {
-            self.lock = Some(lock(&self.directory)?);
+            self.lock = Some(lock(&self.names.directory)?);
         }
-        let manifest = Manifest::read(&self.directory)?;
+        let manifest = Manifest::read(&self.names.directory)?;
         let has_manifest = manifest.is_some();
         self.manifest = manifest.unwrap_or_default();
         self.sealed.clear();
-        let listing = list(&self.directory)?;
+        let listing = list(&self.names.directory)?;
         let Some(token) = token.filter(|t| !t.is_empty()) else {
             if !listing.finished.is_empty() {
                 return Err(ConnectorError::Fatal(format!(
                     "{shown} holds the output of an earlier run, of which this pipeline knows nothing: remove both with `wasmill run --reset`, or give the sink another path"
                 )));
             }
-            for sequence in listing.unfinished.into_keys() {
-                remove(&unfinished(&self.directory, sequence))?;
+            for file in listing.unfinished.values() {
+                remove(&file.path)?;
             }
             if !has_manifest || self.manifest != Manifest::default() {
                 self.manifest = Manifest::default();
-                self.manifest.write(&self.directory)?;
+                self.manifest.write(&self.names.directory)?;
             }
             self.begin(1);
             self.flushed = None;
@@ -245,21 +253,21 @@ impl Files {
                 self.cut(*sequence, *length)?;
             }
         }
-        for (sequence, _) in listing.unfinished.range(token.sequence + 1..) {
-            remove(&unfinished(&self.directory, *sequence))?;
+        for (_, file) in listing.unfinished.range(token.sequence + 1..) {
+            remove(&file.path)?;
         }
         self.sealed = token.sealed.clone();
         self.publish()?;
         if listing.finished.contains_key(&token.sequence) {
             // Finished when the pipeline ended; more came since.
-            if self.manifest.add(token.sequence, token.length) {
-                self.manifest.write(&self.directory)?;
+            if self.manifest.add(&self.names, token.sequence, token.length) {
+                self.manifest.write(&self.names.directory)?;
             }
             self.begin(token.sequence + 1);
         } else {
             self.begin(token.sequence);
             if token.length == 0 {
-                remove(&unfinished(&self.directory, token.sequence))?;
+                remove(&self.names.unfinished(token.sequence))?;
             } else {
                 let mut file = self.cut(token.sequence, token.length)?;
                 file.seek(SeekFrom::End(0)).map_err(|e| os::fatal(format!("cannot write to {shown}"), &e))?;
@@ -280,15 +288,15 @@ impl Files {
         length: u64,
     ) -> Result<(), ConnectorError> {
         if let Some(there) = listing.finished.get(&sequence) {
-            return if *there == length { Ok(()) } else { Err(self.newer(sequence)) };
+            return if there.bytes == length { Ok(()) } else { Err(self.newer(sequence)) };
         }
         match listing.unfinished.get(&sequence) {
-            Some(there) if *there >= length => Ok(()),
+            Some(there) if there.bytes >= length => Ok(()),
             None if length == 0 => Ok(()),
             there => Err(ConnectorError::Fatal(format!(
                 "{} has {} of the {length} bytes that are committed: the output was changed or lost since; put it back, or run `wasmill reset` to write all of it again",
-                unfinished(&self.directory, sequence).display(),
-                there.copied().unwrap_or(0)
+                self.names.unfinished(sequence).display(),
+                there.map_or(0, |t| t.bytes)
             ))),
         }
     }
@@ -296,13 +304,13 @@ impl Files {
     fn newer(&self, sequence: u64) -> ConnectorError {
         ConnectorError::Fatal(format!(
             "{} is finished, but the state of this pipeline is from before that: put back the state that goes with it, or run `wasmill reset`",
-            finished(&self.directory, sequence).display()
+            self.names.finished(sequence).display()
         ))
     }
 
     /// Cuts off what is not committed.
     fn cut(&self, sequence: u64, length: u64) -> Result<File, ConnectorError> {
-        let path = unfinished(&self.directory, sequence);
+        let path = self.names.unfinished(sequence);
         let cut = || -> io::Result<File> {
             let file = OpenOptions::new().write(true).open(&path)?;
             if file.metadata()?.len() != length {
@@ -322,15 +330,18 @@ impl Files {
         if bytes.is_empty() {
             return Ok(());
         }
-        let path = unfinished(&self.directory, self.current.sequence);
+        let path = self.names.unfinished(self.current.sequence);
         let failed = |e: io::Error| os::fatal(format!("cannot write {}", path.display()), &e);
         let file = match &mut self.current.file {
             Some(file) => file,
             none => {
                 let file = File::create_new(&path).map_err(failed)?;
                 // Its name must be as durable as the commit that will count on it.
-                sync_directory(&self.directory)?;
-                none.insert(file)
+                sync_directory(&self.names.directory)?;
+                self.current.length += self.head.len() as u64;
+                let file = none.insert(file);
+                file.write_all(&self.head).map_err(failed)?;
+                file
             }
         };
         file.write_all(bytes).map_err(failed)?;
@@ -342,7 +353,7 @@ impl Files {
 
     fn sync(&mut self) -> Result<(), ConnectorError> {
         if let Some(file) = self.current.file.as_ref().filter(|_| self.current.dirty) {
-            let path = unfinished(&self.directory, self.current.sequence);
+            let path = self.names.unfinished(self.current.sequence);
             file.sync_data().map_err(|e| os::fatal(format!("cannot sync {}", path.display()), &e))?;
             self.current.dirty = false;
         }
@@ -389,16 +400,16 @@ impl Files {
         for (sequence, _) in &self.sealed {
             self.rename(*sequence)?;
         }
-        sync_directory(&self.directory)?;
+        sync_directory(&self.names.directory)?;
         let mut changed = false;
         for (sequence, length) in self.sealed.drain(..) {
-            changed |= self.manifest.add(sequence, length);
+            changed |= self.manifest.add(&self.names, sequence, length);
         }
-        if changed { self.manifest.write(&self.directory) } else { Ok(()) }
+        if changed { self.manifest.write(&self.names.directory) } else { Ok(()) }
     }
 
     fn rename(&self, sequence: u64) -> Result<(), ConnectorError> {
-        let (from, to) = (unfinished(&self.directory, sequence), finished(&self.directory, sequence));
+        let (from, to) = (self.names.unfinished(sequence), self.names.finished(sequence));
         match fs::rename(&from, &to) {
             Err(e) if e.kind() == io::ErrorKind::NotFound && to.exists() => Ok(()),
             done => done.map_err(|e| os::fatal(format!("cannot finish {}", to.display()), &e)),
@@ -412,8 +423,15 @@ impl Sink for FileSink {
         LIKE
     }
 
-    fn encoder(&self) -> Arc<dyn Encoder> {
-        Arc::new(JsonEncoder)
+    fn frame_by(&mut self, framing: Arc<dyn Framing>) {
+        self.joiner = framing.joiner();
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.head = self.joiner.head();
+        files.names.extension = framing.extension();
+    }
+
+    fn encoder(&self, codec: &codec::Writing) -> Arc<dyn Encoder> {
+        Arc::new(StreamEncoder(codec.clone()))
     }
 
     async fn recover(&mut self, token: Option<&str>) -> Result<(), ConnectorError> {
@@ -426,9 +444,10 @@ impl Sink for FileSink {
     async fn write(&mut self, batch: &EncodedBatch) -> Result<(), ConnectorError> {
         for record in &batch.records {
             let value = &batch.data[record.value.clone()];
-            self.pending.extend_from_slice(value);
-            self.pending.push(b'\n');
-            self.length += value.len() as u64 + 1;
+            let before = self.pending.len();
+            self.joiner.push(value, &mut self.pending);
+            // What the joiner keeps counts once it comes out.
+            self.length += (self.pending.len() - before) as u64;
             let seal = self.length >= self.roll_bytes;
             if seal || self.pending.len() as u64 >= PENDING_BYTES_MAX {
                 self.write_pending(seal).await?;
@@ -438,6 +457,7 @@ impl Sink for FileSink {
     }
 
     async fn flush(&mut self) -> Result<String, ConnectorError> {
+        self.joiner.finish(&mut self.pending);
         let bytes = std::mem::take(&mut self.pending);
         let (token, length) = self
             .with_files(move |files| {

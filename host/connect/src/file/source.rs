@@ -6,10 +6,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use wasmill_codec::framing::{Framing, Lines, Place};
 
 use super::text::{FileChunks, Text, begins_as, incarnation_now};
-use crate::lines::LineReader;
 use crate::pace::{self, Pacer};
+use crate::stream::StreamReader;
 use crate::table::SourceConnector;
 use crate::units::HumanSize;
 use crate::{ConnectorError, Partition, Reader, Source, SourceTraits, os};
@@ -62,12 +63,13 @@ impl SourceConnector for FileSourceSpec {
     }
 }
 
-/// Reads files of JSON lines. An offset is a byte of a file's text (decompressed), where a line starts.
+/// Reads files. An offset is a byte of a file's text (decompressed), where a line starts, or what another framing counts.
 pub struct FileSource {
     spec: FileSourceSpec,
     message_bytes_max: usize,
     files: Vec<PathBuf>,
     pacer: Option<Arc<Pacer>>,
+    framing: Arc<dyn Framing>,
 }
 
 impl FileSource {
@@ -78,7 +80,7 @@ impl FileSource {
     pub fn new(spec: FileSourceSpec) -> Result<Self, ConnectorError> {
         let pacer = Pacer::new(pace::check(spec.rate)?);
         let message_bytes_max = usize::try_from(spec.message_bytes_max.0).unwrap_or(usize::MAX - 1);
-        Ok(Self { spec, message_bytes_max, files: Vec::new(), pacer })
+        Ok(Self { spec, message_bytes_max, files: Vec::new(), pacer, framing: Arc::new(Lines) })
     }
 
     fn file(&self, partition: u32) -> Result<PathBuf, ConnectorError> {
@@ -136,12 +138,21 @@ fn partition(number: usize, path: &std::path::Path) -> Result<Partition, Connect
 
 #[async_trait]
 impl Source for FileSource {
+    fn frame_by(&mut self, framing: Arc<dyn Framing>) {
+        self.framing = framing;
+    }
+
     async fn partitions(&mut self) -> Result<Vec<Partition>, ConnectorError> {
         let path = self.spec.path.clone();
+        // What other framings count is known once it is read.
+        let counts_bytes = self.framing.resumes();
         let (files, partitions) = os::blocking(move || {
             let files = list(&path)?;
-            let partitions =
-                files.iter().enumerate().map(|(i, f)| partition(i, f)).collect::<Result<_, _>>()?;
+            let mut partitions =
+                files.iter().enumerate().map(|(i, f)| partition(i, f)).collect::<Result<Vec<_>, _>>()?;
+            if !counts_bytes {
+                partitions.iter_mut().for_each(|p| p.extent = None);
+            }
             Ok((files, partitions))
         })
         .await?;
@@ -151,10 +162,15 @@ impl Source for FileSource {
 
     async fn open(&mut self, partition: u32, offset: u64) -> Result<Box<dyn Reader>, ConnectorError> {
         let path = self.file(partition)?;
-        let (text, from) = os::blocking(move || Text::open_at(&path, offset)).await?;
-        let chunks = FileChunks::new(text);
-        let pacer = self.pacer.clone();
-        Ok(Box::new(LineReader::new(chunks, partition, from, self.message_bytes_max, pacer)))
+        let resumes = self.framing.resumes();
+        let open = move || match resumes {
+            true => Text::open_at(&path, offset),
+            false => Ok((Text::open(&path)?, Place { offset, ..Place::START })),
+        };
+        let (text, from) = os::blocking(open).await?;
+        let (chunks, pacer) = (FileChunks::new(text), self.pacer.clone());
+        let max = self.message_bytes_max;
+        Ok(Box::new(StreamReader::new(chunks, &*self.framing, partition, from, max, pacer)))
     }
 
     async fn commit(&mut self, _offsets: &[(u32, u64)]) -> Result<(), ConnectorError> {

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use flate2::bufread::MultiGzDecoder;
 use tokio::task::JoinHandle;
+use wasmill_codec::framing::Place;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::lines::{Chunks, Place};
+use crate::stream::Chunks;
 use crate::{ConnectorError, os};
 
 /// How much text one read brings; two of these are in memory for an open file.

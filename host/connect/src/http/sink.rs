@@ -11,17 +11,18 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use wasmill_codec::Takes;
+use wasmill_codec::unseen::append;
 use wasmill_engine::output::{EncodedBatch, EncodedRecord, Encoder, OutputId};
 use wasmill_frame::Message;
 
 use super::deliver::{Outcome, Receiver, check_url, header};
 use super::packages::{BatchForm, Package, Queue, Waiting};
 use super::token::{check_token, token};
-use crate::codec::json::JsonEncoder;
 use crate::secret::Secret;
 use crate::table::SinkConnector;
 use crate::units::HumanDuration;
-use crate::{ConnectorError, Refused, Sink, SinkTraits, Writer, os};
+use crate::{ConnectorError, Refused, Sink, SinkTraits, Writer, codec, os};
 
 /// How much waits in memory to be posted, beside what is under way.
 const WAITING_BYTES_MAX: usize = 4 << 20;
@@ -162,17 +163,19 @@ impl SinkConnector for HttpSinkSpec {
 }
 
 /// Writes envelopes with their output ids.
-struct HttpEncoder(Writer);
+struct HttpEncoder {
+    codec: codec::Writing,
+    writer: Writer,
+}
 
 impl Encoder for HttpEncoder {
     fn encode(&self, message: Message<'_>, id: &OutputId<'_>, into: &mut EncodedBatch) -> Result<(), String> {
-        JsonEncoder.encode(message, id, into)?;
+        let mut record = self.codec.writer.write(message, Takes::default(), into)?;
+        record.key = message.key().map(|key| append(key, &mut into.data));
         let start = into.data.len();
-        self.0.write_id(id, &mut into.data);
-        let end = into.data.len();
-        if let Some(record) = into.records.last_mut() {
-            record.id = Some(start..end);
-        }
+        self.writer.write_id(id, &mut into.data);
+        record.id = Some(start..into.data.len());
+        into.records.push(record);
         Ok(())
     }
 }
@@ -337,8 +340,8 @@ impl Sink for HttpSink {
         self.writer = writer;
     }
 
-    fn encoder(&self) -> Arc<dyn Encoder> {
-        Arc::new(HttpEncoder(self.writer.clone()))
+    fn encoder(&self, codec: &codec::Writing) -> Arc<dyn Encoder> {
+        Arc::new(HttpEncoder { codec: codec.clone(), writer: self.writer.clone() })
     }
 
     async fn recover(&mut self, _token: Option<&str>) -> Result<(), ConnectorError> {

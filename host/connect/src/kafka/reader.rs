@@ -68,6 +68,7 @@ impl Slot {
             data: Vec::with_capacity(last.1),
             records: Vec::with_capacity(last.0.min(messages_max)),
             next: *next,
+            preamble: None,
         };
         loop {
             match message.error() {

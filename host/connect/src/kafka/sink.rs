@@ -23,7 +23,7 @@ use super::client::{
 use super::encoder::{KafkaEncoder, KeyFrom};
 use super::properties::{Property, Side, config, is_common};
 use crate::table::SinkConnector;
-use crate::{ConnectorError, Refused, Sink, SinkTraits, os};
+use crate::{ConnectorError, Refused, Sink, SinkTraits, codec, os};
 
 /// How long nothing may be acknowledged before the brokers count as away.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(5);
@@ -466,8 +466,8 @@ impl Sink for KafkaSink {
         LIKE
     }
 
-    fn encoder(&self) -> Arc<dyn Encoder> {
-        Arc::new(KafkaEncoder(self.spec.key))
+    fn encoder(&self, codec: &codec::Writing) -> Arc<dyn Encoder> {
+        Arc::new(KafkaEncoder { codec: Arc::clone(&codec.writer), key: self.spec.key })
     }
 
     async fn recover(&mut self, _token: Option<&str>) -> Result<(), ConnectorError> {

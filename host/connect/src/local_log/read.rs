@@ -214,7 +214,7 @@ impl LogReader {
 
     fn serve(&mut self, messages_max: usize, bytes_max: usize) -> RawBatch {
         let partition = PartitionId { source: 0, partition: self.partition };
-        let mut batch = RawBatch { partition, data: Vec::new(), records: Vec::new(), next: 0 };
+        let mut batch = RawBatch::new(partition);
         while let Some((offset, time_ms, nth, place)) = self.ahead.records.pop_front() {
             let body = &self.ahead.bodies[nth];
             let mut copy = |range: std::ops::Range<usize>| {

@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use wasmill_engine::output::{EncodedBatch, Encoder};
+use wasmill_codec::unseen::append;
+use wasmill_codec::{RecordWriter, Takes};
+use wasmill_engine::output::{EncodedBatch, EncodedRecord, Encoder, OutputId};
+use wasmill_frame::Message;
 
-use crate::codec::json::JsonEncoder;
 use crate::local_log::{self, Batch, Keep, LogWriter, Record, SEGMENT_BYTES, Taken, now_ms};
 use crate::table::SinkConnector;
-use crate::{ConnectorError, Sink, SinkTraits, os};
+use crate::{ConnectorError, Sink, SinkTraits, codec, os};
 
 /// How much waits in memory before it is written.
 const PENDING_BYTES_MAX: u64 = 1 << 20;
@@ -140,14 +142,26 @@ impl Writing {
     }
 }
 
+/// Writes messages with their keys.
+struct KeyedEncoder(Arc<dyn RecordWriter>);
+
+impl Encoder for KeyedEncoder {
+    fn encode(&self, message: Message<'_>, _: &OutputId<'_>, into: &mut EncodedBatch) -> Result<(), String> {
+        let record = self.0.write(message, Takes::default(), into)?;
+        let key = message.key().map(|key| append(key, &mut into.data));
+        into.records.push(EncodedRecord { key, ..record });
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl Sink for LogSink {
     fn traits(&self) -> SinkTraits {
         LIKE
     }
 
-    fn encoder(&self) -> Arc<dyn Encoder> {
-        Arc::new(JsonEncoder)
+    fn encoder(&self, codec: &codec::Writing) -> Arc<dyn Encoder> {
+        Arc::new(KeyedEncoder(Arc::clone(&codec.writer)))
     }
 
     async fn recover(&mut self, token: Option<&str>) -> Result<(), ConnectorError> {

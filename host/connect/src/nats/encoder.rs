@@ -1,39 +1,39 @@
 //! Messages as a stream takes them: the JSON envelope as the payload, and beside it headers and the output id.
 
+use std::sync::Arc;
+
 use wasmill_engine::input::Header;
 use wasmill_engine::output::{EncodedBatch, Encoder, OutputId};
 use wasmill_frame::Message;
 
 use super::sink::MessageHeaders;
 use crate::Writer;
-use crate::codec::json::{Unseen, append, record};
+use crate::codec::{RecordWriter, Takes};
 
 /// What the names of NATS's own headers begin with: they say what becomes of a message.
 const OWN: &[u8] = b"nats-";
 
 /// Writes messages for a stream.
 pub(super) struct NatsEncoder {
+    pub codec: Arc<dyn RecordWriter>,
     pub writer: Writer,
     pub headers: MessageHeaders,
 }
 
 impl Encoder for NatsEncoder {
     fn encode(&self, message: Message<'_>, id: &OutputId<'_>, into: &mut EncodedBatch) -> Result<(), String> {
-        let unseen = Unseen::of(message.metadata());
         let start = into.data.len();
-        let mut encoded = record(message, &unseen, into)?;
-        if self.headers == MessageHeaders::Pass {
-            for (name, value) in unseen.headers() {
-                let value = value.unwrap_or_default();
-                if name.get(..OWN.len()).is_some_and(|n| n.eq_ignore_ascii_case(OWN)) {
-                    continue;
-                }
-                if let Err(why) = check(name, value) {
-                    into.data.truncate(start);
-                    return Err(why);
-                }
-                let name = append(name, &mut into.data);
-                encoded.headers.push(Header { name, value: Some(append(value, &mut into.data)) });
+        let takes = Takes { headers: self.headers == MessageHeaders::Pass, tombstones: false };
+        let mut encoded = self.codec.write(message, takes, into)?;
+        let is_own = |h: &Header| {
+            into.data[h.name.clone()].get(..OWN.len()).is_some_and(|n| n.eq_ignore_ascii_case(OWN))
+        };
+        encoded.headers.retain(|h| !is_own(h));
+        for header in &mut encoded.headers {
+            let value = header.value.get_or_insert(start..start).clone();
+            if let Err(why) = check(&into.data[header.name.clone()], &into.data[value]) {
+                into.data.truncate(start);
+                return Err(why);
             }
         }
         let at = into.data.len();

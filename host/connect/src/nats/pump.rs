@@ -129,6 +129,7 @@ impl AheadReader {
             data: Vec::with_capacity(self.last.1),
             records: Vec::with_capacity(self.last.0.min(messages_max)),
             next: self.next,
+            preamble: None,
         };
         while batch.records.len() < messages_max.max(1)
             && (batch.records.is_empty() || batch.data.len() < bytes_max)

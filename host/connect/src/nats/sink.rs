@@ -17,7 +17,7 @@ use super::encoder::NatsEncoder;
 use super::publisher::{InFlight, Outgoing, Publisher};
 use super::scan::Scan;
 use crate::table::SinkConnector;
-use crate::{ConnectorError, Refused, Sink, SinkTraits, Writer};
+use crate::{ConnectorError, Refused, Sink, SinkTraits, Writer, codec};
 
 /// The shortest window that bridges the time from a reading of the stream to a message that comes late.
 const WINDOW_MIN: Duration = Duration::from_secs(1);
@@ -373,8 +373,9 @@ impl Sink for NatsSink {
         self.writer = writer;
     }
 
-    fn encoder(&self) -> Arc<dyn Encoder> {
-        Arc::new(NatsEncoder { writer: self.writer.clone(), headers: self.spec.headers })
+    fn encoder(&self, codec: &codec::Writing) -> Arc<dyn Encoder> {
+        let codec = Arc::clone(&codec.writer);
+        Arc::new(NatsEncoder { codec, writer: self.writer.clone(), headers: self.spec.headers })
     }
 
     async fn recover(&mut self, token: Option<&str>) -> Result<(), ConnectorError> {

@@ -11,7 +11,7 @@ use super::encoder::RowEncoder;
 use super::session::Session;
 use super::spec::PostgresSinkSpec;
 use super::table::Target;
-use crate::{ConnectorError, Refused, Sink, SinkTraits, Writer};
+use crate::{ConnectorError, Refused, Sink, SinkTraits, Writer, codec};
 
 /// What a flush answers: what is committed the database itself knows.
 const TOKEN: &str = "postgres";
@@ -62,7 +62,7 @@ impl Sink for PostgresSink {
         self.exact = writer.exact;
     }
 
-    fn encoder(&self) -> Arc<dyn Encoder> {
+    fn encoder(&self, _: &codec::Writing) -> Arc<dyn Encoder> {
         match &self.target {
             Some(target) => Arc::new(RowEncoder::new(target)),
             None => Arc::new(Unknown),

@@ -9,7 +9,7 @@ use super::acks_store::RedisAcksStore;
 use super::info;
 use super::write::RedisEncoder;
 use crate::redis_link::told;
-use crate::{ConnectorError, Sink, SinkTraits, Writer, os};
+use crate::{ConnectorError, Sink, SinkTraits, Writer, codec, os};
 
 /// What it answers to each flush: what is committed is known to Redis alone.
 const TOKEN: &str = "acknowledged";
@@ -39,8 +39,8 @@ impl Sink for AcksSink {
         self.writer = writer;
     }
 
-    fn encoder(&self) -> Arc<dyn Encoder> {
-        Arc::new(RedisEncoder(self.writer.clone()))
+    fn encoder(&self, codec: &codec::Writing) -> Arc<dyn Encoder> {
+        Arc::new(RedisEncoder { codec: Arc::clone(&codec.writer), writer: self.writer.clone() })
     }
 
     async fn recover(&mut self, _: Option<&str>) -> Result<(), ConnectorError> {

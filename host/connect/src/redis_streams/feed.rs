@@ -93,7 +93,7 @@ impl<F: Fetch> Reader for Feed<F> {
             self.fill(messages_max, bytes_max).await?;
         }
         let partition = PartitionId { source: 0, partition: self.partition };
-        let mut batch = RawBatch { partition, data: Vec::new(), records: Vec::new(), next: 0 };
+        let mut batch = RawBatch::new(partition);
         while batch.records.len() < messages_max.max(1)
             && let Some(raw) = self.ready.front()
             && (batch.records.is_empty() || batch.data.len() + raw.value.len() <= bytes_max)

@@ -18,7 +18,7 @@ use super::token::{Doubt, Token, short};
 use super::write::{RedisEncoder, STEP_BYTES_MAX, STEP_ENTRIES_MAX, places, query, run};
 use super::{beside, random_token};
 use crate::redis_link::{SharedLink, told};
-use crate::{ConnectorError, Sink, SinkTraits, Writer, os};
+use crate::{ConnectorError, Sink, SinkTraits, Writer, codec, os};
 
 /// What this sink is like.
 pub(super) const LIKE: SinkTraits =
@@ -298,8 +298,8 @@ impl Sink for RedisSink {
         self.writer = writer;
     }
 
-    fn encoder(&self) -> Arc<dyn Encoder> {
-        Arc::new(RedisEncoder(self.writer.clone()))
+    fn encoder(&self, codec: &codec::Writing) -> Arc<dyn Encoder> {
+        Arc::new(RedisEncoder { codec: Arc::clone(&codec.writer), writer: self.writer.clone() })
     }
 
     async fn recover(&mut self, token: Option<&str>) -> Result<(), ConnectorError> {

@@ -1,26 +1,30 @@
 //! What both ways to write to a stream share: how outputs are encoded, and scripts that are sent once.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use redis::{Cmd, Connection, ErrorKind, FromRedisValue, RedisResult, Script, ServerErrorKind};
 use wasmill_engine::output::{EncodedBatch, EncodedRecord, Encoder, OutputId};
 use wasmill_frame::Message;
 
 use crate::Writer;
-use crate::codec::json::{Unseen, record};
+use crate::codec::{RecordWriter, Takes};
 
 /// What one script takes at most, in bytes and in entries: so long, and no longer, others wait for it.
 pub(super) const STEP_BYTES_MAX: usize = 1 << 20;
 pub(super) const STEP_ENTRIES_MAX: usize = 2_000;
 
 /// Writes messages as envelopes, with their output ids.
-pub(super) struct RedisEncoder(pub Writer);
+pub(super) struct RedisEncoder {
+    pub codec: Arc<dyn RecordWriter>,
+    pub writer: Writer,
+}
 
 impl Encoder for RedisEncoder {
     fn encode(&self, message: Message<'_>, id: &OutputId<'_>, into: &mut EncodedBatch) -> Result<(), String> {
-        let encoded = record(message, &Unseen::of(message.metadata()), into)?;
+        let encoded = self.codec.write(message, Takes::default(), into)?;
         let start = into.data.len();
-        self.0.write_id(id, &mut into.data);
+        self.writer.write_id(id, &mut into.data);
         into.records.push(EncodedRecord { id: Some(start..into.data.len()), ..encoded });
         Ok(())
     }

@@ -2,14 +2,16 @@
 
 use std::hash::BuildHasher;
 use std::io::{self, Read};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+use wasmill_codec::framing::{Framing, Lines, Place};
 
 use crate::file::message_bytes_max;
-use crate::lines::{Chunks, LineReader, Place};
+use crate::stream::{Chunks, StreamReader};
 use crate::table::SourceConnector;
 use crate::units::HumanSize;
 use crate::{ConnectorError, Partition, Reader, Source, SourceTraits, os};
@@ -54,18 +56,23 @@ impl SourceConnector for StdinSourceSpec {
 pub struct StdinSource {
     message_bytes_max: usize,
     from: Option<Box<dyn Read + Send>>,
+    framing: Arc<dyn Framing>,
 }
 
 impl StdinSource {
     /// A source of the lines of `from`.
     pub fn new(spec: &StdinSourceSpec, from: impl Read + Send + 'static) -> Self {
         let message_bytes_max = usize::try_from(spec.message_bytes_max.0).unwrap_or(usize::MAX - 1);
-        Self { message_bytes_max, from: Some(Box::new(from)) }
+        Self { message_bytes_max, from: Some(Box::new(from)), framing: Arc::new(Lines) }
     }
 }
 
 #[async_trait]
 impl Source for StdinSource {
+    fn frame_by(&mut self, framing: Arc<dyn Framing>) {
+        self.framing = framing;
+    }
+
     async fn partitions(&mut self) -> Result<Vec<Partition>, ConnectorError> {
         // Every run's stdin is another log, so that no position of an earlier one fits.
         let random = std::hash::RandomState::new().hash_one(0);
@@ -87,7 +94,8 @@ impl Source for StdinSource {
             ))
         })?;
         let chunks = StreamChunks::start(from)?;
-        Ok(Box::new(LineReader::new(chunks, 0, Place::START, self.message_bytes_max, None)))
+        let max = self.message_bytes_max;
+        Ok(Box::new(StreamReader::new(chunks, &*self.framing, 0, Place::START, max, None)))
     }
 
     async fn commit(&mut self, _offsets: &[(u32, u64)]) -> Result<(), ConnectorError> {

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use wasmill_codec::framing::{Framing, Joiner, Lines};
 use wasmill_engine::output::{EncodedBatch, Encoder};
 
 use super::table::Table;
-use crate::codec::json::JsonEncoder;
+use crate::stream::StreamEncoder;
 use crate::table::SinkConnector;
-use crate::{ConnectorError, Sink, SinkTraits, os};
+use crate::{ConnectorError, Sink, SinkTraits, codec, os};
 
 /// The text of the error that says that nobody reads stdout any more, as behind `| head`: the end of the
 /// run, but no failure.
@@ -78,6 +79,7 @@ impl SinkConnector for StdoutSinkSpec {
 pub struct StdoutSink {
     to: Arc<Mutex<dyn Write + Send>>,
     pending: Vec<u8>,
+    joiner: Box<dyn Joiner>,
     table: Option<Table>,
 }
 
@@ -92,7 +94,7 @@ impl StdoutSink {
             return Err(ConnectorError::Fatal(format!("rows_max of {rows}: expected 1 to {ROWS_MAX}")));
         }
         let table = (spec.format == StdoutFormat::Table).then(|| Table::new(spec.columns, spec.rows_max));
-        Ok(Self { to: Arc::new(Mutex::new(to)), pending: Vec::new(), table })
+        Ok(Self { to: Arc::new(Mutex::new(to)), pending: Vec::new(), joiner: Lines.joiner(), table })
     }
 
     async fn write_pending(&mut self) -> Result<(), ConnectorError> {
@@ -118,8 +120,13 @@ impl Sink for StdoutSink {
         LIKE
     }
 
-    fn encoder(&self) -> Arc<dyn Encoder> {
-        Arc::new(JsonEncoder)
+    fn frame_by(&mut self, framing: Arc<dyn Framing>) {
+        self.joiner = framing.joiner();
+        self.pending = self.joiner.head();
+    }
+
+    fn encoder(&self, codec: &codec::Writing) -> Arc<dyn Encoder> {
+        Arc::new(StreamEncoder(codec.clone()))
     }
 
     async fn recover(&mut self, _token: Option<&str>) -> Result<(), ConnectorError> {
@@ -132,8 +139,7 @@ impl Sink for StdoutSink {
             match &mut self.table {
                 Some(table) => table.push(message),
                 None => {
-                    self.pending.extend_from_slice(message);
-                    self.pending.push(b'\n');
+                    self.joiner.push(message, &mut self.pending);
                 }
             }
         }
@@ -144,6 +150,7 @@ impl Sink for StdoutSink {
     }
 
     async fn flush(&mut self) -> Result<String, ConnectorError> {
+        self.joiner.finish(&mut self.pending);
         self.write_pending().await?;
         Ok(String::new())
     }

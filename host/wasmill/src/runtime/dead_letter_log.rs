@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use wasmill_connect::codec::Writing;
 use wasmill_connect::codec::json::JsonEncoder;
 use wasmill_connect::{ConnectorError, Sink, SinkTraits};
 use wasmill_engine::output::{EncodedBatch, Encoder};
@@ -16,7 +17,7 @@ impl Sink for DeadLetterLog {
         SinkTraits { transactional: false, refuses_repeats: false, by_token: false }
     }
 
-    fn encoder(&self) -> Arc<dyn Encoder> {
+    fn encoder(&self, _: &Writing) -> Arc<dyn Encoder> {
         Arc::new(JsonEncoder)
     }
 

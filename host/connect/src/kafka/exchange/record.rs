@@ -9,7 +9,7 @@
 //! A message has a **place** in the topic's partition: its record's offset, then which it is in the record. What
 //! is behind the topic counts in places.
 
-use wasmill_engine::input::{Carried, Decoder, RawRecord};
+use wasmill_engine::input::{Carried, Decoder, RawBatch, RawRecord};
 use wasmill_engine::output::{EncodedBatch, EncodedRecord, Encoder, OutputId};
 use wasmill_engine::position::PartitionId;
 use wasmill_frame::{Frame, FrameBuf, Message};
@@ -162,8 +162,8 @@ impl Encoder for ExchangeEncoder {
 pub struct ExchangeDecoder;
 
 impl Decoder for ExchangeDecoder {
-    fn decode(&self, record: &RawRecord, data: &[u8], into: &mut FrameBuf) -> Result<(), String> {
-        let frame = match data[record.value.clone()].split_first() {
+    fn decode(&self, record: &RawRecord, of: &RawBatch, into: &mut FrameBuf) -> Result<(), String> {
+        let frame = match of.data[record.value.clone()].split_first() {
             Some((&DATA, message)) => message.get(HEAD_BYTES..),
             _ => None,
         };
@@ -231,11 +231,11 @@ mod tests {
         for ((of, said), (from, stamp, message)) in read.iter().zip(&messages) {
             assert_eq!((of, said), (from, &Said::Message(message)));
             let value = alone(*of, said);
-            let record = RawRecord::of_value(&value);
+            let batch = RawBatch::of_value(&value);
             let mut into = FrameBuf::with_capacity(1, 64);
-            ExchangeDecoder.decode(&record, &value, &mut into).expect("it is read");
+            ExchangeDecoder.decode(&batch.records[0], &batch, &mut into).expect("it is read");
             assert_eq!(into.get(0).id(), "a");
-            assert_eq!(ExchangeDecoder.carried(&record, &value), Carried::Stamp(*stamp));
+            assert_eq!(ExchangeDecoder.carried(&batch.records[0], &value), Carried::Stamp(*stamp));
         }
     }
 
@@ -256,9 +256,9 @@ mod tests {
         let cut = &record[..record.len() - 1];
         for wrong in [&b""[..], b"x", b"d\x01", b"d\x01\x00\x00\x00a", b"m\x01\x00\x00\x00", b"m", cut] {
             assert_eq!(said(wrong), None, "{wrong:?}");
-            let record = RawRecord::of_value(wrong);
+            let batch = RawBatch::of_value(wrong);
             let mut into = FrameBuf::with_capacity(1, 64);
-            assert!(ExchangeDecoder.decode(&record, wrong, &mut into).is_err(), "{wrong:?}");
+            assert!(ExchangeDecoder.decode(&batch.records[0], &batch, &mut into).is_err(), "{wrong:?}");
         }
         let many = vec![0u8; HEAD_BYTES];
         let mut record = Vec::new();

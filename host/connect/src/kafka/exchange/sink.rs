@@ -10,7 +10,7 @@ use super::ExchangeTopic;
 use super::record::{ExchangeEncoder, MESSAGES_MAX, mark, pack};
 use crate::kafka::group::number;
 use crate::kafka::transaction::Transactions;
-use crate::{ConnectorError, Refused, Sink, SinkTraits};
+use crate::{ConnectorError, Refused, Sink, SinkTraits, codec};
 
 /// How much goes into one record: what a record costs, at both ends and between, is then little beside its
 /// messages.
@@ -57,7 +57,7 @@ impl Sink for ExchangeSink {
         SinkTraits { transactional: true, refuses_repeats: false, by_token: false }
     }
 
-    fn encoder(&self) -> Arc<dyn Encoder> {
+    fn encoder(&self, _: &codec::Writing) -> Arc<dyn Encoder> {
         Arc::new(ExchangeEncoder)
     }
 

@@ -359,6 +359,7 @@ impl Taking {
                 data: Vec::with_capacity(room_bytes),
                 records: Vec::new(),
                 next: 0,
+                preamble: None,
             },
             bytes_max: bytes_max.saturating_sub(inner.queued_bytes),
         })
@@ -445,6 +446,7 @@ mod tests {
                 partition,
                 data: value.clone(),
                 next: record.next,
+                preamble: None,
                 records: vec![record],
             }))
         }

@@ -11,7 +11,7 @@ use super::super::encoder::KafkaEncoder;
 use super::super::sink::{KafkaSinkSpec, Parts, YIELD_EVERY, parts};
 use super::outcomes::SINK_SHIFT;
 use super::{Sent, Shared, Transactions};
-use crate::{ConnectorError, Refused, Sink, SinkTraits};
+use crate::{ConnectorError, Refused, Sink, SinkTraits, codec};
 
 /// Writes to a topic, within a transaction.
 pub(super) struct TransactionalSink {
@@ -32,8 +32,8 @@ impl Sink for TransactionalSink {
         SinkTraits { transactional: true, refuses_repeats: false, by_token: false }
     }
 
-    fn encoder(&self) -> Arc<dyn Encoder> {
-        Arc::new(KafkaEncoder(self.spec.key))
+    fn encoder(&self, codec: &codec::Writing) -> Arc<dyn Encoder> {
+        Arc::new(KafkaEncoder { codec: Arc::clone(&codec.writer), key: self.spec.key })
     }
 
     /// [`Transactions::init`] has found the topic.

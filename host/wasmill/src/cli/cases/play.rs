@@ -8,7 +8,7 @@ use wasmill_connect::codec::json::{JsonDecoder, JsonEncoder};
 use wasmill_connect::store::MemoryStore;
 use wasmill_engine::batch::Batch;
 use wasmill_engine::guest::{CallContext, CallError, Guest, MessageFacts, PluginRef, Trial};
-use wasmill_engine::input::{Decoder, RawRecord};
+use wasmill_engine::input::{Decoder, RawBatch};
 use wasmill_engine::output::{EncodedBatch, Encoder, Outbox, OutputId, Routes, SinkRoute, Takes, When};
 use wasmill_engine::plugin_state::{CACHE_BYTES_MAX, PluginState};
 use wasmill_engine::position::PartitionId;
@@ -47,7 +47,8 @@ pub fn frame(case: &Case) -> Result<FrameBuf, String> {
     for (i, message) in case.input.iter().enumerate() {
         let wrong = |e: String| format!("input {}: {e}", i + 1);
         let text = message.to_string().into_bytes();
-        JsonDecoder.decode(&RawRecord::of_value(&text), &text, &mut frame).map_err(wrong)?;
+        let batch = RawBatch::of_value(&text);
+        JsonDecoder.decode(&batch.records[0], &batch, &mut frame).map_err(wrong)?;
         if let Some(key) = &case.key {
             let mut bytes = Vec::new();
             key.extract(frame.get(i), &mut bytes).map_err(wrong)?;

@@ -7,12 +7,12 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
-use wasmill_engine::input::{Decoder, RawRecord};
+use wasmill_engine::input::{Decoder, RawBatch, RawRecord};
 use wasmill_engine::time::{TIMESTAMP_MAX_MS, TIMESTAMP_NONE, timestamp_in_range};
 use wasmill_frame::{FrameBuf, Meta, MetaKind, MetaWriter, Parts};
 
-use super::{HEADERS, NUMBER_ID, TOMBSTONE};
-use crate::codec::rfc3339;
+use crate::rfc3339;
+use crate::unseen::{NUMBER_ID, keep_headers, tombstone};
 
 /// What a metadata or field name may have at most: the column's own limit.
 const NAME_BYTES_MAX: usize = u16::MAX as usize;
@@ -33,53 +33,12 @@ thread_local! {
 }
 
 impl Decoder for JsonDecoder {
-    fn decode(&self, record: &RawRecord, data: &[u8], frame: &mut FrameBuf) -> Result<(), String> {
-        SCRATCH.with_borrow_mut(|scratch| match record.tombstone {
-            true => tombstone(record, data, frame, scratch),
-            false => decode(record, data, frame, scratch),
-        })
+    fn decode(&self, record: &RawRecord, of: &RawBatch, frame: &mut FrameBuf) -> Result<(), String> {
+        if record.tombstone {
+            return tombstone(record, of, frame);
+        }
+        SCRATCH.with_borrow_mut(|scratch| decode(record, &of.data, frame, scratch))
     }
-}
-
-/// A record without a value has no envelope: its key is all that it says.
-fn tombstone(
-    record: &RawRecord,
-    data: &[u8],
-    frame: &mut FrameBuf,
-    scratch: &mut Scratch,
-) -> Result<(), String> {
-    let Some(key) = record.key.clone().map(|k| &data[k]) else {
-        return Err("neither a value nor a key: expected a JSON object as the value".to_owned());
-    };
-    let column = &mut scratch.metadata;
-    column.clear();
-    keep_headers(record, data, column);
-    frame.push(&Parts {
-        id: &String::from_utf8_lossy(key),
-        kind: TOMBSTONE,
-        key: Some(key),
-        payload: b"",
-        timestamp: record.time_ms.filter(|t| timestamp_in_range(*t)).unwrap_or(TIMESTAMP_NONE),
-        metadata: column.as_bytes(),
-        payload_is_json: false,
-    });
-    Ok(())
-}
-
-/// Keeps a record's headers with its message, unseen by plugins.
-fn keep_headers(record: &RawRecord, data: &[u8], column: &mut MetaWriter) {
-    if record.headers.is_empty() {
-        return;
-    }
-    let mut all = MetaWriter::new();
-    for header in &record.headers {
-        let (kind, value) = match header.value.clone() {
-            Some(value) => (MetaKind::Text, &data[value]),
-            None => (MetaKind::Json, &b""[..]),
-        };
-        all.push(kind, &data[header.name.clone()], value);
-    }
-    column.push(MetaKind::Field, HEADERS, all.as_bytes());
 }
 
 fn decode(
@@ -129,7 +88,7 @@ fn decode(
     if let Some(number) = id_number {
         column.push(MetaKind::Field, NUMBER_ID, number.as_bytes());
     }
-    keep_headers(record, data, column);
+    keep_headers(&record.headers, data, column);
     for field in Meta::new(scratch.fields.as_bytes()).entries() {
         column.push(field.kind, field.name, field.value);
     }

@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
-use wasmill_connect::codec::json::{JsonDecoder, JsonEncoder};
-use wasmill_engine::input::{Decoder, RawRecord};
+use wasmill_codec::json::{JsonDecoder, JsonEncoder};
+use wasmill_engine::input::{Decoder, RawBatch, RawRecord};
 use wasmill_engine::output::{EncodedBatch, Encoder, OutputId};
 use wasmill_engine::position::PartitionId;
 use wasmill_engine::time::TIMESTAMP_NONE;
@@ -11,7 +11,8 @@ use wasmill_frame::{FrameBuf, MetaKind, Parts};
 
 fn decode(line: &[u8]) -> Result<FrameBuf, String> {
     let mut frame = FrameBuf::default();
-    JsonDecoder.decode(&RawRecord::of_value(line), line, &mut frame)?;
+    let batch = RawBatch::of_value(line);
+    JsonDecoder.decode(&batch.records[0], &batch, &mut frame)?;
     Ok(frame)
 }
 
@@ -80,7 +81,8 @@ fn the_append_time_stands_in_where_there_is_no_timestamp() {
             time_ms: appended,
             ..RawRecord::default()
         };
-        JsonDecoder.decode(&record, &data, &mut frame).expect(line);
+        let batch = RawBatch { data, ..RawBatch::of_value(b"") };
+        JsonDecoder.decode(&record, &batch, &mut frame).expect(line);
         assert_eq!(frame.get(0).timestamp(), expected);
         assert_eq!(frame.get(0).key(), Some(&b"k"[..]));
     }
@@ -230,8 +232,9 @@ fn says_what_is_wrong_and_where() {
     ];
     for (line, expected) in cases {
         let shown = String::from_utf8_lossy(&line[..line.len().min(80)]).into_owned();
+        let batch = RawBatch::of_value(line);
         let mut frame = FrameBuf::default();
-        let error = JsonDecoder.decode(&RawRecord::of_value(line), line, &mut frame).expect_err(&shown);
+        let error = JsonDecoder.decode(&batch.records[0], &batch, &mut frame).expect_err(&shown);
         assert_eq!(error, *expected, "{shown}");
         assert!(frame.is_empty(), "{shown} left something in the frame");
     }
@@ -268,7 +271,7 @@ proptest! {
     ) {
         let mut envelope = json!({ "id": id, "type": kind, "payload": payload });
         if let Some(t) = timestamp {
-            let text = wasmill_connect::codec::rfc3339::format(t);
+            let text = wasmill_codec::rfc3339::format(t);
             envelope["timestamp"] = if as_text { text.into() } else { t.into() };
         }
         envelope["metadata"] = Value::Object(metadata.into_iter().collect());

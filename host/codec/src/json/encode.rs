@@ -1,16 +1,15 @@
 //! Writes envelopes.
 
 use std::io::Write;
-use std::ops::Range;
 
 use serde::de::IgnoredAny;
 use wasmill_engine::output::{EncodedBatch, EncodedRecord, Encoder, OutputId};
 use wasmill_engine::time::TIMESTAMP_NONE;
 use wasmill_frame::meta::Entry;
-use wasmill_frame::{Message, Meta, MetaKind};
+use wasmill_frame::{Message, MetaKind};
 
-use super::{HEADERS, NUMBER_ID, is_tombstone};
-use crate::codec::rfc3339;
+use crate::unseen::{HEADERS, NUMBER_ID, Unseen, append, is_tombstone};
+use crate::{RecordWriter, Takes, rfc3339};
 
 /// How many bytes an envelope has above its message's, about: names, quotes, a timestamp as text.
 const ENVELOPE_BYTES: usize = 96;
@@ -26,65 +25,38 @@ impl Encoder for JsonEncoder {
         _id: &OutputId<'_>,
         into: &mut EncodedBatch,
     ) -> Result<(), String> {
-        let record = record(message, &Unseen::of(message.metadata()), into)?;
+        let record = self.write(message, Takes::default(), into)?;
         let key = message.key().map(|key| append(key, &mut into.data));
         into.records.push(EncodedRecord { key, ..record });
         Ok(())
     }
 }
 
-/// What the metadata column holds that no plugin sees, found in one pass.
-#[derive(Default)]
-pub(crate) struct Unseen<'a> {
-    timestamp_text: Option<&'a [u8]>,
-    number_id: Option<&'a [u8]>,
-    headers: Option<&'a [u8]>,
-    has_fields: bool,
-}
-
-impl<'a> Unseen<'a> {
-    pub(crate) fn of(meta: Meta<'a>) -> Self {
-        let mut unseen = Self::default();
-        for entry in meta.entries() {
-            match (entry.kind, entry.name) {
-                (MetaKind::Text | MetaKind::Json, _) => {}
-                (MetaKind::Timestamp, _) => unseen.timestamp_text = Some(entry.value),
-                (MetaKind::Field, NUMBER_ID) => unseen.number_id = Some(entry.value),
-                (MetaKind::Field, HEADERS) => unseen.headers = Some(entry.value),
-                (MetaKind::Field, _) => unseen.has_fields = true,
+impl RecordWriter for JsonEncoder {
+    fn write(
+        &self,
+        message: Message<'_>,
+        takes: Takes,
+        into: &mut EncodedBatch,
+    ) -> Result<EncodedRecord, String> {
+        let unseen = Unseen::of(message.metadata());
+        let timestamp = Some(message.timestamp()).filter(|t| *t != TIMESTAMP_NONE);
+        let mut record = EncodedRecord { timestamp, ..EncodedRecord::default() };
+        if takes.tombstones && is_tombstone(message) {
+            record.tombstone = true;
+        } else {
+            let start = into.data.len();
+            if let Err(reason) = envelope(message, &unseen, &mut into.data) {
+                into.data.truncate(start);
+                return Err(reason);
             }
+            record.value = start..into.data.len();
         }
-        unseen
+        if takes.headers {
+            unseen.write_headers(into, &mut record);
+        }
+        Ok(record)
     }
-
-    /// The headers that the message came with: names and values, in order.
-    pub(crate) fn headers(&self) -> impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + use<'a> {
-        let all = Meta::new(self.headers.unwrap_or_default());
-        all.entries().map(|e| (e.name, (e.kind == MetaKind::Text).then_some(e.value)))
-    }
-}
-
-/// Puts bytes behind the others; answers where they are.
-pub(crate) fn append(bytes: &[u8], data: &mut Vec<u8>) -> Range<usize> {
-    let start = data.len();
-    data.extend_from_slice(bytes);
-    start..data.len()
-}
-
-/// Writes a message's envelope as a record's value; the record has no key and no headers yet.
-pub(crate) fn record(
-    message: Message<'_>,
-    unseen: &Unseen<'_>,
-    into: &mut EncodedBatch,
-) -> Result<EncodedRecord, String> {
-    let start = into.data.len();
-    if let Err(reason) = envelope(message, unseen, &mut into.data) {
-        into.data.truncate(start);
-        return Err(reason);
-    }
-    let value = start..into.data.len();
-    let timestamp = Some(message.timestamp()).filter(|t| *t != TIMESTAMP_NONE);
-    Ok(EncodedRecord { value, timestamp, ..EncodedRecord::default() })
 }
 
 fn envelope(message: Message<'_>, unseen: &Unseen<'_>, out: &mut Vec<u8>) -> Result<(), String> {

@@ -4,94 +4,48 @@
 //! the newline. Empty lines are passed over. A line above the limit is not held in memory: its head
 //! goes on as a rejected record.
 
-use std::sync::Arc;
-
-use async_trait::async_trait;
 use wasmill_engine::input::{RawBatch, RawRecord};
-use wasmill_engine::position::PartitionId;
 
-use crate::pace::Pacer;
-use crate::{ConnectorError, Polled, Reader};
+use super::{Cutter, Framing, Joiner, Place};
 
 /// How much of a rejected line goes on.
 const HEAD_BYTES: usize = 256;
 
-/// Text, piece by piece.
-#[async_trait]
-pub(crate) trait Chunks: Send {
-    /// The next piece, never empty; none at the end. Dropping the future loses nothing.
-    async fn next(&mut self) -> Result<Option<Vec<u8>>, ConnectorError>;
-}
+/// One record a line, ended by a newline.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Lines;
 
-/// Where a line starts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
-    /// Its first byte.
-    pub(crate) offset: u64,
-    /// Its number, from 1.
-    pub(crate) line: u64,
-}
+impl Framing for Lines {
+    fn resumes(&self) -> bool {
+        true
+    }
 
-impl Place {
-    pub(crate) const START: Self = Self { offset: 0, line: 1 };
-}
+    fn cutter(&self, from: Place, message_bytes_max: usize) -> Box<dyn Cutter> {
+        Box::new(Splitter::new(from, message_bytes_max))
+    }
 
-/// A reader of lines.
-pub(crate) struct LineReader<C> {
-    chunks: C,
-    splitter: Splitter,
-    partition: u32,
-    pacer: Option<Arc<Pacer>>,
-}
+    fn extension(&self) -> &'static str {
+        "jsonl"
+    }
 
-impl<C: Chunks> LineReader<C> {
-    /// Reads `chunks`, whose first byte stands at `from`.
-    pub(crate) fn new(
-        chunks: C,
-        partition: u32,
-        from: Place,
-        message_bytes_max: usize,
-        pacer: Option<Arc<Pacer>>,
-    ) -> Self {
-        Self { chunks, splitter: Splitter::new(from, message_bytes_max), partition, pacer }
+    fn joiner(&self) -> Box<dyn Joiner> {
+        Box::new(Self)
+    }
+
+    fn check(&self, value: &[u8]) -> Result<(), String> {
+        match memchr::memchr(b'\n', value) {
+            Some(at) => Err(format!(
+                "the message's text has a newline, at byte {at}, and would be two lines: use a codec that keeps it, such as `json`"
+            )),
+            None => Ok(()),
+        }
     }
 }
 
-#[async_trait]
-impl<C: Chunks> Reader for LineReader<C> {
-    async fn poll(&mut self, messages_max: usize, bytes_max: usize) -> Result<Polled, ConnectorError> {
-        let messages_max = match &self.pacer {
-            Some(pacer) => pacer.due(messages_max).await,
-            None => messages_max,
-        };
-        let mut batch = RawBatch {
-            partition: PartitionId { source: 0, partition: self.partition },
-            data: Vec::new(),
-            records: Vec::new(),
-            next: 0,
-        };
-        loop {
-            self.splitter.take(&mut batch, messages_max, bytes_max);
-            if !batch.records.is_empty() {
-                break;
-            }
-            // Nothing is taken between this wait and the return, so a dropped future loses nothing.
-            match self.chunks.next().await? {
-                Some(chunk) => self.splitter.feed(chunk),
-                None => {
-                    self.splitter.end(&mut batch);
-                    if batch.records.is_empty() {
-                        return Ok(Polled::End);
-                    }
-                    break;
-                }
-            }
-        }
-        batch.next = self.splitter.place.offset;
-        if let Some(pacer) = &self.pacer {
-            pacer.took(batch.records.len());
-        }
-        Ok(Polled::Records(batch))
+impl Joiner for Lines {
+    fn push(&mut self, value: &[u8], out: &mut Vec<u8>) {
+        out.extend_from_slice(value);
+        out.push(b'\n');
     }
 }
 
@@ -108,19 +62,13 @@ struct Splitter {
     held_bytes: usize,
 }
 
-impl Splitter {
-    fn new(place: Place, message_bytes_max: usize) -> Self {
-        Self { message_bytes_max, place, chunk: Vec::new(), at: 0, held: Vec::new(), held_bytes: 0 }
-    }
-
-    /// Takes the next piece; the one before must be used up.
+impl Cutter for Splitter {
     fn feed(&mut self, chunk: Vec<u8>) {
         debug_assert!(self.at == self.chunk.len(), "the piece before is used up");
         self.chunk = chunk;
         self.at = 0;
     }
 
-    /// Moves whole lines to `batch` until it is full or the piece is used up.
     fn take(&mut self, batch: &mut RawBatch, messages_max: usize, bytes_max: usize) {
         if self.held_bytes > 0 && self.at < self.chunk.len() {
             match memchr::memchr(b'\n', &self.chunk[self.at..]) {
@@ -139,6 +87,22 @@ impl Splitter {
         if used_up {
             self.hold(self.chunk.len());
         }
+    }
+
+    fn end(&mut self, batch: &mut RawBatch) {
+        if self.held_bytes > 0 {
+            self.finish_held(batch, 0);
+        }
+    }
+
+    fn next(&self) -> u64 {
+        self.place.offset
+    }
+}
+
+impl Splitter {
+    fn new(place: Place, message_bytes_max: usize) -> Self {
+        Self { message_bytes_max, place, chunk: Vec::new(), at: 0, held: Vec::new(), held_bytes: 0 }
     }
 
     /// The lines that lie in one piece, copied all at once; false where the batch is full before.
@@ -165,13 +129,6 @@ impl Splitter {
         }
         batch.data.extend_from_slice(&chunk[from..self.at]);
         used_up
-    }
-
-    /// The last line, where it has no newline.
-    fn end(&mut self, batch: &mut RawBatch) {
-        if self.held_bytes > 0 {
-            self.finish_held(batch, 0);
-        }
     }
 
     /// Keeps the piece up to `to` for the line that it begins.
@@ -235,8 +192,10 @@ fn without_cr(line: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+    use wasmill_engine::position::PartitionId;
+
+    use super::*;
 
     type Line = (u64, u64, Vec<u8>, bool);
 
@@ -254,12 +213,7 @@ mod tests {
         let mut ended = false;
         let mut next = 0;
         loop {
-            let mut batch = RawBatch {
-                partition: PartitionId { source: 0, partition: 0 },
-                data: Vec::new(),
-                records: Vec::new(),
-                next: 0,
-            };
+            let mut batch = RawBatch::new(PartitionId { source: 0, partition: 0 });
             splitter.take(&mut batch, messages_max, bytes_max);
             if batch.records.is_empty() {
                 match pieces.next() {
@@ -323,12 +277,7 @@ mod tests {
     #[test]
     fn a_line_far_above_the_limit_is_not_held() {
         let mut splitter = Splitter::new(Place::START, 1000);
-        let mut batch = RawBatch {
-            partition: PartitionId { source: 0, partition: 0 },
-            data: Vec::new(),
-            records: Vec::new(),
-            next: 0,
-        };
+        let mut batch = RawBatch::new(PartitionId { source: 0, partition: 0 });
         for _ in 0..1000 {
             splitter.feed(vec![b'x'; 10_000]);
             splitter.take(&mut batch, 10, 1 << 20);

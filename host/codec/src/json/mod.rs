@@ -15,28 +15,48 @@
 //! A record without a value, a tombstone, is a message of the type `tombstone` without payload, its id the
 //! record's key. A record's headers stay with its message, unseen by plugins; sinks that have such write them again.
 
-use wasmill_frame::Message;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::framing::Lines;
+use crate::table::CodecSettings;
+use crate::{CodecError, Reading, Writing};
 
 mod decode;
 mod encode;
 
 pub use decode::JsonDecoder;
 pub use encode::JsonEncoder;
-pub(crate) use encode::{Unseen, append, record};
 
-/// The name under which the column keeps an id that came as a number, so that it leaves as one. No
-/// unknown field can have this name.
-const NUMBER_ID: &[u8] = b"id";
+pub use crate::unseen::{TOMBSTONE, is_tombstone};
 
-/// The name under which the column keeps the record's headers, as a column of their own: one without a
-/// value has the kind `Json`. As above.
-const HEADERS: &[u8] = b"type";
+/// The JSON envelope: one message a record, as `{"id", "type", "payload", "timestamp", "metadata"}`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JsonSettings {}
 
-/// The type of a message that came as a record without a value.
-pub const TOMBSTONE: &str = "tombstone";
+#[async_trait]
+impl CodecSettings for JsonSettings {
+    async fn reading(&self, _: &str) -> Result<Reading, CodecError> {
+        Ok(reading())
+    }
 
-/// Whether a message leaves as a record without a value, where a sink has such.
+    async fn writing(&self, _: &str) -> Result<Writing, CodecError> {
+        Ok(writing())
+    }
+}
+
+/// Reads envelopes, in streams of bytes one a line.
 #[must_use]
-pub fn is_tombstone(message: Message<'_>) -> bool {
-    message.payload().is_empty() && message.kind() == TOMBSTONE
+pub fn reading() -> Reading {
+    Reading { decoder: Arc::new(JsonDecoder), framing: Arc::new(Lines), ahead: None }
+}
+
+/// Writes envelopes, in streams of bytes one a line.
+#[must_use]
+pub fn writing() -> Writing {
+    Writing { writer: Arc::new(JsonEncoder), framing: Arc::new(Lines) }
 }
