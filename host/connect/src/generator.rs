@@ -68,6 +68,10 @@ impl Default for GeneratorSourceSpec {
 }
 
 impl SourceConnector for GeneratorSourceSpec {
+    fn refuses_codec(&self) -> Option<&'static str> {
+        Some("it makes its messages itself")
+    }
+
     fn traits(&self) -> SourceTraits {
         SourceTraits {
             seekable: true,

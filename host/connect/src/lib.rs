@@ -61,6 +61,15 @@ pub enum ConnectorError {
     Fenced(String),
 }
 
+impl From<wasmill_codec::CodecError> for ConnectorError {
+    fn from(error: wasmill_codec::CodecError) -> Self {
+        match error {
+            wasmill_codec::CodecError::Away { what, cause } => Self::Disconnected { what, cause },
+            wasmill_codec::CodecError::Wrong(text) => Self::Fatal(text),
+        }
+    }
+}
+
 /// What a source is like, for `explain` and for the guarantee.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SourceTraits {

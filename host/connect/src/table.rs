@@ -26,6 +26,14 @@ pub trait SourceConnector: DeserializeOwned + JsonSchema {
     /// # Errors
     /// What is wrong with the spec.
     fn source(&self) -> Result<Box<dyn Source>, ConnectorError>;
+    /// What is read is called so: a topic, a subject, a stream, a path.
+    fn called(&self) -> String {
+        String::new()
+    }
+    /// Why no codec can be chosen for it, if none can.
+    fn refuses_codec(&self) -> Option<&'static str> {
+        None
+    }
     /// Forgets the positions that the source itself keeps for the pipeline: `wasmill reset`.
     ///
     /// # Errors
@@ -50,6 +58,14 @@ pub trait SinkConnector: DeserializeOwned + JsonSchema {
     /// # Errors
     /// What is wrong with the spec.
     fn sink(&self) -> Result<Box<dyn Sink>, ConnectorError>;
+    /// What is written is called so: a topic, a subject, a stream, a path.
+    fn called(&self) -> String {
+        String::new()
+    }
+    /// Why no codec can be chosen for it, if none can.
+    fn refuses_codec(&self) -> Option<&'static str> {
+        None
+    }
     /// Removes what earlier runs wrote, where that is the sink's own: `wasmill reset`.
     ///
     /// # Errors
@@ -253,6 +269,18 @@ impl SourceSpec {
         self.spec().commits_with(sink)
     }
 
+    /// What is read is called so.
+    #[must_use]
+    pub fn called(&self) -> String {
+        self.spec().name_of_it()
+    }
+
+    /// Why no codec can be chosen for it, if none can.
+    #[must_use]
+    pub fn refuses_codec(&self) -> Option<&'static str> {
+        self.spec().has_no_codec()
+    }
+
     /// The source; connects to nothing yet.
     ///
     /// # Errors
@@ -299,6 +327,18 @@ impl SinkSpec {
         self.spec().needs()
     }
 
+    /// What is written is called so.
+    #[must_use]
+    pub fn called(&self) -> String {
+        self.spec().name_of_it()
+    }
+
+    /// Why no codec can be chosen for it, if none can.
+    #[must_use]
+    pub fn refuses_codec(&self) -> Option<&'static str> {
+        self.spec().has_no_codec()
+    }
+
     /// The sink; connects to nothing yet.
     ///
     /// # Errors
@@ -318,6 +358,8 @@ impl SinkSpec {
 
 /// The part of [`SourceConnector`] that a `dyn` can have.
 trait SourceOf {
+    fn name_of_it(&self) -> String;
+    fn has_no_codec(&self) -> Option<&'static str>;
     fn commits_with(&self, sink: &KafkaSinkSpec) -> bool;
     fn like(&self) -> SourceTraits;
     fn clear(&self) -> Result<(), ConnectorError>;
@@ -325,6 +367,12 @@ trait SourceOf {
 }
 
 impl<T: SourceConnector> SourceOf for T {
+    fn name_of_it(&self) -> String {
+        self.called()
+    }
+    fn has_no_codec(&self) -> Option<&'static str> {
+        self.refuses_codec()
+    }
     fn commits_with(&self, sink: &KafkaSinkSpec) -> bool {
         self.is_in_transactions_of(sink)
     }
@@ -341,6 +389,8 @@ impl<T: SourceConnector> SourceOf for T {
 
 /// The part of [`SinkConnector`] that a `dyn` can have.
 trait SinkOf {
+    fn name_of_it(&self) -> String;
+    fn has_no_codec(&self) -> Option<&'static str>;
     fn needs(&self) -> &'static [&'static str];
     fn transactional(&self) -> Option<&KafkaSinkSpec>;
     fn like(&self) -> SinkTraits;
@@ -349,6 +399,12 @@ trait SinkOf {
 }
 
 impl<T: SinkConnector> SinkOf for T {
+    fn name_of_it(&self) -> String {
+        self.called()
+    }
+    fn has_no_codec(&self) -> Option<&'static str> {
+        self.refuses_codec()
+    }
     fn needs(&self) -> &'static [&'static str] {
         T::CONDITIONS
     }

@@ -7,6 +7,7 @@ use wasmill_engine::guest::{AggregateInfo, Kinds};
 use crate::admission::{self, AdmissionError, Need};
 use crate::contract::{self, CONTRACT_VERSION, Width};
 use crate::grants::{Grant, Grants};
+use crate::outline::Declared;
 use crate::sandbox::{Sandbox, StageConfig, digest, name_of};
 
 /// One import, and whether a plugin may have it.
@@ -45,11 +46,22 @@ pub struct Inspection {
     pub producers: Vec<(String, String, String)>,
     /// What its aggregate says of itself.
     pub aggregate: Option<AggregateInfo>,
+    /// The schemas that it declares of payloads.
+    pub declared: Declared,
     /// Why it could not be loaded even with every grant.
     pub problem: Option<String>,
 }
 
 impl Sandbox {
+    /// The schemas that a plugin's file declares.
+    ///
+    /// # Errors
+    /// When the file can't be read, or is no component that exports what wasmill calls.
+    pub fn declared(&self, path: &Path) -> Result<Declared, AdmissionError> {
+        let bytes = admission::read_file(path, self.limits())?;
+        Ok(admission::check_form(&name_of(path), &bytes, self.limits())?.outline.declared)
+    }
+
     /// Looks at a plugin's file: reads it, and loads it with every grant to ask its aggregate.
     ///
     /// # Errors
@@ -84,6 +96,7 @@ impl Sandbox {
             widths,
             imports: admitted.outline.imports.iter().map(import).collect(),
             producers: admitted.outline.producers.clone(),
+            declared: admitted.outline.declared.clone(),
             aggregate,
             problem,
             name,

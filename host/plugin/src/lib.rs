@@ -40,4 +40,5 @@ pub use counters::Counter;
 pub use grants::{Grant, Grants, UnknownGrant};
 pub use inspect::{ImportNeed, Inspection};
 pub use limits::Limits;
+pub use outline::Declared;
 pub use sandbox::{Sandbox, SandboxError, SandboxOptions, StageConfig};

@@ -17,7 +17,21 @@ pub(crate) struct Outline {
     pub functions: usize,
     /// The bytes of the longest of them.
     pub longest_function_bytes: usize,
+    /// The schemas that it declares of payloads.
+    pub declared: Declared,
 }
+
+/// The schemas that a plugin declares of payloads, as JSON text, in custom sections of its file or of a module in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Declared {
+    /// What it takes: the section `wasmill:input`.
+    pub input: Option<Vec<u8>>,
+    /// What it makes: the section `wasmill:output`.
+    pub output: Option<Vec<u8>>,
+}
+
+/// The longest schema that is read.
+const SCHEMA_BYTES_MAX: usize = 256 << 10;
 
 /// Reads the outline. Allocates nothing in proportion to what the bytes claim, only to what they hold.
 pub(crate) fn read(bytes: &[u8]) -> Result<Outline, String> {
@@ -48,7 +62,16 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Outline, String> {
                     outline.version =
                         std::str::from_utf8(section.data()).ok().map(|v| crate::text::tame(v, 64));
                 }
-                _ => {}
+                _ => {
+                    let place = match section.name() {
+                        "wasmill:input" => &mut outline.declared.input,
+                        "wasmill:output" => &mut outline.declared.output,
+                        _ => continue,
+                    };
+                    if section.data().len() <= SCHEMA_BYTES_MAX {
+                        *place = Some(section.data().to_owned());
+                    }
+                }
             },
             _ => {}
         }

@@ -5,5 +5,6 @@
 pub mod cli;
 pub mod report;
 pub mod runtime;
+pub mod schema;
 pub mod spec;
 pub mod state;

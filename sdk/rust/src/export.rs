@@ -65,6 +65,28 @@ macro_rules! scan {
     };
 }
 
+/// Declares the schemas of the payloads that a plugin takes and makes, as files of JSON Schema whose paths start from
+/// the file that this stands in: `declare!(input: "flight.json", output: "delay.json")`, or one of the two. `wasmill
+/// check` compares them with what comes before and behind the plugin in a pipeline.
+#[macro_export]
+macro_rules! declare {
+    ($(input: $input:literal)? $(,)? $(output: $output:literal)? $(,)?) => {
+        #[allow(unsafe_code, reason = "a section's name can't be checked by the compiler")]
+        const _: () = {
+            $(
+                #[cfg_attr(target_arch = "wasm32", unsafe(link_section = "wasmill:input"))]
+                #[used]
+                static INPUT: [u8; include_bytes!($input).len()] = *include_bytes!($input);
+            )?
+            $(
+                #[cfg_attr(target_arch = "wasm32", unsafe(link_section = "wasmill:output"))]
+                #[used]
+                static OUTPUT: [u8; include_bytes!($output).len()] = *include_bytes!($output);
+            )?
+        };
+    };
+}
+
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __export_transform {

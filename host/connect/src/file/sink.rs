@@ -62,6 +62,10 @@ impl FileSinkSpec {
 const LIKE: SinkTraits = SinkTraits { transactional: true, refuses_repeats: false, by_token: true };
 
 impl SinkConnector for FileSinkSpec {
+    fn called(&self) -> String {
+        self.path.display().to_string()
+    }
+
     fn traits(&self) -> SinkTraits {
         LIKE
     }

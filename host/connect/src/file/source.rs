@@ -47,6 +47,10 @@ impl FileSourceSpec {
 }
 
 impl SourceConnector for FileSourceSpec {
+    fn called(&self) -> String {
+        self.path.clone()
+    }
+
     fn traits(&self) -> SourceTraits {
         SourceTraits {
             seekable: true,

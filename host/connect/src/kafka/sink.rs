@@ -81,6 +81,10 @@ pub(super) fn is_same_cluster(one: &str, other: &str) -> bool {
 const LIKE: SinkTraits = SinkTraits { transactional: false, refuses_repeats: false, by_token: false };
 
 impl SinkConnector for KafkaSinkSpec {
+    fn called(&self) -> String {
+        self.topic.clone()
+    }
+
     fn traits(&self) -> SinkTraits {
         LIKE
     }

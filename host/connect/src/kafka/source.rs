@@ -86,6 +86,10 @@ impl KafkaSourceSpec {
 }
 
 impl SourceConnector for KafkaSourceSpec {
+    fn called(&self) -> String {
+        self.topic.clone()
+    }
+
     fn traits(&self) -> SourceTraits {
         SourceTraits {
             seekable: true,

@@ -41,6 +41,10 @@ impl LogSinkSpec {
 const LIKE: SinkTraits = SinkTraits { transactional: true, refuses_repeats: false, by_token: true };
 
 impl SinkConnector for LogSinkSpec {
+    fn called(&self) -> String {
+        self.path.display().to_string()
+    }
+
     fn traits(&self) -> SinkTraits {
         LIKE
     }

@@ -39,6 +39,10 @@ pub(crate) const LIKE: SourceTraits = SourceTraits {
 };
 
 impl SourceConnector for LogSourceSpec {
+    fn called(&self) -> String {
+        self.path.display().to_string()
+    }
+
     fn traits(&self) -> SourceTraits {
         LIKE
     }

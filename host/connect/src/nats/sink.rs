@@ -76,6 +76,10 @@ impl NatsSinkSpec {
 const LIKE: SinkTraits = SinkTraits { transactional: false, refuses_repeats: true, by_token: true };
 
 impl SinkConnector for NatsSinkSpec {
+    fn called(&self) -> String {
+        self.subject.clone()
+    }
+
     const CONDITIONS: &'static [&'static str] = &[
         "its stream keeps messages by limits, and what the server answered outlives a loss of power only with `sync_interval: always`",
         "no other process runs the same pipeline: one that was cut off for longer than the stream's duplicate window while another took over may write the rest of its epoch again",

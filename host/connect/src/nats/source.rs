@@ -125,6 +125,10 @@ const LIKE: SourceTraits = SourceTraits {
 };
 
 impl SourceConnector for NatsSourceSpec {
+    fn called(&self) -> String {
+        self.stream.clone()
+    }
+
     fn traits(&self) -> SourceTraits {
         LIKE
     }

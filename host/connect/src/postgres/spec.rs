@@ -281,6 +281,10 @@ impl PostgresSinkSpec {
 }
 
 impl SinkConnector for PostgresSinkSpec {
+    fn refuses_codec(&self) -> Option<&'static str> {
+        Some("a row has columns: `columns` says what goes into each")
+    }
+
     const CONDITIONS: &'static [&'static str] =
         &["what PostgreSQL answered is kept with `synchronous_commit` on"];
 

@@ -238,6 +238,10 @@ impl fmt::Debug for RedisSinkSpec {
 }
 
 impl SourceConnector for RedisSourceSpec {
+    fn called(&self) -> String {
+        self.stream.clone()
+    }
+
     fn traits(&self) -> SourceTraits {
         SourceTraits {
             seekable: true,
@@ -259,6 +263,10 @@ impl SourceConnector for RedisSourceSpec {
 }
 
 impl SinkConnector for RedisSinkSpec {
+    fn called(&self) -> String {
+        self.stream.clone()
+    }
+
     const CONDITIONS: &'static [&'static str] = &[
         "what Redis answered is kept by one primary with `appendonly yes` and `appendfsync always`; a failover may lose it",
     ];

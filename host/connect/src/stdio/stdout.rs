@@ -66,6 +66,10 @@ impl Default for StdoutSinkSpec {
 const LIKE: SinkTraits = SinkTraits { transactional: false, refuses_repeats: false, by_token: false };
 
 impl SinkConnector for StdoutSinkSpec {
+    fn refuses_codec(&self) -> Option<&'static str> {
+        (self.format == StdoutFormat::Table).then_some("with `format: table` it shows columns")
+    }
+
     fn traits(&self) -> SinkTraits {
         LIKE
     }

@@ -65,21 +65,41 @@ fn check(pipeline: &Pipeline) -> Vec<Stop> {
         Ok(plan) => found.extend(refuse_too_weak(pipeline, &plan).err()),
         Err(stop) => found.push(stop),
     }
+    let mut opened = None;
     if pipeline.stages.iter().any(|s| s.plugin().is_some()) {
         match sandbox::open(Some(&pipeline.limits), 0) {
             Ok(sandbox) => {
+                let sandbox = opened.insert(sandbox);
                 found.extend(
                     pipeline
                         .stages
                         .iter()
-                        .filter_map(|stage| load_fitting(&sandbox, pipeline, stage, stage.plugin()?).err()),
+                        .filter_map(|stage| load_fitting(sandbox, pipeline, stage, stage.plugin()?).err()),
                 );
             }
             Err(stop) => found.push(stop),
         }
     }
     found.extend(pipeline.stages.iter().filter_map(|stage| unambiguous(pipeline, stage).err()));
+    found.extend(schemas(pipeline));
+    let differences = crate::schema::compare(pipeline, opened.as_ref());
+    found.extend(differences.into_iter().map(|d| Stop::problems(Exit::Usage, &pipeline.problem(d))));
     found.extend(reachable(pipeline));
+    found
+}
+
+/// Reads the files that the codecs' settings name.
+fn schemas(pipeline: &Pipeline) -> Vec<Stop> {
+    let sources = pipeline.codecs.iter().enumerate().map(|(i, codec)| (codec, pipeline.source_span(i)));
+    let sinks = pipeline.sinks.iter().enumerate().map(|(i, sink)| (&sink.codec, pipeline.sink_span(i)));
+    let mut found = Vec::new();
+    for (codec, span) in sources.chain(sinks) {
+        let Err(e) = codec.declared() else { continue };
+        let mut diagnostic = Diagnostic::new(format!("the codec `{}`: {e}", codec.name()));
+        diagnostic.span = span;
+        diagnostic.label = "this one's codec".to_owned();
+        found.push(Stop::problems(Exit::Usage, &pipeline.problem(diagnostic)));
+    }
     found
 }
 

@@ -33,6 +33,9 @@ fn end(text: &mut String, word: &str, end: &End) {
             let _ = writeln!(text, "  {:<9} {:<16} {setting} {value}", "", "");
         }
     }
+    if end.codec != "json" {
+        let _ = writeln!(text, "  {:<9} {:<16} codec {}", "", "", end.codec);
+    }
 }
 
 fn human(ms: u64) -> HumanDuration {

@@ -66,6 +66,10 @@ fn value(i: &Inspection) -> serde_json::Value {
             "state_version": a.state_version,
             "initial_bytes": a.initial.len(),
         })),
+        "declares": {
+            "input": i.declared.input.as_deref().map(String::from_utf8_lossy),
+            "output": i.declared.output.as_deref().map(String::from_utf8_lossy),
+        },
         "problem": i.problem,
     })
 }
@@ -89,6 +93,11 @@ fn text(i: &Inspection) -> String {
             "aggregate",
             &format!("{order}; state version {}; {} bytes at first", a.state_version, a.initial.len()),
         );
+    }
+    for (what, schema) in [("input", &i.declared.input), ("output", &i.declared.output)] {
+        if let Some(schema) = schema {
+            line("declares", &format!("the schema of its {what}, {} bytes", schema.len()));
+        }
     }
     for import in &i.imports {
         line("import", &format!("{}: {}", import.name, need(import)));

@@ -11,8 +11,8 @@ use crate::report::Diagnostic;
 use crate::spec::guarantee::{Route, RouteSink, RouteSource, route, too_weak};
 use crate::spec::secrets::is_secret;
 use crate::spec::{
-    AggregateStage, ComputedBy, Delivery, Grant, Kept, Late, Order, Pipeline, Sharing, SinkSpec, Stage,
-    StateSpec,
+    AggregateStage, CodecSpec, ComputedBy, Delivery, Grant, Kept, Late, Order, Pipeline, Sharing, SinkSpec,
+    Stage, StateSpec,
 };
 
 /// A pipeline as it will run.
@@ -72,6 +72,8 @@ pub struct End {
     pub name: String,
     /// Its settings, as the spec has them.
     pub settings: serde_json::Value,
+    /// How its messages are read or written in bytes.
+    pub codec: &'static str,
     /// What it is like.
     pub is: Vec<&'static str>,
     /// What a sink takes.
@@ -167,6 +169,7 @@ pub fn plan(pipeline: &Pipeline) -> Result<Plan, Stop> {
         sinks.push(End {
             name: dead.name().to_owned(),
             settings: settings(dead),
+            codec: "json",
             is: sink_is(traits),
             takes: Some("dead letters".to_owned()),
         });
@@ -319,7 +322,8 @@ fn sources(pipeline: &Pipeline) -> Result<(Vec<End>, Vec<SourceTraits>), Stop> {
         ];
         let is = is.into_iter().chain(traits.shared.then_some("has a group that shares its partitions out"));
         let is = is.collect();
-        ends.push(End { name: numbered(&names, i), settings: settings(spec), is, takes: None });
+        let codec = pipeline.codecs.get(i).map_or("json", CodecSpec::name);
+        ends.push(End { name: numbered(&names, i), settings: settings(spec), codec, is, takes: None });
         all.push(traits);
     }
     Ok((ends, all))
@@ -345,7 +349,13 @@ fn sinks(pipeline: &Pipeline) -> Result<(Vec<End>, Vec<SinkTraits>), Stop> {
         };
         let traits = pipeline.sink_traits(spec);
         let is = sink_is(traits);
-        ends.push(End { name: numbered(&names, i), settings: settings(spec), is, takes: Some(takes) });
+        ends.push(End {
+            name: numbered(&names, i),
+            settings: settings(spec),
+            codec: sink.codec.name(),
+            is,
+            takes: Some(takes),
+        });
         all.push(traits);
     }
     Ok((ends, all))

@@ -1,5 +1,6 @@
 //! From a checked spec to the parts that run: plugins loaded, ends opened, the last checkpoint read.
 
+mod codecs;
 mod exchange;
 mod joint;
 mod reset;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio::sync::Mutex;
+use wasmill_connect::codec::{Ahead, Writing};
 use wasmill_connect::kafka::{Changelog, ExchangeMember};
 use wasmill_connect::{Membership, Partition, Positions, Sink, Source, Writer};
 use wasmill_engine::commit::Collector;
@@ -33,6 +35,7 @@ use super::retry::{Ends, insist, off_the_network};
 use super::transaction::{TRANSACTION, Transacted};
 use crate::cli::{Exit, RunFailure, sandbox as admission};
 use crate::spec::{Delivery, Kept, Part, Pipeline, Sharing};
+use codecs::{aheads, decoders, readings};
 use exchange::{begin_new_parts, behind, exchange_source};
 use joint::Joint;
 use sinks::{begin, open_sinks, recover_sinks};
@@ -56,6 +59,7 @@ pub(super) struct Input {
 /// A sink with the name that its token is kept under.
 pub(super) struct NamedSink {
     pub name: String,
+    pub codec: Writing,
     pub sink: Box<dyn Sink>,
     /// Whether what it writes is a part of a transaction.
     pub in_transaction: bool,
@@ -88,6 +92,8 @@ pub(super) struct Assembled {
     pub topology: Arc<Topology>,
     pub routes: Arc<Routes>,
     pub sources: Vec<SharedSource>,
+    /// What must be had before batches of each of them can be decoded.
+    pub aheads: Arc<[Option<Arc<dyn Ahead>>]>,
     /// The partitions that are this process's to the end; none of shared sources.
     pub inputs: Vec<Input>,
     /// The shared sources' groups.
@@ -120,7 +126,8 @@ pub(super) async fn assemble(
     // Every worker has an instance of every stage's plugin.
     let instances = pipeline.workers * pipeline.stages.len();
     let sandbox = admission::open(Some(&pipeline.limits), instances).map_err(stopped)?;
-    let topology = Arc::new(topology(pipeline, &sandbox)?);
+    let readings = readings(pipeline, ends).await?;
+    let topology = Arc::new(topology(pipeline, &sandbox, decoders(&readings))?);
     let opened = match kept.store {
         Some(_) => None,
         None => open_early(pipeline).await,
@@ -131,6 +138,9 @@ pub(super) async fn assemble(
         let source_number = u16::try_from(number).context("more than 65,535 sources")?;
         let name = format!("source {}", spec.name());
         let mut source = spec.source().map_err(outside)?;
+        if let Some(reading) = readings.get(number) {
+            source.frame_by(Arc::clone(&reading.framing));
+        }
         if topology.max_ahead.is_some() && pipeline.part != Part::Behind {
             insist!(ends, &name, source.check_append_times()).map_err(outside)?;
         }
@@ -149,7 +159,7 @@ pub(super) async fn assemble(
         Some((_, _, source)) => Joint::open(pipeline, &mut **source, ends).await?,
         None => None,
     };
-    let (sinks, sink_specs, mut transacted) = open_sinks(pipeline, joint.as_ref())?;
+    let (sinks, sink_specs, mut transacted) = open_sinks(pipeline, joint.as_ref(), ends).await?;
     if let Some(transacted) = &mut transacted {
         if let Some(exchange) = pipeline.exchange_topic() {
             insist!(ends, TRANSACTION, exchange.make(&transacted.transactions)).map_err(outside)?;
@@ -301,6 +311,7 @@ pub(super) async fn assemble(
         topology,
         routes,
         sources,
+        aheads: aheads(&readings),
         inputs,
         groups,
         member: kept.member.clone(),
@@ -342,7 +353,7 @@ fn first_checkpoint(generation: u64, shape: String, found: &[(FoundPartition, Op
 /// The shape of a pipeline's state.
 pub(super) fn shape(pipeline: &Pipeline) -> anyhow::Result<String> {
     let sandbox = admission::open(Some(&pipeline.limits), 0).map_err(stopped)?;
-    Ok(topology(pipeline, &sandbox)?.shape())
+    Ok(topology(pipeline, &sandbox, Vec::new())?.shape())
 }
 
 /// A failure of something outside: it ends the process with its own exit code.

@@ -232,6 +232,7 @@ async fn run_once(
         batch_bytes_max: POLL_BYTES_MAX.min(credit_bytes),
         events: events.clone(),
         ends: ends.clone(),
+        aheads: Arc::clone(&assembled.aheads),
     };
     let credits =
         start_readers(&assembled.sources, &assembled.inputs, &reading, credit_bytes, &read_until).await?;

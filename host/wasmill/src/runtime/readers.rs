@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use tokio::sync::{Notify, watch};
+use wasmill_connect::codec::Ahead;
 use wasmill_connect::{ConnectorError, Polled, Reader};
 
 use super::alarm::Alarm;
 use super::coordinate::Event;
-use super::retry::{Backoff, Ends};
+use super::retry::{Backoff, Ends, insist};
 use wasmill_engine::position::PartitionId;
 
 /// How many raw bytes of a partition may be on their way at once. One batch may go beyond it.
@@ -60,6 +61,8 @@ pub(super) struct Reading {
     pub batch_bytes_max: usize,
     pub events: Sender<Event>,
     pub ends: Ends,
+    /// By source: what must be had before its batches can be decoded.
+    pub aheads: Arc<[Option<Arc<dyn Ahead>>]>,
 }
 
 /// What one reader task needs.
@@ -95,7 +98,7 @@ impl ReaderTask {
                 self.credit.wait().await;
                 self.reading.ends.observed.held_back(since.elapsed());
             }
-            let Reading { batch_messages_max, batch_bytes_max, events, ends } = &self.reading;
+            let Reading { batch_messages_max, batch_bytes_max, events, ends, aheads } = &self.reading;
             let polled = self.reader.poll(*batch_messages_max, *batch_bytes_max);
             let polled = match backoff.is_waiting() {
                 false => polled.await,
@@ -114,6 +117,12 @@ impl ReaderTask {
                         ends.well(&self.name, &mut backoff);
                     }
                     raw.partition = self.id;
+                    if let Some(ahead) = aheads.get(usize::from(self.id.source)).and_then(Option::as_ref) {
+                        let bring = async || ahead.bring(&raw).await.map_err(ConnectorError::from);
+                        if let Err(halt) = insist!(ends, &self.name, bring()) {
+                            return halt.into();
+                        }
+                    }
                     self.credit.take(raw.held_bytes());
                     if events.send(Event::Raw(raw)).is_err() {
                         return Event::ReaderStopped;

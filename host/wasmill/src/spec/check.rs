@@ -18,8 +18,8 @@ use wasmill_engine::topology::Topology;
 use super::located::Located;
 use super::raw::{Delivery, RawPipeline, RawRedis, RawState};
 use super::{
-    BATCH_SIZE_MAX, EpochBounds, HumanDuration, HumanSize, KEY_GROUPS_MAX, Limits, NAME_BYTES_MAX, Part,
-    Pipeline, Places, SecretUrl, Sink, SourceSpec, StateSpec, WORKERS_MAX, folder_of,
+    BATCH_SIZE_MAX, CodecSpec, EpochBounds, HumanDuration, HumanSize, KEY_GROUPS_MAX, Limits, NAME_BYTES_MAX,
+    Part, Pipeline, Places, SecretUrl, Sink, SourceSpec, StateSpec, WORKERS_MAX, folder_of,
 };
 use crate::report::{Diagnostic, Problems, Sources, Span};
 
@@ -78,6 +78,20 @@ pub(super) struct Checker {
 }
 
 impl Checker {
+    /// The codec of an end, which may have none of its choice.
+    fn codec(
+        &mut self,
+        end: &str,
+        refuses: Option<&'static str>,
+        codec: Option<Located<CodecSpec>>,
+    ) -> CodecSpec {
+        let Some(codec) = codec else { return CodecSpec::default() };
+        if let Some(why) = refuses {
+            self.wrong(codec.span, format!("`{end}` has no codec: {why}"), "remove it");
+        }
+        codec.value
+    }
+
     pub(super) fn wrong(
         &mut self,
         span: Span,
@@ -97,6 +111,14 @@ impl Checker {
         let sinks = self.one_or_many(("sink", raw.sink), ("sinks", raw.sinks), top);
         places.sources = sources.iter().map(|s| s.span).collect();
         places.sinks = sinks.iter().map(|s| s.span).collect();
+        let (sources, codecs): (Vec<_>, Vec<_>) = sources
+            .into_iter()
+            .map(|Located { value, span }| {
+                let refuses = value.connector.refuses_codec();
+                let codec = self.codec(value.connector.name(), refuses, value.codec);
+                (Located { value: value.connector, span }, codec)
+            })
+            .unzip();
         let plugin_dir = self.plugin_dir(raw.plugin_dir.as_ref());
         let stages = self.stages(raw.stages, &plugin_dir);
         let sinks: Vec<Sink> = sinks
@@ -107,7 +129,9 @@ impl Checker {
                 }
                 let output = s.value.output.map(|o| o.value).filter(|o| o != "main");
                 let when = s.value.when.map_or(When::Always, |when| self.when(&when));
-                Sink { connector: s.value.connector, output, when }
+                let refuses = s.value.connector.refuses_codec();
+                let codec = self.codec(s.value.connector.name(), refuses, s.value.codec);
+                Sink { connector: s.value.connector, output, when, codec }
             })
             .collect();
         self.outputs(&sinks, &places);
@@ -157,6 +181,7 @@ impl Checker {
             name: raw.name.value,
             file: file.to_owned(),
             sources: sources.into_iter().map(|s| s.value).collect(),
+            codecs,
             time: time.field,
             idle_timeout: time.idle_timeout,
             max_ahead: time.max_ahead,

@@ -14,6 +14,7 @@ pub mod near_miss;
 pub mod node;
 mod outside;
 mod raw;
+mod raw_source;
 pub mod schema;
 pub mod secrets;
 mod sharing;
@@ -34,7 +35,7 @@ use wasmill_engine::output::When;
 use wasmill_engine::topology::MaxAhead;
 
 pub use environment::Environment;
-pub use outside::{HumanDuration, HumanSize, SinkSpec, SourceSpec};
+pub use outside::{CodecSpec, HumanDuration, HumanSize, SinkSpec, SourceSpec};
 pub use raw::{Delivery, Grant, Order};
 pub use secrets::SecretUrl;
 pub use sharing::{Kept, Sharing, StateSpec};
@@ -63,6 +64,8 @@ pub struct Pipeline {
     pub file: PathBuf,
     /// Where messages come from; at least one. Paths in them start from the spec's folder already.
     pub sources: Vec<SourceSpec>,
+    /// How the messages of each source are read, in the sources' order.
+    pub codecs: Vec<CodecSpec>,
     /// Which field is a message's event time.
     pub time: FieldPath,
     /// After how long without a message a partition no longer holds stream time; none: never. Where the
@@ -244,6 +247,8 @@ pub struct Sink {
     pub output: Option<String>,
     /// Which of that output's messages it takes.
     pub when: When,
+    /// How they are written.
+    pub codec: CodecSpec,
 }
 
 /// When results are committed: whichever comes first.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+pub use wasmill_connect::codec::CodecSpec;
 pub use wasmill_connect::kafka::{KnownProperty, property_of};
 pub use wasmill_connect::table::{SinkSpec, SourceSpec};
 pub use wasmill_connect::units::{HumanDuration, HumanSize, parse_duration};
@@ -9,8 +10,11 @@ pub use wasmill_connect::units::{HumanDuration, HumanSize, parse_duration};
 use super::node::{Node, Scalar, Value};
 
 /// The settings of connectors that are paths.
-const PATH_SETTINGS: [&str; 9] = [
+const PATH_SETTINGS: [&str; 12] = [
     "path",
+    "schema_file",
+    "reader_schema_file",
+    "descriptor_file",
     "log",
     "ca_file",
     "cert_file",
@@ -27,6 +31,9 @@ const CONNECTOR_KEYS: [&str; 5] = ["source", "sources", "sink", "sinks", "dead_l
 pub fn sink_names() -> Vec<&'static str> {
     SinkSpec::NAMES.to_vec()
 }
+
+/// The settings that hold further ones, with paths among them.
+const GROUPS: [&str; 2] = ["registry", "security"];
 
 /// Makes the connectors' relative paths start from `folder`: those that stand in the file itself
 /// (`source` 0), not those that the environment gives.
@@ -45,18 +52,29 @@ pub fn resolve_paths(root: &mut Node, folder: &Path) {
 
 fn resolve_connector(node: &mut Node, folder: &Path) {
     let Value::Map(names) = &mut node.value else { return };
-    for settings in names {
-        let Value::Map(settings) = &mut settings.node.value else { continue };
-        for setting in settings.iter_mut().filter(|s| PATH_SETTINGS.contains(&s.key.as_str())) {
-            if setting.node.span.source != 0 {
-                continue;
-            }
-            if let Value::Scalar(Scalar { text, .. }) = &mut setting.node.value
-                && !text.is_empty()
-                && let Some(joined) = folder.join(&*text).to_str()
-            {
-                *text = joined.to_owned();
-            }
+    for entry in names {
+        // A codec is named as a connector is.
+        match entry.key.as_str() {
+            "codec" => resolve_connector(&mut entry.node, folder),
+            _ => resolve_settings(&mut entry.node, folder),
+        }
+    }
+}
+
+fn resolve_settings(node: &mut Node, folder: &Path) {
+    let Value::Map(settings) = &mut node.value else { return };
+    for setting in settings {
+        if GROUPS.contains(&setting.key.as_str()) {
+            resolve_settings(&mut setting.node, folder);
+        }
+        if !PATH_SETTINGS.contains(&setting.key.as_str()) || setting.node.span.source != 0 {
+            continue;
+        }
+        if let Value::Scalar(Scalar { text, .. }) = &mut setting.node.value
+            && !text.is_empty()
+            && let Some(joined) = folder.join(&*text).to_str()
+        {
+            *text = joined.to_owned();
         }
     }
 }

@@ -6,8 +6,10 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::outside::{CodecSpec, SinkSpec};
 use super::outside::{HumanDuration, HumanSize, parse_duration};
-use super::outside::{SinkSpec, SourceSpec};
+pub use super::raw_source::RawSource;
+use super::raw_source::codec_schema;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
@@ -25,9 +27,9 @@ pub struct RawPipeline {
     /// The pipeline's name: letters, digits, `-`, `_` and `.`. Its state is kept under this name.
     pub name: Located<String>,
     /// Where messages come from. Either this or `sources`.
-    pub source: Option<Located<SourceSpec>>,
+    pub source: Option<Located<RawSource>>,
     /// Several sources, all read at once. Either this or `source`.
-    pub sources: Option<Located<Vec<Located<SourceSpec>>>>,
+    pub sources: Option<Located<Vec<Located<RawSource>>>>,
     /// Which field is a message's event time. Default: the envelope's `timestamp`.
     pub time: Option<RawTime>,
     /// How many threads work. Default: one a processor. Changes no result. Environment: WORKER_COUNT.
@@ -420,6 +422,8 @@ pub struct RawSink {
     pub output: Option<Located<String>>,
     /// Which of that output's messages it takes; none: all.
     pub when: Option<Located<String>>,
+    /// How messages are written in bytes; none: as JSON envelopes.
+    pub codec: Option<Located<CodecSpec>>,
 }
 
 impl<'de> Deserialize<'de> for RawSink {
@@ -439,15 +443,16 @@ impl<'de> Visitor<'de> for SinkVisitor {
 
     fn visit_str<E: de::Error>(self, name: &str) -> Result<RawSink, E> {
         let connector = SinkSpec::deserialize(de::value::StrDeserializer::new(name))?;
-        Ok(RawSink { connector, output: None, when: None })
+        Ok(RawSink { connector, output: None, when: None, codec: None })
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawSink, A::Error> {
-        let (mut connector, mut output, mut when) = (None, None, None);
+        let (mut connector, mut output, mut when, mut codec) = (None, None, None, None);
         while let Some(key) = map.next_key_seed(SinkKeySeed { more: connector.is_none() })? {
             match key {
                 SinkKey::Output => output = Some(map.next_value()?),
                 SinkKey::When => when = Some(map.next_value()?),
+                SinkKey::Codec => codec = Some(map.next_value()?),
                 SinkKey::Connector(name) => {
                     connector = Some(SinkSpec::deserialize(MapAccessDeserializer::new(OneEntry {
                         name: Some(name),
@@ -458,7 +463,7 @@ impl<'de> Visitor<'de> for SinkVisitor {
         }
         let connector = connector
             .ok_or_else(|| de::Error::custom("no sink is named here, such as `file: { path: out }`"))?;
-        Ok(RawSink { connector, output, when })
+        Ok(RawSink { connector, output, when, codec })
     }
 }
 
@@ -466,6 +471,7 @@ impl<'de> Visitor<'de> for SinkVisitor {
 enum SinkKey {
     Output,
     When,
+    Codec,
     Connector(String),
 }
 
@@ -481,12 +487,13 @@ impl<'de> DeserializeSeed<'de> for SinkKeySeed {
         match key.as_str() {
             "output" => return Ok(SinkKey::Output),
             "when" => return Ok(SinkKey::When),
+            "codec" => return Ok(SinkKey::Codec),
             _ => {}
         }
         // The name is checked here, where the key's place is known.
         let known: Vec<&str> = super::outside::sink_names();
         if !known.contains(&key.as_str()) {
-            let names = known.iter().copied().chain(["output", "when"]);
+            let names = known.iter().copied().chain(["output", "when", "codec"]);
             let near = crate::report::did_you_mean(&key, names.collect::<Vec<_>>());
             return Err(de::Error::custom(format!("unknown sink `{key}`: {near}")));
         }
@@ -500,9 +507,9 @@ impl<'de> DeserializeSeed<'de> for SinkKeySeed {
 }
 
 /// The connector's entry alone, as a map of one key.
-struct OneEntry<'a, A> {
-    name: Option<String>,
-    map: &'a mut A,
+pub(super) struct OneEntry<'a, A> {
+    pub(super) name: Option<String>,
+    pub(super) map: &'a mut A,
 }
 
 impl<'de, A: MapAccess<'de>> MapAccess<'de> for OneEntry<'_, A> {
@@ -523,7 +530,8 @@ impl JsonSchema for RawSink {
         "Sink".into()
     }
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        // Each form of a sink, with `output` and `when` allowed beside its key.
+        // Each form of a sink, with `output`, `when` and `codec` allowed beside its key.
+        let codec = codec_schema(generator, "written");
         let mut schema = SinkSpec::json_schema(generator);
         for forms in ["oneOf", "anyOf"] {
             let Some(list) = schema.get_mut(forms).and_then(|f| f.as_array_mut()) else { continue };
@@ -543,6 +551,7 @@ impl JsonSchema for RawSink {
                             "description": "Which messages of that output this sink takes: a condition such as `type == 'departed' && payload.delay > 15`, or `otherwise` for those that no other condition takes. Default: all.",
                         }),
                     );
+                    properties.insert("codec".into(), codec.clone());
                 }
             }
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use wasmill_connect::Writer;
+use wasmill_connect::codec::Writing;
 use wasmill_connect::kafka::Transactions;
 use wasmill_engine::output::{SinkRoute, Takes, When};
 use wasmill_engine::state::{Checkpoint, Delta, StateStore};
@@ -11,6 +12,7 @@ use super::super::dead_letter_log::DeadLetterLog;
 use super::super::failpoint;
 use super::super::retry::{Ends, insist, off_the_network};
 use super::super::transaction::Transacted;
+use super::codecs::{envelopes, writing};
 use super::joint::Joint;
 use super::{EXCHANGE, NamedSink, outside};
 use crate::spec;
@@ -22,7 +24,11 @@ pub(super) const DEAD_LETTER_SINK: &str = "dead_letter";
 /// The sinks, connected to nothing yet, with what each takes; and the transactions that some of them are in.
 pub(super) type Opened = (Vec<NamedSink>, Vec<(Takes, When)>, Option<Transacted>);
 
-pub(super) fn open_sinks(pipeline: &Pipeline, joint: Option<&Joint>) -> anyhow::Result<Opened> {
+pub(super) async fn open_sinks(
+    pipeline: &Pipeline,
+    joint: Option<&Joint>,
+    ends: &Ends,
+) -> anyhow::Result<Opened> {
     let transactions = match pipeline.transactions() {
         Some(spec) => {
             let transactions = Transactions::new(spec, &pipeline.transactional_id()).map_err(outside)?;
@@ -41,31 +47,34 @@ pub(super) fn open_sinks(pipeline: &Pipeline, joint: Option<&Joint>) -> anyhow::
     {
         takes.push((Takes::Main, When::Always));
         let sink = exchange.sink(transactions);
-        sinks.push(NamedSink { name: EXCHANGE.to_owned(), sink, in_transaction: true });
+        sinks.push(NamedSink { name: EXCHANGE.to_owned(), codec: envelopes(), sink, in_transaction: true });
     }
-    let open = |name: String, spec: &spec::SinkSpec| -> anyhow::Result<NamedSink> {
+    let open = |name: String, codec: Writing, spec: &spec::SinkSpec| -> anyhow::Result<NamedSink> {
         if let Some(sink) = joint.and_then(|joint| joint.sink(pipeline, spec)) {
-            return Ok(NamedSink { name, sink: sink.map_err(outside)?, in_transaction: false });
+            return Ok(NamedSink { name, codec, sink: sink.map_err(outside)?, in_transaction: false });
         }
         let within = transactions.as_ref().zip(pipeline.in_transactions(spec));
         let (sink, in_transaction) = match within {
             Some((transactions, spec)) => (transactions.sink(spec), true),
             None => (spec.sink(), false),
         };
-        Ok(NamedSink { name, sink: sink.map_err(outside)?, in_transaction })
+        Ok(NamedSink { name, codec, sink: sink.map_err(outside)?, in_transaction })
     };
     for (number, spec) in pipeline.sinks.iter().enumerate() {
         if pipeline.part == Part::Before && spec.output.is_none() {
             continue;
         }
         takes.push((spec.output.clone().map_or(Takes::Main, Takes::Named), spec.when.clone()));
-        sinks.push(open(format!("{number}:{}", spec.connector.name()), &spec.connector)?);
+        let name = format!("{number}:{}", spec.connector.name());
+        let codec = writing(&spec.codec, &name, &spec.connector, ends).await?;
+        sinks.push(open(name, codec, &spec.connector)?);
     }
     takes.push((Takes::DeadLetters, When::Always));
     sinks.push(match &pipeline.dead_letter {
-        Some(spec) => open(DEAD_LETTER_SINK.to_owned(), spec)?,
+        Some(spec) => open(DEAD_LETTER_SINK.to_owned(), envelopes(), spec)?,
         None => NamedSink {
             name: DEAD_LETTER_SINK.to_owned(),
+            codec: envelopes(),
             sink: Box::new(DeadLetterLog),
             in_transaction: false,
         },
@@ -119,12 +128,13 @@ pub(super) async fn recover_sinks(
     ends: &Ends,
 ) -> anyhow::Result<(Vec<NamedSink>, Vec<SinkRoute>)> {
     let mut routes = Vec::new();
-    for (NamedSink { name, sink, .. }, (takes, when)) in sinks.iter_mut().zip(takes) {
+    for (NamedSink { name, codec, sink, .. }, (takes, when)) in sinks.iter_mut().zip(takes) {
         let token =
             checkpoint.and_then(|c| c.sinks.iter().find(|(n, _)| n == name)).map(|(_, token)| token.as_str());
         sink.identify(Writer { sink: name.clone(), ..writer.clone() });
+        sink.frame_by(Arc::clone(&codec.framing));
         insist!(ends, name.as_str(), sink.recover(token)).map_err(outside)?;
-        routes.push(SinkRoute { takes, encoder: sink.encoder(&wasmill_connect::codec::json::writing()), when });
+        routes.push(SinkRoute { takes, encoder: sink.encoder(codec), when });
     }
     Ok((sinks, routes))
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use wasmill_connect::codec::json::JsonDecoder;
 use wasmill_connect::codec::rfc3339;
 use wasmill_connect::kafka::ExchangeDecoder;
 use wasmill_engine::input::Decoder;
@@ -20,10 +19,14 @@ use crate::cli::{Exit, RunFailure};
 use crate::spec;
 use crate::spec::{ComputedBy, Part, Pipeline, Sharing, Stage, millis};
 
-pub(super) fn topology(pipeline: &Pipeline, sandbox: &Sandbox) -> anyhow::Result<Topology> {
+pub(super) fn topology(
+    pipeline: &Pipeline,
+    sandbox: &Sandbox,
+    decoders: Vec<Arc<dyn Decoder>>,
+) -> anyhow::Result<Topology> {
     let exchange = pipeline.exchange();
     let mut topology = Topology {
-        decoders: pipeline.sources.iter().map(|_| Arc::new(JsonDecoder) as Arc<dyn Decoder>).collect(),
+        decoders,
         time: (pipeline.time != FieldPath::Timestamp)
             .then(|| TimeSpec { path: pipeline.time.clone(), parse: parse_time }),
         max_ahead: pipeline.max_ahead,

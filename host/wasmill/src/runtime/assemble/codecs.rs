@@ -1,0 +1,54 @@
+//! The codecs of a pipeline's ends, ready for use: their files read, their registries asked.
+
+use std::sync::Arc;
+
+use wasmill_connect::ConnectorError;
+use wasmill_connect::codec::{Ahead, Reading, Writing, json};
+use wasmill_engine::input::Decoder;
+
+use super::super::retry::{Ends, insist};
+use super::outside;
+use crate::spec::{CodecSpec, Part, Pipeline, SinkSpec};
+
+/// How the messages of each source are read, in the sources' order; none of an exchange, which has a form of its own.
+pub(super) async fn readings(pipeline: &Pipeline, ends: &Ends) -> anyhow::Result<Vec<Reading>> {
+    let mut readings = Vec::new();
+    if pipeline.part == Part::Behind {
+        return Ok(readings);
+    }
+    for (source, codec) in pipeline.sources.iter().zip(&pipeline.codecs) {
+        let end = format!("codec of source {}", source.name());
+        let called = source.called();
+        let read = async || codec.reading(&called).await.map_err(ConnectorError::from);
+        readings.push(insist!(ends, &end, read()).map_err(outside)?);
+    }
+    Ok(readings)
+}
+
+/// How the messages of a sink are written.
+pub(super) async fn writing(
+    codec: &CodecSpec,
+    name: &str,
+    sink: &SinkSpec,
+    ends: &Ends,
+) -> anyhow::Result<Writing> {
+    let end = format!("codec of sink {name}");
+    let called = sink.called();
+    let write = async || codec.writing(&called).await.map_err(ConnectorError::from);
+    insist!(ends, &end, write()).map_err(outside)
+}
+
+/// How dead letters are written, and what goes through an exchange.
+pub(super) fn envelopes() -> Writing {
+    json::writing()
+}
+
+/// The decoders of readings.
+pub(super) fn decoders(readings: &[Reading]) -> Vec<Arc<dyn Decoder>> {
+    readings.iter().map(|r| Arc::clone(&r.decoder)).collect()
+}
+
+/// What must be had before batches of each source can be decoded.
+pub(super) fn aheads(readings: &[Reading]) -> Arc<[Option<Arc<dyn Ahead>>]> {
+    readings.iter().map(|r| r.ahead.clone()).collect()
+}
