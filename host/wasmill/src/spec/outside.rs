@@ -9,17 +9,20 @@ pub use wasmill_connect::units::{HumanDuration, HumanSize, parse_duration};
 use super::node::{Node, Scalar, Value};
 
 /// The settings of connectors that are paths.
-const PATH_SETTINGS: [&str; 9] = [
+const PATH_SETTINGS: [&str; 10] = [
     "path",
     "log",
     "ca_file",
     "cert_file",
+    "certificate_file",
     "key_file",
     "credentials_file",
     "nkey_seed_file",
     "password_file",
     "token_file",
 ];
+/// The settings of connectors that have settings below them.
+const GROUPS: [&str; 3] = ["security", "tls", "sasl"];
 /// The keys that hold connectors.
 const CONNECTOR_KEYS: [&str; 5] = ["source", "sources", "sink", "sinks", "dead_letter"];
 
@@ -45,18 +48,24 @@ pub fn resolve_paths(root: &mut Node, folder: &Path) {
 
 fn resolve_connector(node: &mut Node, folder: &Path) {
     let Value::Map(names) = &mut node.value else { return };
-    for settings in names {
-        let Value::Map(settings) = &mut settings.node.value else { continue };
-        for setting in settings.iter_mut().filter(|s| PATH_SETTINGS.contains(&s.key.as_str())) {
-            if setting.node.span.source != 0 {
-                continue;
+    names.iter_mut().for_each(|settings| resolve_settings(&mut settings.node, folder));
+}
+
+fn resolve_settings(node: &mut Node, folder: &Path) {
+    let Value::Map(settings) = &mut node.value else { return };
+    for setting in settings {
+        let is_path = PATH_SETTINGS.contains(&setting.key.as_str()) && setting.node.span.source == 0;
+        match &mut setting.node.value {
+            Value::Scalar(Scalar { text, .. }) if is_path && !text.is_empty() => {
+                if let Some(joined) = folder.join(&*text).to_str() {
+                    *text = joined.to_owned();
+                }
             }
-            if let Value::Scalar(Scalar { text, .. }) = &mut setting.node.value
-                && !text.is_empty()
-                && let Some(joined) = folder.join(&*text).to_str()
-            {
-                *text = joined.to_owned();
+            // As `security.tls`. The names of `headers` and `properties` are others'.
+            Value::Map(_) if GROUPS.contains(&setting.key.as_str()) => {
+                resolve_settings(&mut setting.node, folder);
             }
+            _ => {}
         }
     }
 }
