@@ -179,9 +179,11 @@ impl<'e> Variables<'e> {
             let given = environment.given(variable.name);
             let Some(value) = given.or(variable.default) else { continue };
             let place = if given.is_some() { "environment" } else { "default" };
-            let source = sources.add(place, hide(&format!("{}={value}", variable.name)));
+            // A secret may have several lines, which would be taken for others.
+            let text = if is_secret(variable.name) { "…" } else { value };
+            let source = sources.add(place, hide(&format!("{}={text}", variable.name)));
             let at = variable.name.len() + 1;
-            let span = Span::new(source, at, at + value.len());
+            let span = Span::new(source, at, at + text.len());
             match variable.form.read(value) {
                 Ok(value) => {
                     let name = Span::new(source, 0, variable.name.len());

@@ -323,7 +323,7 @@ fn kafka_is_secured_by_variables() {
         (&user[2..], ["`KAFKA_SASL_PASSWORD` is set", "`KAFKA_SASL_MECHANISM` is not"]),
         (&user[..1], ["`KAFKA_SASL_MECHANISM` is set", "`KAFKA_SASL_USERNAME` is not"]),
         (
-            &[("KAFKA_SASL_PASSWORD", "hunter2\n")],
+            &[("KAFKA_SASL_PASSWORD", "a\nhunter2")],
             ["`KAFKA_SASL_PASSWORD` can't be `…`", "control characters"],
         ),
     ] {
