@@ -15,6 +15,7 @@ mod os;
 mod pace;
 pub mod postgres;
 mod queue;
+mod redis_durable;
 mod redis_link;
 pub mod redis_streams;
 pub mod stdio;

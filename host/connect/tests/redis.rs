@@ -87,6 +87,75 @@ fn a_process_that_was_replaced_writes_nothing() {
 }
 
 #[test]
+fn a_commit_that_a_kill_tore_does_not_come_up_later() {
+    for torn_by in ["alone", "shared"] {
+        let Some(mut server) = RedisServer::start("a torn commit of state") else { return };
+        let open = |server: &RedisServer| match torn_by {
+            "alone" => RedisStore::open_alone(server.url(), "p").expect("a store"),
+            _ => {
+                let store = shared(server);
+                store.claim(&[partition(0)]).expect("a claim");
+                store
+            }
+        };
+        let change = |names: &[(&str, u64)]| match torn_by {
+            "alone" => {
+                let change = |(name, n): &(&str, u64)| Change {
+                    key: key(name),
+                    value: Some(n.to_string().into_bytes()),
+                    share: None,
+                };
+                Delta { changes: names.iter().map(change).collect() }
+            }
+            _ => shares(names),
+        };
+        let store = open(&server);
+        store.commit(&change(&[("a", 1)]), &checkpoint(1, &[(0, 1)])).expect("a commit");
+        store.commit(&change(&[("a", 5), ("b", 5)]), &checkpoint(2, &[(0, 11)])).expect("a commit");
+        drop(store);
+        server.kill();
+        // The transaction's end, and a part of its last command.
+        server.tear(40);
+        server.restart();
+        let store = open(&server);
+        let found = |store: &RedisStore| (total(store, "a"), total(store, "b"));
+        assert_eq!(found(&store), (1, 0), "{torn_by}: it is not whole");
+        // Less than before: epochs end elsewhere in a run that begins again.
+        store.commit(&change(&[("c", 1)]), &checkpoint(2, &[(0, 2)])).expect("a commit");
+        let committed = store.checkpoint().expect("one").expect("one").counts;
+        for restart in 0..2 {
+            drop(open(&server));
+            server.kill();
+            server.restart();
+            let store = open(&server);
+            assert_eq!(found(&store), (1, 0), "{torn_by}: after restart {restart}");
+            let counts = store.checkpoint().expect("one").expect("one").counts;
+            assert_eq!(counts, committed, "{torn_by}: after restart {restart}");
+        }
+    }
+}
+
+#[test]
+fn a_store_that_lives_on_sees_to_a_server_that_came_back() {
+    let Some(mut server) = RedisServer::start("a server that came back") else { return };
+    let lives = RedisStore::open_alone(server.url(), "p").expect("a store");
+    lives.commit(&plain("a", "1"), &checkpoint(1, &[])).expect("a commit");
+    let other = RedisStore::open_alone(server.url(), "q").expect("a store");
+    other.commit(&plain("b", "torn"), &checkpoint(1, &[])).expect("a commit");
+    drop(other);
+    server.kill();
+    server.tear(40);
+    server.restart();
+    let error = lives.commit(&plain("a", "2"), &checkpoint(2, &[])).expect_err("its connection broke");
+    assert!(matches!(error, StoreError::Away { .. }), "{error}");
+    lives.commit(&plain("a", "2"), &checkpoint(2, &[])).expect("a commit");
+    server.kill();
+    server.restart();
+    let other = RedisStore::open_alone(server.url(), "q").expect("a store");
+    assert_eq!((other.get(b"b").expect("b"), other.checkpoint().expect("none")), (None, None));
+}
+
+#[test]
 fn pipelines_in_one_redis_do_not_meet() {
     let Some(server) = RedisServer::start("two pipelines") else { return };
     let one = RedisStore::open_alone(server.url(), "one").expect("a store");

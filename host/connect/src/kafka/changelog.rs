@@ -13,14 +13,14 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, DefaultConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 use wasmill_engine::state::{Change, Checkpoint};
 
-use super::client::{ASK_MAX, Facts, end_aside, is_same_topic, refused, why};
+use super::client::{ASK_MAX, Facts, end_aside, is_same_topic, why};
 use super::group::number;
 use super::own_topic;
 use super::transaction::Transactions;
@@ -207,9 +207,9 @@ impl Changelog {
             what: format!("cannot read topic {} at {brokers}", self.topic),
             cause,
         };
-        let mut config = self.transactions.config();
+        let mut settings = self.transactions.asking();
         // A group must be named; nobody joins it.
-        config
+        settings
             .set("group.id", format!("{}-reading", self.topic))
             .set("enable.auto.commit", "false")
             .set("auto.offset.reset", "earliest")
@@ -218,7 +218,7 @@ impl Changelog {
             .set("fetch.queue.backoff.ms", "2")
             // The end is told by an answer without records.
             .set("fetch.wait.max.ms", "10");
-        let consumer: BaseConsumer = config.create().map_err(|e| refused(&e))?;
+        let consumer: BaseConsumer = settings.create(DefaultConsumerContext)?;
         let (_, end) =
             consumer.fetch_watermarks(&self.topic, number(partition), ASK_MAX).map_err(|e| away(why(&e)))?;
         let end = u64::try_from(end).unwrap_or(0);

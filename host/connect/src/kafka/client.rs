@@ -3,17 +3,20 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rdkafka::ClientConfig;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::admin;
+use super::refusal::Refusal;
+use super::settings::Settings;
 use crate::ConnectorError;
 
 /// How long a question to the brokers may take.
 pub(super) const ASK_MAX: Duration = Duration::from_secs(5);
+/// What could not be done where no broker has answered.
+const UNREACHABLE: &str = "cannot reach Kafka at";
 
 /// Settings of every client. Requests give up after 15 s, so that a broker that hangs is noticed.
 pub(super) const DEFAULTS: &[(&str, &str)] = &[
@@ -58,7 +61,11 @@ impl LastError {
         let all_down = error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown);
         let mut last = lock(&self.0);
         if !all_down || last.is_none() {
-            *last = Some(reason.trim().to_owned());
+            let reason = reason.trim();
+            *last = Some(match Refusal::of(error.rdkafka_error_code(), reason) {
+                Some(refusal) => format!("{} ({reason})", refusal.advice()),
+                None => reason.to_owned(),
+            });
         }
     }
 
@@ -70,15 +77,37 @@ impl LastError {
 
 /// A client without group that asks for the facts of a topic.
 #[derive(Default)]
-struct Asking(LastError);
+struct Asking {
+    last_error: LastError,
+    /// That brokers refuse this client, with their words. Others may be away for another reason.
+    refusal: Mutex<Option<(Refusal, String)>>,
+}
 
 impl ClientContext for Asking {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
         // What is asked is answered with the cause: its log would say it twice.
         tracing::debug!(?level, facility, "librdkafka: {text}");
+        // That a broker hung up is in the log alone, with a guess why.
+        if facility == "FAIL" {
+            self.hear(None, text);
+        }
     }
+
     fn error(&self, error: KafkaError, reason: &str) {
-        self.0.note(&error, reason);
+        self.last_error.note(&error, reason);
+        self.hear(error.rdkafka_error_code(), reason);
+    }
+}
+
+impl Asking {
+    /// Keeps what tells why brokers refuse this client; what is sure outlives what is not.
+    fn hear(&self, code: Option<RDKafkaErrorCode>, reason: &str) {
+        if let Some(refusal) = Refusal::of(code, reason) {
+            let mut known = lock(&self.refusal);
+            if known.as_ref().is_none_or(|(known, _)| refusal.is_sure() || !known.is_sure()) {
+                *known = Some((refusal, reason.trim().to_owned()));
+            }
+        }
     }
 }
 
@@ -93,7 +122,10 @@ pub(super) struct Topic {
 }
 
 /// What can be asked about topics.
-pub(super) struct Facts<'a>(&'a Client<Asking>);
+pub(super) struct Facts<'a> {
+    client: &'a Client<Asking>,
+    settings: &'a Settings,
+}
 
 impl Facts<'_> {
     /// What a topic is like.
@@ -101,8 +133,9 @@ impl Facts<'_> {
     /// # Errors
     /// As [`partitions_of`].
     pub fn topic(&self, brokers: &str, topic: &str) -> Result<Topic, ConnectorError> {
-        let numbers = partitions_of(self.0, brokers, topic)?;
-        let incarnation = incarnation_of(self.0, brokers, topic, ASK_MAX)?;
+        let numbers = partitions_of(self.client, brokers, topic)?;
+        self.settings.prove();
+        let incarnation = incarnation_of(self.client, brokers, topic, ASK_MAX)?;
         Ok(Topic { numbers, incarnation })
     }
 
@@ -111,8 +144,11 @@ impl Facts<'_> {
     /// # Errors
     /// As [`partitions_of`], but for a topic that is missing.
     pub fn is_there(&self, brokers: &str, topic: &str) -> Result<bool, ConnectorError> {
-        match admin::topic_id(self.0, topic, ASK_MAX) {
-            Ok(_) => Ok(true),
+        match admin::topic_id(self.client, topic, ASK_MAX) {
+            Ok(_) => {
+                self.settings.prove();
+                Ok(true)
+            }
             Err(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(false),
             Err(code) => Err(not_there(code, brokers, topic)),
         }
@@ -128,7 +164,7 @@ impl Facts<'_> {
         topic: &str,
         setting: &str,
     ) -> Result<Option<String>, ConnectorError> {
-        match admin::topic_setting(self.0, topic, setting, ASK_MAX) {
+        match admin::topic_setting(self.client, topic, setting, ASK_MAX) {
             Ok(value) => Ok(value),
             Err(
                 RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed,
@@ -142,8 +178,8 @@ impl Facts<'_> {
 ///
 /// # Errors
 /// As [`partitions_of`].
-pub(super) fn ask_topic(config: &ClientConfig, brokers: &str, topic: &str) -> Result<Topic, ConnectorError> {
-    ask(config, |facts| facts.topic(brokers, topic))
+pub(super) fn ask_topic(settings: &Settings, brokers: &str, topic: &str) -> Result<Topic, ConnectorError> {
+    ask(settings, |facts| facts.topic(brokers, topic))
 }
 
 /// The greatest record that a topic takes, in bytes, if this user may know.
@@ -154,22 +190,39 @@ pub(super) fn record_bytes_max(facts: &Facts<'_>, brokers: &str, topic: &str) ->
 /// Asks the brokers with a client of its own.
 ///
 /// # Errors
-/// As of the question; what the client was told is the cause where they are away.
+/// As of the question; what the client was told is the cause where they are away. Fatal where they refuse it, and
+/// never did otherwise: that is a mistake in the spec, and no waiting helps.
 pub(super) fn ask<T>(
-    config: &ClientConfig,
+    settings: &Settings,
     question: impl FnOnce(&Facts<'_>) -> Result<T, ConnectorError>,
 ) -> Result<T, ConnectorError> {
-    let mut config = config.clone();
-    config.remove("group.id").remove("group.instance.id");
-    let client: BaseConsumer<Asking> =
-        config.create_with_context(Asking::default()).map_err(|e| refused(&e))?;
-    let answer = question(&Facts(client.client())).map_err(|error| match error {
+    let mut settings = settings.clone();
+    settings.remove("group.id").remove("group.instance.id");
+    // That a broker hangs up is a hint of what it wanted, and else kept quiet.
+    settings.set("log.connection.close", "true").set_log_level(RDKafkaLogLevel::Info);
+    let client: BaseConsumer<Asking> = settings.create(Asking::default())?;
+    let facts = Facts { client: client.client(), settings: &settings };
+    let answer = question(&facts).map_err(|error| match error {
         ConnectorError::Disconnected { what, cause } => {
             // Errors are told by polling.
             for _ in 0..32 {
                 client.poll(Duration::ZERO);
             }
-            ConnectorError::Disconnected { what, cause: client.client().context().0.or(&cause) }
+            let told = client.client().context();
+            let is_proven = settings.is_proven();
+            let refusal = lock(&told.refusal).take().filter(|_| what.starts_with(UNREACHABLE));
+            // Where all was well before, a broker that hangs up is one that stops.
+            match refusal.filter(|(refusal, _)| refusal.is_sure() || !is_proven) {
+                Some((refusal, reason)) => {
+                    let cause = format!("{} ({reason})", refusal.explain(&reason, &settings));
+                    if refusal.is_sure() && !is_proven {
+                        ConnectorError::Fatal(format!("{what}: {cause}"))
+                    } else {
+                        ConnectorError::Disconnected { what, cause }
+                    }
+                }
+                None => ConnectorError::Disconnected { what, cause: told.last_error.or(&cause) },
+            }
         }
         other => other,
     });
@@ -196,7 +249,7 @@ pub(super) fn missing(brokers: &str, topic: &str) -> ConnectorError {
 }
 
 fn unreachable(brokers: &str, cause: String) -> ConnectorError {
-    ConnectorError::Disconnected { what: format!("cannot reach Kafka at {brokers}"), cause }
+    ConnectorError::Disconnected { what: format!("{UNREACHABLE} {brokers}"), cause }
 }
 
 /// What it means that the brokers answer for a topic with this.
@@ -209,7 +262,7 @@ fn not_there(code: RDKafkaErrorCode, brokers: &str, topic: &str) -> ConnectorErr
             "topic: {topic:?} is no name for a topic: letters, digits, `.`, `_` and `-` are"
         )),
         RDKafkaErrorCode::TopicAuthorizationFailed => ConnectorError::Fatal(format!(
-            "topic {topic} at {brokers} is not for this user: grant it, or set other credentials in `properties`"
+            "topic {topic} at {brokers} is not for this user: grant it, or set another user in `security`"
         )),
         code => unreachable(brokers, format!("topic {topic}: {code}")),
     }

@@ -12,16 +12,16 @@ use std::sync::{Arc, Mutex, OnceLock, Weak, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::KafkaResult;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
-use super::client::{ASK_MAX, LastError, incarnation_of, is_same_topic, lock, made_anew, refused, why};
+use super::client::{ASK_MAX, LastError, incarnation_of, is_same_topic, lock, made_anew, why};
 use super::queue::Queue;
 use super::reader::{KafkaReader, Slot};
+use super::settings::Settings;
 use crate::{ConnectorError, Reader};
 use context::Context;
 use poller::Poller;
@@ -360,7 +360,7 @@ pub(super) struct Group {
 impl Group {
     /// Makes the consumer and begins to poll it. It isn't a member before [`Handle::subscribe`].
     pub(super) fn start(
-        config: &ClientConfig,
+        settings: &Settings,
         (brokers, topic, group): (&str, &str, &str),
         hold: Hold,
         session: Duration,
@@ -379,8 +379,7 @@ impl Group {
             last_error: LastError::default(),
             consumer: OnceLock::new(),
         });
-        let consumer: GroupConsumer =
-            config.create_with_context(Context(Arc::clone(&shared))).map_err(|e| refused(&e))?;
+        let consumer: GroupConsumer = settings.create(Context(Arc::clone(&shared)))?;
         let consumer = Arc::new(consumer);
         // It is set once, here.
         let _ = shared.consumer.set(Arc::downgrade(&consumer));

@@ -11,7 +11,8 @@
 //! | `changelog` | state in a topic, in the same transactions |
 //! | `own_topic` | the two topics above: made, found, deleted |
 //! | `admin` | a topic's id, and the end of a group's offsets: librdkafka's C interface |
-//! | `client`, `properties` | what both sides need of librdkafka |
+//! | `client`, `properties`, `settings` | what both sides need of librdkafka |
+//! | `security`, `refusal` | TLS and users as the spec has them; what it means that brokers refuse a client |
 //!
 //! librdkafka's calls block: none but the ones that only look into a queue run on tokio's workers.
 
@@ -27,6 +28,9 @@ mod own_topic;
 mod properties;
 mod queue;
 mod reader;
+mod refusal;
+mod security;
+mod settings;
 mod sink;
 mod source;
 mod transaction;
@@ -39,6 +43,7 @@ pub use exchange::{
 pub use offsets::GroupOffsets;
 pub use own_topic::delete_own_topics;
 pub use properties::{KnownProperty, Property, property_of};
+pub use security::{KafkaMechanism, KafkaSasl, KafkaSecurity, KafkaTls};
 pub use sink::{KafkaSink, KafkaSinkSpec};
 pub use source::{KafkaSource, KafkaSourceSpec, OffsetReset};
 pub use transaction::Transactions;

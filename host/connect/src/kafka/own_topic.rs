@@ -4,8 +4,9 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::client::{ASK_MAX, Facts, ask, missing, refused, why};
+use super::client::{ASK_MAX, Facts, ask, missing, why};
 use super::group::number;
+use super::settings::Settings;
 use super::sink::KafkaSinkSpec;
 use super::transaction::Transactions;
 use crate::{ConnectorError, os};
@@ -18,15 +19,15 @@ pub(super) async fn find_or_make<T: Send + 'static>(
     transactions: &Transactions,
     topic: &str,
     partitions: u32,
-    settings: &[(&str, &str)],
+    of_topic: &[(&str, &str)],
     look: impl Fn(&Facts<'_>) -> Result<T, ConnectorError> + Clone + Send + 'static,
 ) -> Result<T, ConnectorError> {
-    let (config, brokers) = (transactions.config(), transactions.brokers());
+    let (settings, brokers) = (transactions.asking(), transactions.brokers());
     let find = || {
-        let (config, brokers) = (config.clone(), brokers.to_owned());
+        let (settings, brokers) = (settings.clone(), brokers.to_owned());
         let (topic, look) = (topic.to_owned(), look.clone());
         os::blocking(move || {
-            ask(&config, |facts| match facts.is_there(&brokers, &topic)? {
+            ask(&settings, |facts| match facts.is_there(&brokers, &topic)? {
                 true => look(facts).map(Some),
                 false => Ok(None),
             })
@@ -35,22 +36,22 @@ pub(super) async fn find_or_make<T: Send + 'static>(
     if let Some(found) = find().await? {
         return Ok(found);
     }
-    make(&config, brokers, topic, partitions, settings).await?;
+    make(&settings, brokers, topic, partitions, of_topic).await?;
     // The brokers know of it a moment later.
     find().await?.ok_or_else(|| missing(brokers, topic))
 }
 
 /// Makes a topic of the pipeline's own.
 async fn make(
-    config: &rdkafka::ClientConfig,
+    settings: &Settings,
     brokers: &str,
     topic: &str,
     partitions: u32,
-    settings: &[(&str, &str)],
+    of_topic: &[(&str, &str)],
 ) -> Result<(), ConnectorError> {
-    let admin: AdminClient<DefaultClientContext> = config.create().map_err(|e| refused(&e))?;
+    let admin: AdminClient<DefaultClientContext> = settings.create(DefaultClientContext)?;
     let new = NewTopic::new(topic, number(partitions), TopicReplication::Fixed(-1));
-    let new = settings.iter().fold(new, |new, (name, value)| new.set(name, value));
+    let new = of_topic.iter().fold(new, |new, (name, value)| new.set(name, value));
     let answer = admin.create_topics([&new], &options()).await.map_err(|e| ConnectorError::Disconnected {
         what: format!("cannot make topic {topic} at {brokers}"),
         cause: why(&e),
@@ -67,7 +68,7 @@ async fn make(
         }
         Some(Err((_, code))) => Err(ConnectorError::Fatal(format!(
             "topic {topic} at {brokers}, of the pipeline's own, can't be made: {code}; grant it, or make the topic with {partitions} partitions and {}",
-            settings.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(", ")
+            of_topic.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(", ")
         ))),
     }
 }
@@ -78,11 +79,19 @@ async fn make(
 /// When one could not be deleted.
 pub fn delete_own_topics(spec: &KafkaSinkSpec, topics: &[String]) -> Result<(), ConnectorError> {
     let brokers = &spec.brokers;
-    let config = Transactions::new(spec, "reset")?.config();
-    let admin: AdminClient<DefaultClientContext> = config.create().map_err(|e| refused(&e))?;
+    let settings = Transactions::new(spec, "reset")?.asking();
+    let there = ask(&settings, |facts| {
+        let is_there =
+            |topic: &String| facts.is_there(brokers, topic).map(|there| there.then(|| topic.clone()));
+        topics.iter().filter_map(|topic| is_there(topic).transpose()).collect::<Result<Vec<String>, _>>()
+    })?;
+    if there.is_empty() {
+        return Ok(());
+    }
+    let admin: AdminClient<DefaultClientContext> = settings.create(DefaultClientContext)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| os::fatal("cannot start a thread", &e))?;
-    let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+    let names: Vec<&str> = there.iter().map(String::as_str).collect();
     let failed = |topic: &str, cause: String| {
         ConnectorError::Fatal(format!("topic {topic} at {brokers} could not be deleted: {cause}"))
     };

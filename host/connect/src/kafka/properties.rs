@@ -10,11 +10,15 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::security::KafkaSecurity;
+use super::settings::Settings;
 use crate::ConnectorError;
 
 /// Every name that librdkafka knows, with the side that it is for: C(onsumer), P(roducer) or both (*).
 /// Taken from the CONFIGURATION.md of the librdkafka that is built in.
 const KNOWN: &str = include_str!("properties.txt");
+/// How the names of settings end whose values nobody may see.
+const SECRET: &[&str] = &["password", "secret", "passphrase", ".pem"];
 /// How alike two names must be for one to be meant by the other.
 const ALIKE_MIN: f64 = 0.8;
 
@@ -131,14 +135,15 @@ fn nearest(name: &str, side: Side) -> Option<&'static str> {
 /// The settings of a client: the host's defaults, and over them the user's.
 ///
 /// # Errors
-/// A name that librdkafka doesn't know, or that is the host's (`owned`, with what to do instead), or a
+/// What `security` says twice or not at all, a name that librdkafka doesn't know, or that is the host's (`owned`, with what to do instead), or a
 /// value that librdkafka refuses.
 pub(super) fn config(
     side: Side,
     defaults: &[(&str, &str)],
     properties: &BTreeMap<String, Property>,
+    security: Option<&KafkaSecurity>,
     owned: &[(&str, &str)],
-) -> Result<ClientConfig, ConnectorError> {
+) -> Result<Settings, ConnectorError> {
     let wrong = |name: &str, why: &str| ConnectorError::Fatal(format!("properties: `{name}`: {why}"));
     let mut config = ClientConfig::new();
     // Else it goes by the `log` crate, which nobody sets up here.
@@ -168,10 +173,16 @@ pub(super) fn config(
         }
         config.set(name, value);
     }
+    if let Some(security) = security {
+        security.check(properties)?;
+        security.set(&mut config);
+    }
     match config.create_native_config() {
-        Ok(_) => Ok(config),
+        Ok(_) => Ok(Settings::new(config, security)),
         Err(KafkaError::ClientConfig(_, why, name, value)) => {
-            Err(wrong(&name, &format!("the value {value:?} is refused: {}", why.trim())))
+            let is_secret = SECRET.iter().any(|ending| name.ends_with(ending));
+            let shown = if is_secret { "(hidden)".to_owned() } else { format!("{value:?}") };
+            Err(wrong(&name, &format!("the value {shown} is refused: {}", why.trim())))
         }
         Err(e) => Err(ConnectorError::Fatal(format!("properties: {e}"))),
     }
@@ -209,7 +220,7 @@ mod tests {
     fn a_typo_is_told_with_the_right_name() {
         let told = |side, name: &str, value: &str| {
             let properties = BTreeMap::from([(name.to_owned(), Property(value.to_owned()))]);
-            config(side, &[], &properties, &[("group.id", "set `group`")]).err().map(|e| e.to_string())
+            config(side, &[], &properties, None, &[("group.id", "set `group`")]).err().map(|e| e.to_string())
         };
         let typo = told(Side::Producer, "lingr.ms", "5").expect("refused");
         assert!(typo.contains("`lingr.ms`") && typo.contains("`linger.ms`"), "{typo}");

@@ -159,9 +159,7 @@ impl KafkaReader {
                 "the topic's retention has removed it, or the topic was made anew",
             ),
             RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::GroupAuthorizationFailed => {
-                ConnectorError::Fatal(format!(
-                    "{name}: {error}: grant it, or set other credentials in `properties`"
-                ))
+                ConnectorError::Fatal(format!("{name}: {error}: grant it, or set another user in `security`"))
             }
             error => {
                 ConnectorError::Disconnected { what: format!("cannot read {name}"), cause: error.to_string() }

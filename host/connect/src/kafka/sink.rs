@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -17,11 +16,11 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use wasmill_engine::output::{EncodedBatch, EncodedRecord, Encoder};
 
-use super::client::{
-    DEFAULTS, LastError, ask, ask_topic, lock, log, missing, record_bytes_max, refused, why,
-};
+use super::client::{DEFAULTS, LastError, ask, ask_topic, lock, log, missing, record_bytes_max, why};
 use super::encoder::{KafkaEncoder, KeyFrom};
-use super::properties::{Property, Side, config, is_common};
+use super::properties::{Property, Side, config};
+use super::security::KafkaSecurity;
+use super::settings::Settings;
 use crate::table::SinkConnector;
 use crate::{ConnectorError, Refused, Sink, SinkTraits, codec, os};
 
@@ -45,6 +44,9 @@ pub struct KafkaSinkSpec {
     /// What a record's key is, which decides its partition as Java's clients do. Default: message.
     #[serde(default)]
     pub key: KeyFrom,
+    /// TLS, and who this client is to the brokers. Default: a plain connection of nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub security: Option<KafkaSecurity>,
     /// More settings, by librdkafka's names, such as `compression.type: zstd`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub properties: BTreeMap<String, Property>,
@@ -58,6 +60,7 @@ impl KafkaSinkSpec {
             brokers: brokers.into(),
             topic: topic.into(),
             key: KeyFrom::default(),
+            security: None,
             properties: BTreeMap::new(),
         }
     }
@@ -65,7 +68,9 @@ impl KafkaSinkSpec {
     /// Whether one transaction can hold what both write: the same cluster, with the same settings.
     #[must_use]
     pub fn shares_transactions_with(&self, other: &Self) -> bool {
-        is_same_cluster(&self.brokers, &other.brokers) && self.properties == other.properties
+        is_same_cluster(&self.brokers, &other.brokers)
+            && self.security == other.security
+            && self.properties == other.properties
     }
 }
 
@@ -381,7 +386,7 @@ impl Records {
 /// Writes to a topic.
 pub struct KafkaSink {
     spec: KafkaSinkSpec,
-    config: ClientConfig,
+    settings: Settings,
     records: Option<Arc<Records>>,
     /// How many records of the batch that is being written were handed over, should the call be repeated.
     written: usize,
@@ -402,8 +407,8 @@ impl KafkaSink {
         }
         let mut defaults = [DEFAULTS, PRODUCER].concat();
         defaults.push(("bootstrap.servers", spec.brokers.as_str()));
-        let config = config(Side::Producer, &defaults, &spec.properties, OWNED)?;
-        Ok(Self { spec, config, records: None, written: 0, unflushed: 0 })
+        let settings = config(Side::Producer, &defaults, &spec.properties, spec.security.as_ref(), OWNED)?;
+        Ok(Self { spec, settings, records: None, written: 0, unflushed: 0 })
     }
 
     fn records(&self) -> Result<Arc<Records>, ConnectorError> {
@@ -414,14 +419,14 @@ impl KafkaSink {
 
     async fn start(&mut self) -> Result<(), ConnectorError> {
         let (brokers, topic) = (self.spec.brokers.clone(), self.spec.topic.clone());
-        let mut config = self.config.clone();
+        let mut settings = self.settings.clone();
         if !self.spec.properties.contains_key("batch.size") {
             // A batch above the topic's limit is refused whole, so none may be. A single record may.
-            let (asked, brokers, topic) = (asking(&config), brokers.clone(), topic.clone());
+            let (asked, brokers, topic) = (settings.asking(), brokers.clone(), topic.clone());
             let limit =
                 os::blocking(move || ask(&asked, |facts| Ok(record_bytes_max(facts, &brokers, &topic))));
             let limit = limit.await?.unwrap_or(BATCH_BYTES);
-            config.set("batch.size", limit.clamp(1, BATCH_BYTES).to_string());
+            settings.set("batch.size", limit.clamp(1, BATCH_BYTES).to_string());
         }
         self.records = Some(Arc::new(
             os::blocking(move || {
@@ -435,8 +440,7 @@ impl KafkaSink {
                     last_error: LastError::default(),
                     what: format!("topic {topic} at {brokers}"),
                 };
-                let producer: ThreadedProducer<Deliveries> =
-                    config.create_with_context(deliveries).map_err(|e| refused(&e))?;
+                let producer: ThreadedProducer<Deliveries> = settings.create(deliveries)?;
                 Ok(Records { producer, brokers, topic, produced: AtomicU64::new(0) })
             })
             .await?,
@@ -446,22 +450,10 @@ impl KafkaSink {
 
     /// Makes sure that the topic is there.
     async fn topic_exists(&self) -> Result<(), ConnectorError> {
-        let asking = asking(&self.config);
+        let asking = self.settings.asking();
         let (brokers, topic) = (self.spec.brokers.clone(), self.spec.topic.clone());
         os::blocking(move || ask_topic(&asking, &brokers, &topic).map(drop)).await
     }
-}
-
-/// The settings of a producer that a client has which only asks: others would be told as warnings.
-pub(super) fn asking(config: &ClientConfig) -> ClientConfig {
-    let mut asking = ClientConfig::new();
-    asking.set_log_level(RDKafkaLogLevel::Warning);
-    for (name, value) in config.config_map() {
-        if is_common(name) {
-            asking.set(name, value);
-        }
-    }
-    asking
 }
 
 #[async_trait]

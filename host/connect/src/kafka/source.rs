@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, DefaultConsumerContext};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use schemars::JsonSchema;
@@ -16,13 +15,15 @@ use wasmill_engine::position::Position;
 
 use super::admin;
 use super::client::{
-    ASK_MAX, DEFAULTS, Topic, ask, ask_topic, incarnation_of, is_of, is_same_topic, made_anew, refused, why,
+    ASK_MAX, DEFAULTS, Topic, ask, ask_topic, incarnation_of, is_of, is_same_topic, made_anew, why,
 };
 use super::group::{Group, Handle, Hold, Raw, alone, members, name, number};
 use super::offsets::{GroupOffsets, incarnation_in, position_of};
 use super::properties::{Property, Side, config};
 use super::reader::{KafkaReader, outside};
-use super::sink::{KafkaSinkSpec, asking, is_same_cluster};
+use super::security::KafkaSecurity;
+use super::settings::Settings;
+use super::sink::{KafkaSinkSpec, is_same_cluster};
 use crate::table::SourceConnector;
 use crate::{Change, ConnectorError, Membership, Partition, Positions, Reader, Source, SourceTraits, os};
 
@@ -55,7 +56,10 @@ pub struct KafkaSourceSpec {
     /// Where to begin in a partition for which nothing is committed. Default: earliest.
     #[serde(default)]
     pub auto_offset_reset: OffsetReset,
-    /// More settings, by librdkafka's names, such as `security.protocol: sasl_ssl`.
+    /// TLS, and who this client is to the brokers. Default: a plain connection of nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub security: Option<KafkaSecurity>,
+    /// More settings, by librdkafka's names, such as `session.timeout.ms: 6000`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub properties: BTreeMap<String, Property>,
 }
@@ -80,6 +84,7 @@ impl KafkaSourceSpec {
             topic: topic.into(),
             group: group.into(),
             auto_offset_reset: OffsetReset::default(),
+            security: None,
             properties: BTreeMap::new(),
         }
     }
@@ -155,7 +160,7 @@ const CONSUMER: &[(&str, &str)] = &[
 /// Reads a topic.
 pub struct KafkaSource {
     spec: KafkaSourceSpec,
-    config: ClientConfig,
+    settings: Settings,
     session: Duration,
     group: Option<Group>,
 }
@@ -173,27 +178,27 @@ impl KafkaSource {
         }
         let mut defaults = [DEFAULTS, CONSUMER].concat();
         defaults.extend([("bootstrap.servers", spec.brokers.as_str()), ("group.id", spec.group.as_str())]);
-        let config = config(Side::Consumer, &defaults, &spec.properties, OWNED)?;
-        let ms = config.get("session.timeout.ms").and_then(|ms| ms.parse().ok()).unwrap_or(10_000);
-        Ok(Self { spec, config, session: Duration::from_millis(ms), group: None })
+        let settings = config(Side::Consumer, &defaults, &spec.properties, spec.security.as_ref(), OWNED)?;
+        let ms = settings.get("session.timeout.ms").and_then(|ms| ms.parse().ok()).unwrap_or(10_000);
+        Ok(Self { spec, settings, session: Duration::from_millis(ms), group: None })
     }
 
     async fn topic(&self) -> Result<Topic, ConnectorError> {
-        let (config, brokers, topic) =
-            (self.config.clone(), self.spec.brokers.clone(), self.spec.topic.clone());
-        os::blocking(move || ask_topic(&config, &brokers, &topic)).await
+        let (settings, brokers, topic) =
+            (self.settings.clone(), self.spec.brokers.clone(), self.spec.topic.clone());
+        os::blocking(move || ask_topic(&settings, &brokers, &topic)).await
     }
 
     /// Makes the group forget where it is in the topic. Its members would go on where they are, and commit
     /// that again: there may be none.
     fn forget_offsets(&self) -> Result<(), ConnectorError> {
         let KafkaSourceSpec { brokers, topic, group, .. } = &self.spec;
-        let numbers = ask_topic(&self.config, brokers, topic)?.numbers;
+        let numbers = ask_topic(&self.settings, brokers, topic)?.numbers;
         let mut asked = TopicPartitionList::new();
         for n in numbers {
             asked.add_partition(topic, number(n));
         }
-        let client: BaseConsumer = self.config.create().map_err(|e| refused(&e))?;
+        let client: BaseConsumer = self.settings.create(DefaultConsumerContext)?;
         let in_use = |members: &[String]| {
             ConnectorError::Fatal(format!(
                 "group {group} has members: {}; stop them, then reset: they would go on where they are. A process that was killed stays a member until its session times out",
@@ -218,13 +223,13 @@ impl KafkaSource {
 
     /// The consumer of a topic with so many partitions, which share what may be fetched ahead.
     fn start(&self, hold: Hold, partitions: usize) -> Result<Group, ConnectorError> {
-        let mut config = self.config.clone();
+        let mut settings = self.settings.clone();
         if !self.spec.properties.contains_key("queued.max.messages.kbytes") {
             let each = AHEAD_KBYTES / partitions.max(1);
             let each = each.clamp(*AHEAD_PARTITION_KBYTES.start(), *AHEAD_PARTITION_KBYTES.end());
-            config.set("queued.max.messages.kbytes", each.to_string());
+            settings.set("queued.max.messages.kbytes", each.to_string());
         }
-        Group::start(&config, (&self.spec.brokers, &self.spec.topic, &self.spec.group), hold, self.session)
+        Group::start(&settings, (&self.spec.brokers, &self.spec.topic, &self.spec.group), hold, self.session)
     }
 
     /// What lists partitions of a topic that had so many when it was first looked at.
@@ -284,8 +289,8 @@ impl KafkaSource {
     }
 
     /// The settings of a client that only asks.
-    pub(super) fn asking(&self) -> ClientConfig {
-        asking(&self.config)
+    pub(super) fn asking(&self) -> Settings {
+        self.settings.asking()
     }
 
     fn started(&self) -> Result<&Group, ConnectorError> {
@@ -442,10 +447,10 @@ impl Source for KafkaSource {
 
     async fn check_append_times(&mut self) -> Result<(), ConnectorError> {
         const SETTING: &str = "message.timestamp.type";
-        let (config, brokers, topic) =
-            (self.config.clone(), self.spec.brokers.clone(), self.spec.topic.clone());
+        let (settings, brokers, topic) =
+            (self.settings.clone(), self.spec.brokers.clone(), self.spec.topic.clone());
         let found =
-            os::blocking(move || ask(&config, |facts| facts.setting(&brokers, &topic, SETTING))).await?;
+            os::blocking(move || ask(&settings, |facts| facts.setting(&brokers, &topic, SETTING))).await?;
         let topic = &self.spec.topic;
         match found.as_deref() {
             Some("LogAppendTime") => {}

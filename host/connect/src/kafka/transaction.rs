@@ -21,16 +21,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 
-use super::client::{DEFAULTS, ask, lock, missing, record_bytes_max, refused, why};
+use super::client::{DEFAULTS, ask, lock, missing, record_bytes_max, why};
 use super::logs::LogQueue;
 use super::offsets::GroupOffsets;
 use super::properties::{Side, config};
-use super::sink::{BATCH_BYTES, FULL_WAIT, KafkaSinkSpec, OWNED, PRODUCER, SILENCE_MAX, asking, is_refusal};
+use super::settings::Settings;
+use super::sink::{BATCH_BYTES, FULL_WAIT, KafkaSinkSpec, OWNED, PRODUCER, SILENCE_MAX, is_refusal};
 use crate::{ConnectorError, Refused, Sink, os};
 use meaning::{Meaning, meaning};
 use outcomes::{NTH, OWN, Outcomes, SINK_SHIFT};
@@ -52,7 +52,7 @@ const INIT_MAX: Duration = Duration::from_secs(10);
 pub struct Transactions(Arc<Shared>);
 
 struct Shared {
-    config: ClientConfig,
+    settings: Settings,
     brokers: String,
     id: String,
     timeout: Duration,
@@ -80,17 +80,18 @@ impl Transactions {
         // A transaction that begins while the brokers still mark the one before is told to ask again: its offsets
         // after this time, which is 100 ms by default.
         defaults.push(("retry.backoff.ms", "4"));
-        let mut config = config(Side::Producer, &defaults, &spec.properties, OWNED)?;
-        let timeout = config.get("transaction.timeout.ms").unwrap_or(TRANSACTION_MAX_MS).to_owned();
+        let mut settings =
+            config(Side::Producer, &defaults, &spec.properties, spec.security.as_ref(), OWNED)?;
+        let timeout = settings.get("transaction.timeout.ms").unwrap_or(TRANSACTION_MAX_MS).to_owned();
         // What isn't taken as long as a transaction lasts goes with it.
-        config.set("message.timeout.ms", &timeout).set("transactional.id", id);
+        settings.set("message.timeout.ms", &timeout).set("transactional.id", id);
         if !spec.properties.contains_key("socket.timeout.ms") {
             // librdkafka wants a request to end before its transaction does.
-            config.set("socket.timeout.ms", &timeout);
+            settings.set("socket.timeout.ms", &timeout);
         }
         let timeout = Duration::from_millis(timeout.parse().unwrap_or(15_000));
         Ok(Self(Arc::new(Shared {
-            config,
+            settings,
             brokers: spec.brokers.clone(),
             id: id.to_owned(),
             timeout,
@@ -160,8 +161,9 @@ impl Transactions {
         self.0.replaced.load(Ordering::Relaxed)
     }
 
-    pub(super) fn config(&self) -> ClientConfig {
-        asking(&self.0.config)
+    /// The settings of a client that only asks.
+    pub(super) fn asking(&self) -> Settings {
+        self.0.settings.asking()
     }
 
     pub(super) fn brokers(&self) -> &str {
@@ -177,9 +179,9 @@ impl Transactions {
             return Ok(());
         }
         let shared = Arc::clone(&self.0);
-        let mut config = shared.config.clone();
+        let mut settings = shared.settings.clone();
         let topics = lock(&shared.topics).clone();
-        let (asked, brokers) = (asking(&config), shared.brokers.clone());
+        let (asked, brokers) = (settings.asking(), shared.brokers.clone());
         let all = topics.clone();
         let least = os::blocking(move || {
             ask(&asked, |facts| {
@@ -192,17 +194,16 @@ impl Transactions {
             })
         })
         .await?;
-        if config.get("batch.size").is_none() {
+        if settings.get("batch.size").is_none() {
             // A batch above the topic's limit is refused whole, so none may be. A single record may.
-            config.set("batch.size", least.max(1).to_string());
+            settings.set("batch.size", least.max(1).to_string());
         }
-        let told = config.get("debug").map_or_else(|| TOLD.to_owned(), |also| format!("{TOLD},{also}"));
-        config.set("debug", told).set_log_level(RDKafkaLogLevel::Debug);
+        let told = settings.get("debug").map_or_else(|| TOLD.to_owned(), |also| format!("{TOLD},{also}"));
+        settings.set("debug", told).set_log_level(RDKafkaLogLevel::Debug);
         os::blocking(move || {
             let outcomes =
                 Outcomes { topics: topics.clone(), brokers: shared.brokers.clone(), ..Outcomes::default() };
-            let producer: ThreadedProducer<Outcomes> =
-                config.create_with_context(outcomes).map_err(|e| refused(&e))?;
+            let producer: ThreadedProducer<Outcomes> = settings.create(outcomes)?;
             let log = LogQueue::take_over(producer.client()).ok_or_else(|| {
                 ConnectorError::Fatal(
                     "librdkafka's log can't be read, which tells when a transaction is in doubt".to_owned(),
@@ -511,7 +512,7 @@ impl Shared {
                 }
             }
             Meaning::Forbidden => ConnectorError::Fatal(format!(
-                "cannot {what} at {brokers}: {text}: exactly-once needs the right to write as transactional id {id} and to read the group; grant it, or set other credentials in `properties`"
+                "cannot {what} at {brokers}: {text}: exactly-once needs the right to write as transactional id {id} and to read the group; grant it, or set another user in `security`"
             )),
             Meaning::Unknown => ConnectorError::Outdated(format!("cannot {what} at {brokers}: {text}")),
         })

@@ -12,10 +12,10 @@ use wasmill_engine::state::{Checkpoint, Delta, Epoch, StateStore, StoreError, Vi
 use super::acks::RedisAcks;
 use super::acks_sink::AcksSink;
 use super::beside;
-use super::durable::Durable;
 use super::entry::EntryId;
 use super::spec::{RedisSinkSpec, RedisSourceSpec};
 use super::write::{STEP_BYTES_MAX, STEP_ENTRIES_MAX, places, query, run};
+use crate::redis_durable::Durable;
 use crate::redis_link::SharedLink;
 use crate::{ConnectorError, Sink};
 

@@ -7,13 +7,12 @@
 //! wasmill:{STREAM}:read:GROUP       log mode: offset, entries: how many were added before that offset
 //! wasmill:{STREAM}:trimmed:GROUP    queue mode: what was trimmed undelivered and is told already
 //! wasmill:{STREAM}:writer:WHO       the process that writes for a sink
-//! wasmill:{STREAM}:settled          the start of the server behind which its file was rewritten (durable.rs)
+//! wasmill:{STREAM}:settled          the start of the server behind which its file was rewritten (redis_durable.rs)
 //! ```
 
 mod acks;
 mod acks_sink;
 mod acks_store;
-mod durable;
 mod entry;
 mod feed;
 mod group;

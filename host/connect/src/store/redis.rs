@@ -7,6 +7,7 @@
 //! wasmill:{NAME}:positions  shared: partition → owner LF attempt LF position (JSON)
 //! wasmill:{NAME}:foretold   epoch, facts
 //! wasmill:{NAME}:incoming:<mark>  new contents that don't count yet (tools.rs); meta has the mark
+//! wasmill:{NAME}:settled    the start of the server behind which its file was rewritten (redis_durable.rs)
 //! wasmill:{NAME}:turn       shared: who commits next, for half a second, because it was too slow often
 //! ```
 //! A commit is one script (`redis/commit.lua`), so it happens whole or not at all. It names what it was
@@ -40,7 +41,8 @@ use entries::{Restored, SCAN_FIELDS};
 use guards::Sharing;
 pub use tools::RedisView;
 
-use crate::redis_link::{Advice, Link};
+use crate::redis_durable::Durable;
+use crate::redis_link::{Advice, Link, SharedLink};
 pub use crate::redis_link::{RedisAddress, check_url};
 use wire::{bytes, json, pack, pack_texts, text};
 
@@ -51,7 +53,7 @@ pub const REDIS_FORMAT: u32 = 1;
 pub type Merge = Arc<dyn Fn(&[u8], &[u8], &[u8]) -> Result<Vec<u8>, String> + Send + Sync>;
 
 const ADVICE: Advice = Advice {
-    no_permission: "the user must be allowed EVALSHA, SCRIPT LOAD, HSET, HGET, HMGET, HGETALL, HDEL, HSCAN, HINCRBY, EXISTS, RENAME, DEL and UNLINK on `wasmill:*`",
+    no_permission: "the user must be allowed EVALSHA, SCRIPT LOAD, HSET, HGET, HMGET, HGETALL, HDEL, HSCAN, HINCRBY, EXISTS, RENAME, DEL, UNLINK, GET and SET on `wasmill:*`, and INFO and BGREWRITEAOF",
     wrong_type: "something else is stored under this pipeline's keys: use another database or name",
 };
 
@@ -72,8 +74,9 @@ pub struct RedisStore {
     scripts: Scripts,
     usage: Usage,
     /// Reads have a connection of their own, for a commit may be long.
-    reads: Mutex<Link>,
-    writes: Mutex<Link>,
+    reads: SharedLink,
+    writes: SharedLink,
+    durable: Mutex<Durable>,
     held: Mutex<Held>,
     restored: Mutex<Restored>,
 }
@@ -198,8 +201,9 @@ impl RedisStore {
                 reset: Script::new(include_str!("redis/reset.lua")),
             },
             usage,
-            reads: Mutex::new(reads),
-            writes: Mutex::new(writes),
+            durable: Mutex::new(Durable::new(writes.address().to_owned(), key("settled"))),
+            reads: SharedLink::new(reads),
+            writes: SharedLink::new(writes),
             held: Mutex::default(),
             restored: Mutex::default(),
         })
@@ -232,15 +236,19 @@ impl RedisStore {
         what: &str,
         call: impl FnOnce(&mut Connection) -> RedisResult<T>,
     ) -> Result<T, StoreError> {
-        lock(&self.reads).call(&self.what(what), call)
+        self.reads.call(&self.what(what), call)
     }
 
+    /// Whatever is written: before it, a server that was started anew has its file rewritten, else this would be
+    /// the end of what a kill tore.
     fn write<T: FromRedisValue>(
         &self,
         what: &str,
         call: impl FnOnce(&mut Connection) -> RedisResult<T>,
     ) -> Result<T, StoreError> {
-        lock(&self.writes).call(&self.what(what), call)
+        let mut durable = lock(&self.durable);
+        durable.settle(&self.writes)?;
+        self.writes.call(&self.what(what), call).inspect_err(|_| durable.unsettle())
     }
 
     fn what(&self, what: &str) -> String {

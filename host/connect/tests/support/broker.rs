@@ -26,6 +26,8 @@ pub struct Broker {
     controller_port: u16,
     /// The port that a proxy passes on to, and the proxy's own.
     proxied: Option<(u16, u16)>,
+    /// The ports that ask who connects, and the users that they know.
+    secured: Option<([u16; 3], String)>,
     child: Option<Child>,
 }
 
@@ -57,6 +59,28 @@ pub fn kcat<A: AsRef<OsStr>>(address: &str, arguments: &[A], input: &str) -> Str
     String::from_utf8(out.stdout).expect("UTF-8")
 }
 
+/// Runs one of Kafka's own clients on the broker at an address; answers what it prints.
+#[track_caller]
+pub fn java_client(class: &str, address: &str, arguments: &[&str], input: &str) -> String {
+    let root = script().parent().and_then(Path::parent).expect("the repository").to_owned();
+    let jars = std::env::var_os("KAFKA_LIB").map_or_else(|| root.join("target/kafka/lib"), PathBuf::from);
+    let mut child = Command::new("java")
+        .args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp"])
+        .arg(jars.join("*"))
+        .args([class, "--bootstrap-server", address])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("java is installed");
+    child.stdin.take().expect("stdin").write_all(input.as_bytes()).expect("it reads");
+    let out = child.wait_with_output().expect("its end");
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success() && !said.contains("ERROR"), "{class} {arguments:?}: {said}");
+    String::from_utf8(out.stdout).expect("UTF-8")
+}
+
 fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .ancestors()
@@ -81,6 +105,25 @@ impl Broker {
         })
     }
 
+    /// Starts one that also asks who connects: see `SECURED` in scripts/kafka.sh. `make_tls` puts its key and
+    /// certificates into the folder that it is given; `users` are names with their passwords.
+    pub fn start_secured(users: &[(&str, &str)], make_tls: impl Fn(&Path)) -> Self {
+        let users: Vec<String> = users.iter().map(|(name, password)| format!("{name}:{password}")).collect();
+        Self::until_it_runs(|| {
+            let mut broker = Self::on_free_ports();
+            let tls = broker.directory.path().join("tls");
+            std::fs::create_dir(&tls).expect("a folder");
+            make_tls(&tls);
+            broker.secured = Some(([free_port(), free_port(), free_port()], users.join(" ")));
+            broker
+        })
+    }
+
+    /// The port of one of the listeners that ask who connects, in their order.
+    pub fn secured_port(&self, listener: usize) -> u16 {
+        self.secured.as_ref().expect("it is secured").0[listener]
+    }
+
     /// A port that was free may be another's by the time it is used: then others are tried.
     fn until_it_runs(mut make: impl FnMut() -> Self) -> Self {
         let mut said = String::new();
@@ -99,7 +142,14 @@ impl Broker {
 
     fn on_free_ports() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        Self { directory, port: free_port(), controller_port: free_port(), proxied: None, child: None }
+        Self {
+            directory,
+            port: free_port(),
+            controller_port: free_port(),
+            proxied: None,
+            secured: None,
+            child: None,
+        }
     }
 
     /// `host:port` of the proxy before it.
@@ -115,11 +165,16 @@ impl Broker {
     fn try_run(&mut self) -> Result<(), String> {
         assert!(self.child.is_none(), "it runs already");
         let log = File::create(self.directory.path().join("broker.log")).expect("a log");
+        let (secured, users) = self.secured.clone().map_or_else(Default::default, |(ports, users)| {
+            (ports.map(|port| port.to_string()).join(":"), users)
+        });
         let child = Command::new(script())
             .args(["start".as_ref(), self.directory.path().as_os_str()])
             .arg(self.port.to_string())
             .env("CONTROLLER_PORT", self.controller_port.to_string())
             .env("PROXIED", self.proxied.map_or_else(String::new, |(to, told)| format!("{to}:{told}")))
+            .env("SECURED", secured)
+            .env("SECURED_USERS", users)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log"))
             .stderr(log)

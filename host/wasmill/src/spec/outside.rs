@@ -10,7 +10,7 @@ pub use wasmill_connect::units::{HumanDuration, HumanSize, parse_duration};
 use super::node::{Node, Scalar, Value};
 
 /// The settings of connectors that are paths.
-const PATH_SETTINGS: [&str; 12] = [
+const PATH_SETTINGS: [&str; 13] = [
     "path",
     "schema_file",
     "reader_schema_file",
@@ -18,12 +18,15 @@ const PATH_SETTINGS: [&str; 12] = [
     "log",
     "ca_file",
     "cert_file",
+    "certificate_file",
     "key_file",
     "credentials_file",
     "nkey_seed_file",
     "password_file",
     "token_file",
 ];
+/// The settings of connectors that have settings below them.
+const GROUPS: [&str; 4] = ["registry", "security", "tls", "sasl"];
 /// The keys that hold connectors.
 const CONNECTOR_KEYS: [&str; 5] = ["source", "sources", "sink", "sinks", "dead_letter"];
 
@@ -31,9 +34,6 @@ const CONNECTOR_KEYS: [&str; 5] = ["source", "sources", "sink", "sinks", "dead_l
 pub fn sink_names() -> Vec<&'static str> {
     SinkSpec::NAMES.to_vec()
 }
-
-/// The settings that hold further ones, with paths among them.
-const GROUPS: [&str; 2] = ["registry", "security"];
 
 /// Makes the connectors' relative paths start from `folder`: those that stand in the file itself
 /// (`source` 0), not those that the environment gives.
@@ -64,17 +64,18 @@ fn resolve_connector(node: &mut Node, folder: &Path) {
 fn resolve_settings(node: &mut Node, folder: &Path) {
     let Value::Map(settings) = &mut node.value else { return };
     for setting in settings {
-        if GROUPS.contains(&setting.key.as_str()) {
-            resolve_settings(&mut setting.node, folder);
-        }
-        if !PATH_SETTINGS.contains(&setting.key.as_str()) || setting.node.span.source != 0 {
-            continue;
-        }
-        if let Value::Scalar(Scalar { text, .. }) = &mut setting.node.value
-            && !text.is_empty()
-            && let Some(joined) = folder.join(&*text).to_str()
-        {
-            *text = joined.to_owned();
+        let is_path = PATH_SETTINGS.contains(&setting.key.as_str()) && setting.node.span.source == 0;
+        match &mut setting.node.value {
+            Value::Scalar(Scalar { text, .. }) if is_path && !text.is_empty() => {
+                if let Some(joined) = folder.join(&*text).to_str() {
+                    *text = joined.to_owned();
+                }
+            }
+            // As `security.tls`. The names of `headers` and `properties` are others'.
+            Value::Map(_) if GROUPS.contains(&setting.key.as_str()) => {
+                resolve_settings(&mut setting.node, folder);
+            }
+            _ => {}
         }
     }
 }

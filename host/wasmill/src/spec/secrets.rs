@@ -34,12 +34,26 @@ pub fn hide(text: &str) -> String {
             let spaces = rest.len() - rest.trim_start_matches(['"', '\'', ' ']).len();
             let Some(value) = rest[spaces..].strip_prefix([':', '=']) else { continue };
             let start = text.len() - value.len();
-            let end = value.find(['\n', '}', ',']).map_or(text.len(), |e| start + e);
+            let end = start + end_of(value, rest[spaces..].starts_with('='));
             bytes[start..end].iter_mut().filter(|b| **b != b' ').for_each(|b| *b = b'*');
         }
     }
     // Stars took the place of whole characters between ASCII ones.
     String::from_utf8(bytes).unwrap_or_else(|_| "(hidden)".to_owned())
+}
+
+/// Where the value of a key ends. A variable's goes to the end of the line, and one in quotes to the other quote.
+fn end_of(value: &str, is_variable: bool) -> usize {
+    let ends: &[char] = if is_variable { &['\n'] } else { &['\n', '}', ','] };
+    let spaces = value.len() - value.trim_start_matches(' ').len();
+    let quoted = value[spaces..].chars().next().filter(|c| !is_variable && matches!(c, '"' | '\''));
+    let closing = quoted.and_then(|quote| {
+        let line = value[spaces + 1..].split('\n').next()?;
+        let escaped = |at: usize| quote == '"' && line[..at].ends_with('\\');
+        let mut quotes = line.match_indices(quote).map(|(at, _)| at).filter(|at| !escaped(*at));
+        quotes.next().map(|at| spaces + 1 + at + 1)
+    });
+    closing.or_else(|| value.find(ends)).unwrap_or(value.len())
 }
 
 /// Whether a setting's name says that its value is a secret.
@@ -124,6 +138,11 @@ mod tests {
             ("\"sasl.password\": \"abc\"\ntopic: t", "\"sasl.password\": *****\ntopic: t"),
             ("K__SASL.PASSWORD=abc", "K__SASL.PASSWORD=***"),
             ("brokers: localhost:9092", "brokers: localhost:9092"),
+            ("KAFKA_SASL_PASSWORD=a,b}c d", "KAFKA_SASL_PASSWORD=***** *"),
+            ("KAFKA_SASL_PASSWORD_FILE=/run/a", "KAFKA_SASL_PASSWORD_FILE=/run/a"),
+            ("sasl: { password: 'a,}b', username: u }", "sasl: { password: ******, username: u }"),
+            ("{ password: \"a\\\",b\", username: u }", "{ password: *******, username: u }"),
+            ("key_password: \"a}\" # why", "key_password: **** # why"),
         ] {
             assert_eq!(hide(text), shown);
         }

@@ -38,6 +38,49 @@ fn good(environment: &Environment) -> Pipeline {
 }
 
 #[test]
+fn kafkas_security_is_read_and_its_files_start_from_the_specs_folder() {
+    let spec = "\
+name: secure
+source:
+  kafka:
+    brokers: b:9093
+    topic: i
+    group: g
+    security:
+      tls: { ca_file: ca.pem, certificate_file: /abs/c.pem, key_file: ${KEY}, key_password: '${KEY_PASSWORD}' }
+      sasl: { mechanism: scram_sha_256, username: u, password_file: ../password }
+stages: [{ filter: drop-ignored }]
+sink: { kafka: { brokers: b:9093, topic: o, security: { tls: {}, sasl: { mechanism: plain, username: u, password: \"${PASSWORD}\" } } } }
+";
+    let environment = Environment::of([
+        ("KEY", "own.key"),
+        ("KEY_PASSWORD", "hunter1"),
+        ("PASSWORD", "hunter2"),
+        ("WASMILL_SINK__KAFKA__SECURITY__TLS__CA_FILE", "by-environment.pem"),
+    ]);
+    let p = parse(spec, &environment).unwrap_or_else(|e| panic!("{e}"));
+    let source = p.sources[0].kafka().expect("kafka").security.clone().expect("security");
+    let (tls, sasl) = (source.tls.expect("TLS"), source.sasl.expect("a user"));
+    assert_eq!(tls.ca_file.as_deref(), Some(Path::new("pipelines/ca.pem")));
+    assert_eq!(tls.certificate_file.as_deref(), Some(Path::new("/abs/c.pem")));
+    assert_eq!(tls.key_file.as_deref(), Some(Path::new("pipelines/own.key")));
+    assert_eq!(tls.key_password.expect("a password").reveal(), "hunter1");
+    assert_eq!(sasl.password_file.as_deref(), Some(Path::new("pipelines/../password")));
+    let sink = p.sinks[0].connector.in_transactions().expect("kafka").security.clone().expect("security");
+    assert_eq!(sink.sasl.expect("a user").password.expect("a password").reveal(), "hunter2");
+    assert_eq!(sink.tls.and_then(|t| t.ca_file).as_deref(), Some(Path::new("by-environment.pem")));
+    assert!(!format!("{p:?}").contains("hunter"));
+    for (wrong, part) in [
+        (spec.replace("mechanism: plain", "mechanism: SCRAM"), "scram_sha_256"),
+        (spec.replace("key_password", "key_pasword"), "did you mean `key_password`?"),
+        (spec.replace(", username: u, password: ", ", password: "), "username"),
+    ] {
+        let shown = parse(&wrong, &environment).map(drop).expect_err("a mistake");
+        assert!(shown.contains(part) && !shown.contains("hunter"), "{part}: {shown}");
+    }
+}
+
+#[test]
 fn every_key_arrives_in_its_place() {
     let p = good(&Environment::default());
     assert_eq!(p.name, "flight-delays");

@@ -64,13 +64,22 @@ const REDIS_SCHEMES: &[&str] = &["redis", "rediss"];
 
 /// All variables of the environment mode, as `docs/configuration.md` lists them.
 #[rustfmt::skip]
-pub const VARIABLES: [Variable; 28] = [
+pub const VARIABLES: [Variable; 37] = [
     variable("BROKER_TYPE", "kafka", Form::OneOf(&["kafka", "nats", "redis"]), "where messages come from and go to: `kafka`, `nats` or `redis`"),
     variable("KAFKA_BROKERS", "localhost:9092", Form::Brokers, "`HOST:PORT`, several with commas between"),
     variable("KAFKA_TOPIC", "input-topic", Form::Topic, "the topic that is read"),
     variable("KAFKA_GROUP_ID", "stream-processor", Form::Text, "the consumer group, and the pipeline's name"),
     variable("KAFKA_OUTPUT_TOPIC", "output-topic", Form::Topic, "the topic that is written; a record's key is the message's id"),
     variable("KAFKA_DLQ_TOPIC", "", Form::Topic, "the topic of dead letters; unset: each goes whole to the log"),
+    variable("KAFKA_TLS", "", Form::Switch, "`true`: connect by TLS; unset: where one of the three files below is set"),
+    variable("KAFKA_CA_FILE", "", Form::Text, "a file of certificates in PEM that are trusted in place of the system's"),
+    variable("KAFKA_CERTIFICATE_FILE", "", Form::Text, "a file with this client's certificate in PEM, where the brokers ask for one"),
+    variable("KAFKA_KEY_FILE", "", Form::Text, "a file with the private key of `KAFKA_CERTIFICATE_FILE` in PEM"),
+    variable("KAFKA_KEY_PASSWORD", "", Form::Text, "the password of the key, where it is encrypted"),
+    variable("KAFKA_SASL_MECHANISM", "", Form::OneOf(&["plain", "scram_sha_256", "scram_sha_512"]), "how the user proves who it is: `plain`, `scram_sha_256` or `scram_sha_512`; unset: there is no user"),
+    variable("KAFKA_SASL_USERNAME", "", Form::Text, "the user, with `KAFKA_SASL_MECHANISM`"),
+    variable("KAFKA_SASL_PASSWORD", "", Form::Text, "the user's password"),
+    variable("KAFKA_SASL_PASSWORD_FILE", "", Form::Text, "a file that holds the user's password, in place of `KAFKA_SASL_PASSWORD`"),
     variable("NATS_URL", "nats://localhost:4222", Form::Url(NATS_SCHEMES), "the NATS server"),
     variable("NATS_STREAM", "events", Form::NatsName, "the stream that is read"),
     variable("NATS_CONSUMER", "processor", Form::NatsName, "the durable consumer, and the pipeline's name"),
@@ -99,6 +108,12 @@ pub const VARIABLES: [Variable; 28] = [
 /// `KAFKA_PROP_SECURITY_PROTOCOL` is `security.protocol`. One variable a setting, so that a secret can come
 /// from where secrets come from, and a value may hold a comma.
 pub const PROPERTY_PREFIX: &str = "KAFKA_PROP_";
+
+/// The variables that make connections to Kafka ones by TLS.
+const TLS_VARIABLES: [&str; 4] =
+    ["KAFKA_CA_FILE", "KAFKA_CERTIFICATE_FILE", "KAFKA_KEY_FILE", "KAFKA_KEY_PASSWORD"];
+/// The variables of a user that has a mechanism.
+const USER_VARIABLES: [&str; 3] = ["KAFKA_SASL_USERNAME", "KAFKA_SASL_PASSWORD", "KAFKA_SASL_PASSWORD_FILE"];
 
 /// The address of the HTTP pages where WASMILL_HTTP says nothing: this machine's own.
 pub const HTTP_DEFAULT: &str = "127.0.0.1:9464";
@@ -164,16 +179,18 @@ impl<'e> Variables<'e> {
             let given = environment.given(variable.name);
             let Some(value) = given.or(variable.default) else { continue };
             let place = if given.is_some() { "environment" } else { "default" };
-            let source = sources.add(place, hide(&format!("{}={value}", variable.name)));
+            // A secret may have several lines, which would be taken for others.
+            let text = if is_secret(variable.name) { "…" } else { value };
+            let source = sources.add(place, hide(&format!("{}={text}", variable.name)));
             let at = variable.name.len() + 1;
-            let span = Span::new(source, at, at + value.len());
+            let span = Span::new(source, at, at + text.len());
             match variable.form.read(value) {
                 Ok(value) => {
                     let name = Span::new(source, 0, variable.name.len());
                     settings.push((variable.name, Setting { value, name, span }));
                 }
                 Err(expected) => {
-                    let shown = hide(value);
+                    let shown = if is_secret(variable.name) { "…".to_owned() } else { hide(value) };
                     let title = format!("`{}` can't be `{shown}`", variable.name);
                     let mut diagnostic = Diagnostic::at(span, title, expected);
                     if let Form::OneOf(words) = variable.form
@@ -209,11 +226,32 @@ impl<'e> Variables<'e> {
             }
         }
         let variables = Self { environment, sources, settings, properties };
+        diagnostics.extend(variables.security_problem());
         if diagnostics.is_empty() {
             Ok(variables)
         } else {
             Err(Problems { sources: variables.sources, diagnostics })
         }
+    }
+
+    /// Variables about Kafka's security that don't go together.
+    fn security_problem(&self) -> Option<Diagnostic> {
+        let first = |names: &[&'static str]| names.iter().find_map(|n| Some((*n, self.setting(n)?)));
+        let says_no = self.setting("KAFKA_TLS").filter(|tls| tls.value == "false");
+        if let (Some(tls), Some((name, _))) = (says_no, first(&TLS_VARIABLES)) {
+            let title = format!("`KAFKA_TLS` says that there is no TLS, and `{name}` is set");
+            return Some(Diagnostic::at(tls.span, title, "leave it out, or the other"));
+        }
+        let mechanism = self.setting("KAFKA_SASL_MECHANISM");
+        let (name, there, missing) = match (mechanism, first(&USER_VARIABLES)) {
+            (None, Some((name, there))) => (name, there, "KAFKA_SASL_MECHANISM"),
+            (Some(there), _) if self.setting("KAFKA_SASL_USERNAME").is_none() => {
+                ("KAFKA_SASL_MECHANISM", there, "KAFKA_SASL_USERNAME")
+            }
+            _ => return None,
+        };
+        let title = format!("`{name}` is set, and `{missing}` is not");
+        Some(Diagnostic::at(there.name, title, "it goes with that: set both, or none"))
     }
 
     fn setting(&self, name: &str) -> Option<&Setting> {
@@ -350,7 +388,9 @@ impl<'e> Variables<'e> {
     }
 
     fn kafka(&self, span: Span) -> Ends {
+        let security = self.kafka_security(span);
         let end = |mut settings: Vec<Entry>, has: fn(&KnownProperty) -> bool| {
+            settings.extend(security.clone().map(|security| entry("security", security)));
             let properties: Vec<Entry> = self
                 .properties
                 .iter()
@@ -376,6 +416,27 @@ impl<'e> Variables<'e> {
         });
         let (source, sink) = (end(source, |p| p.source), end(sink, |p| p.sink));
         Ends { name: "KAFKA_GROUP_ID", source, sink, dead_letter }
+    }
+
+    /// TLS and the user, where a variable says so.
+    fn kafka_security(&self, span: Span) -> Option<Node> {
+        let tls = self.entries(&[
+            ("ca_file", "KAFKA_CA_FILE"),
+            ("certificate_file", "KAFKA_CERTIFICATE_FILE"),
+            ("key_file", "KAFKA_KEY_FILE"),
+            ("key_password", "KAFKA_KEY_PASSWORD"),
+        ]);
+        let sasl = self.entries(&[
+            ("mechanism", "KAFKA_SASL_MECHANISM"),
+            ("username", "KAFKA_SASL_USERNAME"),
+            ("password", "KAFKA_SASL_PASSWORD"),
+            ("password_file", "KAFKA_SASL_PASSWORD_FILE"),
+        ]);
+        let is_tls = self.value("KAFKA_TLS") == "true" || !tls.is_empty();
+        let mut security = Vec::new();
+        security.extend(is_tls.then(|| entry("tls", map(tls, span))));
+        security.extend((!sasl.is_empty()).then(|| entry("sasl", map(sasl, span))));
+        (!security.is_empty()).then(|| map(security, span))
     }
 
     fn nats(&self, span: Span) -> Ends {

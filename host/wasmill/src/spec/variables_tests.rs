@@ -50,6 +50,15 @@ fn each_variable_has_a_default_and_takes_good_values_and_refuses_bad_ones() {
         ("NATS_URL", Some("nats://localhost:4222"), "tls://h:1", "tls://h:1", "http://h", "nats://HOST:PORT"),
         ("NATS_STREAM", Some("events"), "EVENTS", "EVENTS", "a.b", "a name without"),
         ("NATS_CONSUMER", Some("processor"), "p-1", "p-1", "a b", "a name without"),
+        ("KAFKA_TLS", None, "Yes", "true", "maybe", "expected true, 1, yes, on"),
+        ("KAFKA_CA_FILE", None, "/c", "/c", "a\nb", "control"),
+        ("KAFKA_CERTIFICATE_FILE", None, "/c", "/c", "a\nb", "control"),
+        ("KAFKA_KEY_FILE", None, "/k", "/k", "a\nb", "control"),
+        ("KAFKA_KEY_PASSWORD", None, "p,w=} x", "p,w=} x", "\nb", "control"),
+        ("KAFKA_SASL_MECHANISM", None, "SCRAM_SHA_256", "scram_sha_256", "scram", "expected one of plain, scram_sha_256, scram_sha_512"),
+        ("KAFKA_SASL_USERNAME", None, "u", "u", "a\nb", "control"),
+        ("KAFKA_SASL_PASSWORD", None, "p,w=} x", "p,w=} x", "\nb", "control"),
+        ("KAFKA_SASL_PASSWORD_FILE", None, "/p", "/p", "a\nb", "control"),
         ("NATS_DLQ_SUBJECT", None, "dead.x", "dead.x", "dead.>", "a subject without"),
         ("NATS_CREDENTIALS_FILE", None, "/c", "/c", "a\nb", "control"),
         ("NATS_CA_FILE", None, "/c", "/c", "a\nb", "control"),
@@ -275,6 +284,53 @@ fn any_setting_of_librdkafka_is_passed_to_the_ends_that_have_it() {
         assert!(shown.contains(part), "no {part:?} in\n{shown}");
     }
     assert!(!shown.contains("hunter2"), "{shown}");
+}
+
+#[test]
+fn kafka_is_secured_by_variables() {
+    let settings = |more: &[(&str, &str)]| {
+        let environment = with(&[&[("KAFKA_DLQ_TOPIC", "dead")], more].concat());
+        let p = build(&environment, &seed()).unwrap_or_else(|e| panic!("{e}"));
+        assert!(!format!("{p:?}").contains("hunter"));
+        let mut ends = vec![serde_json::to_value(&p.sources[0]).expect("settings")];
+        ends.push(serde_json::to_value(&p.sinks[0].connector).expect("settings"));
+        ends.push(serde_json::to_value(p.dead_letter.as_ref().expect("dead letters")).expect("settings"));
+        let all: Vec<serde_json::Value> = ends.iter().map(|end| end["kafka"]["security"].clone()).collect();
+        assert!(all.iter().all(|one| *one == all[0]), "{all:?}");
+        all[0].clone()
+    };
+    assert_eq!(settings(&[]), serde_json::Value::Null);
+    assert_eq!(settings(&[("KAFKA_TLS", "false")]), serde_json::Value::Null);
+    assert_eq!(settings(&[("KAFKA_TLS", "yes")]), serde_json::json!({ "tls": {} }));
+    let user = [
+        ("KAFKA_SASL_MECHANISM", "scram_sha_512"),
+        ("KAFKA_SASL_USERNAME", "me"),
+        ("KAFKA_SASL_PASSWORD", "hunter2"),
+    ];
+    let sasl = serde_json::json!({ "mechanism": "scram_sha_512", "username": "me", "password": "(hidden)" });
+    assert_eq!(settings(&user), serde_json::json!({ "sasl": sasl }));
+    let tls = [
+        ("KAFKA_CA_FILE", "ca"),
+        ("KAFKA_CERTIFICATE_FILE", "c"),
+        ("KAFKA_KEY_FILE", "k"),
+        ("KAFKA_KEY_PASSWORD", "hunter3"),
+    ];
+    let shown = serde_json::json!({ "ca_file": "ca", "certificate_file": "c", "key_file": "k", "key_password": "(hidden)" });
+    assert_eq!(settings(&[&tls[..], &user].concat()), serde_json::json!({ "tls": shown, "sasl": sasl }));
+    for (set, parts) in [
+        (&[("KAFKA_TLS", "false"), tls[0]][..], ["`KAFKA_TLS`", "`KAFKA_CA_FILE` is set"]),
+        (&user[1..], ["`KAFKA_SASL_USERNAME` is set", "`KAFKA_SASL_MECHANISM` is not"]),
+        (&user[2..], ["`KAFKA_SASL_PASSWORD` is set", "`KAFKA_SASL_MECHANISM` is not"]),
+        (&user[..1], ["`KAFKA_SASL_MECHANISM` is set", "`KAFKA_SASL_USERNAME` is not"]),
+        (
+            &[("KAFKA_SASL_PASSWORD", "a\nhunter2")],
+            ["`KAFKA_SASL_PASSWORD` can't be `…`", "control characters"],
+        ),
+    ] {
+        let shown = build(&with(set), &seed()).expect_err("a mistake").to_string();
+        assert!(parts.iter().all(|part| shown.contains(part)), "{parts:?} in\n{shown}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
 }
 
 #[test]

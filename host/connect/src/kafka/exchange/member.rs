@@ -10,6 +10,7 @@ use wasmill_engine::position::PartitionId;
 use super::{ExchangeTopic, PARTITION_SHIFT, SOURCE_SHIFT, number_of};
 use crate::kafka::group::Raw;
 use crate::kafka::properties::Property;
+use crate::kafka::security::is_of_security;
 use crate::kafka::sink::KafkaSinkSpec;
 use crate::kafka::source::{KafkaSource, KafkaSourceSpec};
 use crate::{ConnectorError, Positions};
@@ -59,6 +60,11 @@ impl ExchangeMember {
         if let Some(like) = like {
             spec.properties.clone_from(&like.properties);
         }
+        // The topic is where the sink's is, and a source may be elsewhere.
+        spec.security.clone_from(&sink.security);
+        spec.properties.retain(|name, _| !is_of_security(name));
+        let secured = sink.properties.iter().filter(|(name, _)| is_of_security(name));
+        spec.properties.extend(secured.map(|(name, value)| (name.clone(), value.clone())));
         // Reading begins elsewhere now and then, and waits for the answer to what was asked before.
         let wait = spec.properties.entry("fetch.wait.max.ms".to_owned());
         wait.or_insert_with(|| Property(FETCH_WAIT_MS.to_owned()));

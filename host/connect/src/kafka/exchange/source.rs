@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -18,6 +17,7 @@ use super::{ExchangeMember, exchange_part, number_of};
 use crate::kafka::client::{ASK_MAX, end_aside, why};
 use crate::kafka::group::{Handle, number};
 use crate::kafka::offsets::GroupOffsets;
+use crate::kafka::settings::Settings;
 use crate::{ConnectorError, Partition, Reader, Source};
 
 /// How often what was taken in is deleted.
@@ -33,7 +33,7 @@ pub struct ExchangeSource {
     topic: String,
     incarnation: String,
     /// What deletes.
-    config: ClientConfig,
+    settings: Settings,
     purged: Instant,
     /// Up to where each partition was taken in, as sent with the last epoch.
     sent: BTreeMap<u32, u64>,
@@ -51,9 +51,10 @@ impl ExchangeSource {
             let before = Offset::Offset(i64::try_from(*before).unwrap_or(0));
             let _ = list.add_partition_offset(&self.topic, number(*partition), before);
         }
-        let (config, topic) = (self.config.clone(), self.topic.clone());
+        let (settings, topic) = (self.settings.clone(), self.topic.clone());
         tokio::spawn(async move {
-            let Ok(admin) = config.create::<AdminClient<DefaultClientContext>>() else { return };
+            let made: Result<AdminClient<DefaultClientContext>, _> = settings.create(DefaultClientContext);
+            let Ok(admin) = made else { return };
             let options = AdminOptions::new().operation_timeout(Some(ASK_MAX)).request_timeout(Some(ASK_MAX));
             if let Err(error) = admin.delete_records(&list, &options).await {
                 tracing::debug!(%topic, cause = %why(&error), "what was taken in could not be deleted; it is tried again");
@@ -67,7 +68,7 @@ impl ExchangeSource {
     /// # Errors
     /// When the group is left already.
     pub async fn new(member: &Mutex<ExchangeMember>, owned: Vec<u32>) -> Result<Self, ConnectorError> {
-        let (handle, of, topic, config, incarnation) = {
+        let (handle, of, topic, settings, incarnation) = {
             let inner = member.lock().await;
             let source = &inner.source;
             let incarnation = source.incarnation().await?;
@@ -77,7 +78,7 @@ impl ExchangeSource {
         let split = |p: &u32| (*p, Arc::new(Split::new(*p, of.iter().map(|(id, _)| *id), Arc::clone(&log))));
         let splits = owned.iter().map(split).collect();
         let (purged, sent) = (Instant::now(), BTreeMap::new());
-        Ok(Self { owned, splits, handle, of, topic, incarnation, config, purged, sent })
+        Ok(Self { owned, splits, handle, of, topic, incarnation, settings, purged, sent })
     }
 }
 

@@ -74,7 +74,7 @@ impl Poller {
         let shared = &self.shared;
         let what = || format!("cannot reach Kafka at {}", shared.brokers);
         match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::Authentication) => {
+            Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SSL) => {
                 shared.set_away(what(), shared.last_error.or("all brokers are down"));
             }
             Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
@@ -86,7 +86,7 @@ impl Poller {
             }
             Some(code @ (RDKafkaErrorCode::GroupAuthorizationFailed | RDKafkaErrorCode::TopicAuthorizationFailed)) => {
                 shared.fail(format!(
-                    "topic {}, group {}: {code}: grant it, or set other credentials in `properties`",
+                    "topic {}, group {}: {code}: grant it, or set another user in `security`",
                     shared.topic, shared.group
                 ));
             }

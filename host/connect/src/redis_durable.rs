@@ -4,8 +4,9 @@
 //! writes that leaves a part of it. Redis (seen with 7.0.15) and Valkey (before its pull request 4342) then cut off
 //! the command that is not whole, but not the transaction: it doesn't count when the server starts, but it does
 //! when the server starts for the second time, for the next transaction's end is then taken for its own. Outputs
-//! that were written again meanwhile would be there twice. So the file is rewritten after each start of the server,
-//! before anything is written that must be exact: what is in memory then is right.
+//! that were written again meanwhile would be there twice, and state would be ahead of its positions. So the file is
+//! rewritten after each start of the server, before anything is written that must be exact: what is in memory then
+//! is right.
 
 use std::time::{Duration, Instant};
 
@@ -18,9 +19,9 @@ use crate::redis_link::SharedLink;
 const REWRITE_WAIT_MAX: Duration = Duration::from_secs(4);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Makes sure that a server is fit for outputs that must be exact.
+/// Makes sure that a server is fit for what must be exact.
 #[derive(Debug)]
-pub(super) struct Durable {
+pub(crate) struct Durable {
     address: String,
     /// The key that has the start of the server behind which its file was rewritten.
     marker: String,
@@ -107,7 +108,7 @@ impl Durable {
             {
                 tracing::warn!(
                     redis = %self.address,
-                    "the user may not ask for INFO and BGREWRITEAOF: where this Redis was killed in the middle of a write, outputs may be there twice after it was started twice; allow them, or have its file rewritten after each start"
+                    "the user may not use GET, SET, INFO and BGREWRITEAOF: where this Redis was killed in the middle of a write, a part of that write may come up again after it was started twice; allow them, or have its file rewritten after each start"
                 );
                 self.is_settled = true;
                 return Ok(());
