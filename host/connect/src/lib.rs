@@ -26,6 +26,7 @@ pub mod table;
 pub mod units;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use async_trait::async_trait;
 pub use kafka::GroupOffsets;
@@ -237,6 +238,8 @@ pub struct Refused {
     pub key: Option<Vec<u8>>,
     /// Why, and what to do.
     pub reason: String,
+    /// How often it was sent.
+    pub attempts: u32,
 }
 
 /// Who writes to a sink: with it the output ids of a pipeline are nobody else's.
@@ -272,6 +275,15 @@ pub trait Sink: Send {
     fn traits(&self) -> SinkTraits;
     /// Says who writes, before all other calls: for who refuses repeats by their ids.
     fn identify(&mut self, _: Writer) {}
+    /// From here on a message that the other end has asked so often to send again is given up: it is among
+    /// `refused`. Each of its answers is a `Disconnected` all the same. Asked where
+    /// [`table::SinkConnector::gives_up`] says so alone, before `recover`.
+    fn give_up_after(&mut self, _attempts: u32) {}
+    /// Counts up as the other end takes messages, where that is known before a call answers: a failure behind one
+    /// that got through is the first in a row.
+    fn taken(&self) -> Option<Arc<AtomicU64>> {
+        None
+    }
     /// Turns messages into what `write` takes; runs on the workers. Asked behind `recover`.
     fn encoder(&self) -> Arc<dyn Encoder>;
     /// Connects and returns to what `token` says is committed: takes back what was written after it,
