@@ -27,6 +27,7 @@ use wasmill_plugin::Sandbox;
 use super::claims::Claims;
 use super::coordinate::Halt;
 use super::follower;
+use super::guarded::{Guards, RunGuard};
 use super::members::SharedSource;
 use super::patient_store::PatientStore;
 use super::retry::{Ends, insist, off_the_network};
@@ -85,6 +86,8 @@ pub(super) struct Group {
 /// A pipeline, ready to run.
 pub(super) struct Assembled {
     pub sandbox: Sandbox,
+    /// Held for as long as the run lasts.
+    pub waits: RunGuard,
     pub topology: Arc<Topology>,
     pub routes: Arc<Routes>,
     pub sources: Vec<SharedSource>,
@@ -120,7 +123,8 @@ pub(super) async fn assemble(
     // Every worker has an instance of every stage's plugin.
     let instances = pipeline.workers * pipeline.stages.len();
     let sandbox = admission::open(Some(&pipeline.limits), instances).map_err(stopped)?;
-    let topology = Arc::new(topology(pipeline, &sandbox)?);
+    let (guards, waits) = Guards::new(ends);
+    let topology = Arc::new(topology(pipeline, &sandbox, Some(&guards))?);
     let opened = match kept.store {
         Some(_) => None,
         None => open_early(pipeline).await,
@@ -149,7 +153,7 @@ pub(super) async fn assemble(
         Some((_, _, source)) => Joint::open(pipeline, &mut **source, ends).await?,
         None => None,
     };
-    let (sinks, sink_specs, mut transacted) = open_sinks(pipeline, joint.as_ref())?;
+    let (sinks, sink_specs, mut transacted) = open_sinks(pipeline, joint.as_ref(), ends)?;
     if let Some(transacted) = &mut transacted {
         if let Some(exchange) = pipeline.exchange_topic() {
             insist!(ends, TRANSACTION, exchange.make(&transacted.transactions)).map_err(outside)?;
@@ -298,6 +302,7 @@ pub(super) async fn assemble(
     let collector = Collector::new(&lanes, generation, topology.shape(), checkpoint.as_ref());
     Ok(Assembled {
         sandbox,
+        waits,
         topology,
         routes,
         sources,
@@ -342,7 +347,7 @@ fn first_checkpoint(generation: u64, shape: String, found: &[(FoundPartition, Op
 /// The shape of a pipeline's state.
 pub(super) fn shape(pipeline: &Pipeline) -> anyhow::Result<String> {
     let sandbox = admission::open(Some(&pipeline.limits), 0).map_err(stopped)?;
-    Ok(topology(pipeline, &sandbox)?.shape())
+    Ok(topology(pipeline, &sandbox, None)?.shape())
 }
 
 /// A failure of something outside: it ends the process with its own exit code.

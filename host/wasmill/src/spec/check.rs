@@ -107,7 +107,8 @@ impl Checker {
                 }
                 let output = s.value.output.map(|o| o.value).filter(|o| o != "main");
                 let when = s.value.when.map_or(When::Always, |when| self.when(&when));
-                Sink { connector: s.value.connector, output, when }
+                let tried = self.tried(s.value.retry, s.value.breaker, &s.value.connector);
+                Sink { connector: s.value.connector, output, when, tried }
             })
             .collect();
         self.outputs(&sinks, &places);

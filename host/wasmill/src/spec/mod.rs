@@ -14,6 +14,7 @@ pub mod near_miss;
 pub mod node;
 mod outside;
 mod raw;
+mod retry;
 pub mod schema;
 pub mod secrets;
 mod sharing;
@@ -36,6 +37,7 @@ use wasmill_engine::topology::MaxAhead;
 pub use environment::Environment;
 pub use outside::{HumanDuration, HumanSize, SinkSpec, SourceSpec};
 pub use raw::{Delivery, Grant, Order};
+pub use retry::{Backoffs, BreakerBounds, Then, Tried, TriedStage};
 pub use secrets::SecretUrl;
 pub use sharing::{Kept, Sharing, StateSpec};
 pub(crate) use window::millis;
@@ -187,6 +189,8 @@ pub struct PluginStage {
     pub grants: Vec<Grant>,
     /// What it reads as its config: names and JSON values.
     pub config: BTreeMap<String, serde_json::Value>,
+    /// How a message is tried that it can't process.
+    pub tried: TriedStage,
     /// Where the plugin is named.
     pub span: Span,
 }
@@ -244,6 +248,8 @@ pub struct Sink {
     pub output: Option<String>,
     /// Which of that output's messages it takes.
     pub when: When,
+    /// How it is asked while its other end is away.
+    pub tried: Tried,
 }
 
 /// When results are committed: whichever comes first.

@@ -15,6 +15,7 @@ use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
 
 use super::built_ins::RawAggregate;
 use super::located::Located;
+use super::retry::{RawBreaker, RawSinkRetry, RawStageRetry};
 use super::window::RawWindow;
 
 /// A wasmill pipeline: from its sources, through its stages, to its sinks.
@@ -198,6 +199,11 @@ pub struct RawStage {
     /// Beside `aggregate`: in which order it sees messages of several partitions. `log`, the same at
     /// every run, is the default where there are windows; `arrival`, at once, where there are none.
     pub order: Option<Located<Order>>,
+    /// Beside a plugin: how often a message is tried that it can't process. Default: alone, once.
+    pub retry: Option<Located<RawStageRetry>>,
+    /// Beside a plugin: slows the stage down while one message after the other fails; changes no result.
+    /// Default: none.
+    pub breaker: Option<Located<RawBreaker>>,
     /// The stage's name. Default: the plugin's or the built-in's; of several built-ins `aggregate`.
     pub name: Option<Located<String>>,
 }
@@ -420,6 +426,10 @@ pub struct RawSink {
     pub output: Option<Located<String>>,
     /// Which of that output's messages it takes; none: all.
     pub when: Option<Located<String>>,
+    /// How it is asked again while its other end is away.
+    pub retry: Option<Located<RawSinkRetry>>,
+    /// Its circuit breaker.
+    pub breaker: Option<Located<RawBreaker>>,
 }
 
 impl<'de> Deserialize<'de> for RawSink {
@@ -439,15 +449,17 @@ impl<'de> Visitor<'de> for SinkVisitor {
 
     fn visit_str<E: de::Error>(self, name: &str) -> Result<RawSink, E> {
         let connector = SinkSpec::deserialize(de::value::StrDeserializer::new(name))?;
-        Ok(RawSink { connector, output: None, when: None })
+        Ok(RawSink { connector, output: None, when: None, retry: None, breaker: None })
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawSink, A::Error> {
-        let (mut connector, mut output, mut when) = (None, None, None);
+        let (mut connector, mut output, mut when, mut retry, mut breaker) = (None, None, None, None, None);
         while let Some(key) = map.next_key_seed(SinkKeySeed { more: connector.is_none() })? {
             match key {
                 SinkKey::Output => output = Some(map.next_value()?),
                 SinkKey::When => when = Some(map.next_value()?),
+                SinkKey::Retry => retry = Some(map.next_value()?),
+                SinkKey::Breaker => breaker = Some(map.next_value()?),
                 SinkKey::Connector(name) => {
                     connector = Some(SinkSpec::deserialize(MapAccessDeserializer::new(OneEntry {
                         name: Some(name),
@@ -458,7 +470,7 @@ impl<'de> Visitor<'de> for SinkVisitor {
         }
         let connector = connector
             .ok_or_else(|| de::Error::custom("no sink is named here, such as `file: { path: out }`"))?;
-        Ok(RawSink { connector, output, when })
+        Ok(RawSink { connector, output, when, retry, breaker })
     }
 }
 
@@ -466,6 +478,8 @@ impl<'de> Visitor<'de> for SinkVisitor {
 enum SinkKey {
     Output,
     When,
+    Retry,
+    Breaker,
     Connector(String),
 }
 
@@ -481,12 +495,14 @@ impl<'de> DeserializeSeed<'de> for SinkKeySeed {
         match key.as_str() {
             "output" => return Ok(SinkKey::Output),
             "when" => return Ok(SinkKey::When),
+            "retry" => return Ok(SinkKey::Retry),
+            "breaker" => return Ok(SinkKey::Breaker),
             _ => {}
         }
         // The name is checked here, where the key's place is known.
         let known: Vec<&str> = super::outside::sink_names();
         if !known.contains(&key.as_str()) {
-            let names = known.iter().copied().chain(["output", "when"]);
+            let names = known.iter().copied().chain(["output", "when", "retry", "breaker"]);
             let near = crate::report::did_you_mean(&key, names.collect::<Vec<_>>());
             return Err(de::Error::custom(format!("unknown sink `{key}`: {near}")));
         }
@@ -523,8 +539,10 @@ impl JsonSchema for RawSink {
         "Sink".into()
     }
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        // Each form of a sink, with `output` and `when` allowed beside its key.
+        // Each form of a sink, with what is allowed beside its key.
         let mut schema = SinkSpec::json_schema(generator);
+        let retry = generator.subschema_for::<RawSinkRetry>();
+        let breaker = generator.subschema_for::<RawBreaker>();
         for forms in ["oneOf", "anyOf"] {
             let Some(list) = schema.get_mut(forms).and_then(|f| f.as_array_mut()) else { continue };
             for form in list.iter_mut() {
@@ -536,6 +554,8 @@ impl JsonSchema for RawSink {
                             "description": "The output that this sink takes. Default: main, what comes out of the last stage.",
                         }),
                     );
+                    properties.insert("retry".into(), retry.clone().into());
+                    properties.insert("breaker".into(), breaker.clone().into());
                     properties.insert(
                         "when".into(),
                         serde_json::json!({
