@@ -25,6 +25,7 @@ pub mod table;
 pub mod units;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use async_trait::async_trait;
 pub use kafka::GroupOffsets;
@@ -251,6 +252,8 @@ pub struct Refused {
     pub key: Option<Vec<u8>>,
     /// Why, and what to do.
     pub reason: String,
+    /// How often it was sent.
+    pub attempts: u32,
 }
 
 /// Who writes to a sink: with it the output ids of a pipeline are nobody else's.
@@ -290,6 +293,15 @@ pub trait Sink: Send {
     fn frame_by(&mut self, _: Arc<dyn Framing>) {}
     /// Turns messages into what `write` takes, by a codec; runs on the workers. Asked behind `recover`.
     fn encoder(&self, codec: &Writing) -> Arc<dyn Encoder>;
+    /// From here on a message that the other end has asked so often to send again is given up: it is among
+    /// `refused`. Each of its answers is a `Disconnected` all the same. Asked where
+    /// [`table::SinkConnector::gives_up`] says so alone, before `recover`.
+    fn give_up_after(&mut self, _attempts: u32) {}
+    /// Counts up as the other end takes messages, where that is known before a call answers: a failure behind one
+    /// that got through is the first in a row.
+    fn taken(&self) -> Option<Arc<AtomicU64>> {
+        None
+    }
     /// Connects and returns to what `token` says is committed: takes back what was written after it,
     /// finishes publishing what was. No token: nothing is committed yet.
     async fn recover(&mut self, token: Option<&str>) -> Result<(), ConnectorError>;

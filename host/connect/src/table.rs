@@ -77,6 +77,11 @@ pub trait SinkConnector: DeserializeOwned + JsonSchema {
     fn in_transactions(&self) -> Option<&KafkaSinkSpec> {
         None
     }
+    /// Whether the sink knows which single message its other end doesn't take, and can go on without it:
+    /// [`Sink::give_up_after`].
+    fn gives_up(&self) -> bool {
+        false
+    }
 }
 
 /// A connector, for lists.
@@ -321,6 +326,12 @@ impl SinkSpec {
         }
     }
 
+    /// Whether it can give single messages up.
+    #[must_use]
+    pub fn gives_up(&self) -> bool {
+        self.spec().can_give_up()
+    }
+
     /// What must be true of its system for what it promises.
     #[must_use]
     pub fn conditions(&self) -> &'static [&'static str] {
@@ -393,6 +404,7 @@ trait SinkOf {
     fn has_no_codec(&self) -> Option<&'static str>;
     fn needs(&self) -> &'static [&'static str];
     fn transactional(&self) -> Option<&KafkaSinkSpec>;
+    fn can_give_up(&self) -> bool;
     fn like(&self) -> SinkTraits;
     fn make(&self) -> Result<Box<dyn Sink>, ConnectorError>;
     fn clear(&self) -> Result<(), ConnectorError>;
@@ -410,6 +422,9 @@ impl<T: SinkConnector> SinkOf for T {
     }
     fn transactional(&self) -> Option<&KafkaSinkSpec> {
         self.in_transactions()
+    }
+    fn can_give_up(&self) -> bool {
+        self.gives_up()
     }
     fn like(&self) -> SinkTraits {
         self.traits()

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use receiver::{Receiver, Reply};
 use serde_json::{Value, json};
-use wasmill_connect::http::{BatchForm, HttpSink, HttpSinkSpec, HttpSource, HttpSourceSpec, Secret};
+use wasmill_connect::http::{
+    BatchForm, HttpSink, HttpSinkSpec, HttpSource, HttpSourceSpec, PostingOrder, Secret,
+};
 use wasmill_connect::units::{HumanDuration, HumanSize};
 use wasmill_connect::{ConnectorError, Polled, Sink, Source, Writer};
 use wasmill_engine::output::{EncodedBatch, EncodedRecord};
@@ -191,6 +193,7 @@ fn a_wrong_spec_is_told() {
         (json!({"headers": {"Authorization": "c"}, "token": "d"}), "beside a token"),
         (json!({"batch_messages": 0}), "batch_messages"),
         (json!({"concurrency": 0}), "concurrency"),
+        (json!({"concurrency": 2}), "Write `order: any` beside it"),
         (json!({"timeout": "0s"}), "timeout"),
         (json!({"retry_statuses": [200]}), "retry_statuses"),
     ] {
@@ -487,7 +490,8 @@ fn many_at_once_lose_and_double_nothing() {
     runtime().block_on(async {
         let replies = (0..300).map(|i| if i % 7 == 3 { Reply::Status(503) } else { Reply::Slow }).collect();
         let receiver = Receiver::start(replies).await;
-        let spec = HttpSinkSpec { concurrency: 8, ..HttpSinkSpec::new(receiver.url("/")) };
+        let spec =
+            HttpSinkSpec { concurrency: 8, order: PostingOrder::Any, ..HttpSinkSpec::new(receiver.url("/")) };
         let mut sink = sink(spec).await;
         assert!(insist(&mut sink, &batch(0, 200)).await > 3);
         let mut taken: Vec<String> =
@@ -497,6 +501,97 @@ fn many_at_once_lose_and_double_nothing() {
         expected.sort();
         assert_eq!(taken, expected);
         assert!((2..=8).contains(&receiver.at_once_max()), "{}", receiver.at_once_max());
+    });
+}
+
+/// Behind a failure one request goes alone, until one is taken: what is away is not asked many times at once.
+#[test]
+fn behind_a_failure_requests_go_one_at_a_time() {
+    runtime().block_on(async {
+        let receiver = Receiver::start(vec![Reply::Status(503); 40]).await;
+        let spec =
+            HttpSinkSpec { concurrency: 8, order: PostingOrder::Any, ..HttpSinkSpec::new(receiver.url("/")) };
+        let mut sink = sink(spec).await;
+        let away = insist(&mut sink, &batch(0, 20)).await;
+        let failed = receiver.take().into_iter().filter(|r| r.status == 503).count();
+        assert_eq!(failed, 40);
+        // The eight that were under way together, and then each one alone.
+        assert_eq!(away, 1 + (failed - 8));
+        assert_eq!(sink.taken().expect("it counts").load(std::sync::atomic::Ordering::SeqCst), 20);
+    });
+}
+
+/// A message that the receiver will not take yet, however often it is posted.
+#[test]
+fn a_message_is_given_up_after_so_many_answers_alone_and_out_of_a_batch() {
+    runtime().block_on(async {
+        for (form, order, attempts, posts) in [
+            (BatchForm::One, PostingOrder::Keep, 3, 3),
+            (BatchForm::One, PostingOrder::Any, 3, 3),
+            // Of 8, 4, 2 and 1: at each size it is known at the first answer that they were posted often enough.
+            (BatchForm::Array, PostingOrder::Keep, 3, 6),
+            (BatchForm::Ndjson, PostingOrder::Any, 1, 4),
+        ] {
+            let what = format!("{form:?} {order:?}");
+            let receiver = Receiver::start(vec![]).await;
+            receiver.refuse("\"id\":13}", 503);
+            let spec = HttpSinkSpec {
+                batch: form,
+                order,
+                batch_messages: 8,
+                ..HttpSinkSpec::new(receiver.url("/"))
+            };
+            let mut sink = HttpSink::new(spec).expect("a sink");
+            sink.give_up_after(attempts);
+            sink.identify(Writer { pipeline: "p".into(), sink: "out".into(), ..Writer::default() });
+            sink.recover(None).await.expect("recovered");
+            let away = insist(&mut sink, &batch(0, 24)).await;
+            let refused = sink.refused();
+            assert_eq!(refused.len(), 1, "{what}: {refused:?}");
+            assert_eq!((refused[0].nth, &refused[0].value[..]), (13, &b"{\"id\":13}"[..]), "{what}");
+            assert_eq!(refused[0].attempts, posts, "{what}");
+            assert!(refused[0].reason.contains("it answered 503"), "{what}: {}", refused[0].reason);
+            assert_eq!(away, posts as usize, "{what}: each answer is told, the last one too");
+            let got = receiver.take();
+            let mut taken: Vec<u64> = got.iter().filter(|r| r.status == 200).flat_map(|r| r.ids()).collect();
+            if order == PostingOrder::Any {
+                taken.sort_unstable();
+            }
+            let expected: Vec<u64> = (0..24).filter(|id| *id != 13).collect();
+            assert_eq!(taken, expected, "{what}");
+        }
+    });
+}
+
+/// A message that is to be posted again holds up those behind it, or goes behind them.
+#[test]
+fn what_is_posted_again_keeps_its_place_or_goes_behind() {
+    runtime().block_on(async {
+        for (order, expected) in
+            [(PostingOrder::Keep, [0, 1, 2, 3, 4, 5]), (PostingOrder::Any, [0, 2, 3, 4, 5, 1])]
+        {
+            let receiver = Receiver::start(vec![Reply::Ok, Reply::Status(503)]).await;
+            let spec = HttpSinkSpec { order, ..HttpSinkSpec::new(receiver.url("/")) };
+            insist(&mut sink(spec).await, &batch(0, 6)).await;
+            let got = receiver.take();
+            let taken: Vec<u64> = got.iter().filter(|r| r.status == 200).flat_map(|r| r.ids()).collect();
+            assert_eq!(taken, expected, "{order:?}");
+        }
+    });
+}
+
+/// No answer at all says nothing about a message: it is not given up for it.
+#[test]
+fn a_receiver_that_is_not_there_convicts_no_message() {
+    runtime().block_on(async {
+        let receiver = Receiver::start(vec![Reply::Cut; 6]).await;
+        let mut sink = HttpSink::new(HttpSinkSpec::new(receiver.url("/"))).expect("a sink");
+        sink.give_up_after(2);
+        sink.recover(None).await.expect("recovered");
+        assert!(insist(&mut sink, &batch(0, 3)).await >= 6);
+        assert!(sink.refused().is_empty());
+        let taken: Vec<u64> = receiver.take().iter().flat_map(|r| r.ids()).collect();
+        assert_eq!(taken, [0, 1, 2]);
     });
 }
 

@@ -6,7 +6,7 @@ use wasmill_frame::{Edit, Edits, FrameBuf, MetaKind};
 
 use crate::batch::{Batch, Leaving, Ordinals, Passed, Row};
 use crate::dead_letter::{Buried, DeadLetter};
-use crate::guest::{CallError, GuestInfo};
+use crate::guest::{CallError, GuestInfo, Judged};
 use crate::output::{Outbox, Routes};
 use crate::stage::{Origins, StageKind};
 
@@ -17,15 +17,14 @@ const EMITS_PER_MESSAGE_MAX: usize = 1_000;
 const EMITTED_BYTES_PER_MESSAGE_MAX: usize = 16 << 20;
 
 /// Checks an answer: its layout, and what the layout can't say: that a filter only filters, that JSON is
-/// JSON, that what becomes of each message is bounded. `bytes_of` is the size of a message. Answers whether
-/// any message is emitted.
+/// JSON, that what becomes of each message is bounded. `bytes_of` is the size of a message.
 pub(crate) fn check(
     answer: &[u8],
     messages: usize,
     kind: StageKind,
     bytes_of: impl Fn(usize) -> usize,
-) -> Result<bool, CallError> {
-    let mut any_emit = false;
+) -> Result<Checked, CallError> {
+    let mut checked = Checked::default();
     let mut current = usize::MAX;
     let (mut emits, mut bytes) = (0, 0);
     let mut wrong = None;
@@ -34,13 +33,20 @@ pub(crate) fn check(
             (current, emits, bytes) = (index, 0, 0);
         }
         let found = match edit {
-            Edit::Drop | Edit::Fail(_) => None,
+            Edit::Fail(reason) => {
+                if checked.failed.last() != Some(&index) {
+                    checked.failed.push(index);
+                    checked.first_error.get_or_insert_with(|| reason.to_owned());
+                }
+                None
+            }
+            Edit::Drop => None,
             _ if kind == StageKind::Filter => Some("a filter may only drop or fail messages".to_owned()),
             Edit::SetMetadata { name, value, json: true } if !is_json(value) => {
                 Some(format!("metadata `{name}` is set to JSON that isn't"))
             }
             Edit::Emit { copy } => {
-                any_emit = true;
+                checked.emits = true;
                 emits += 1;
                 bytes += if copy { bytes_of(index) } else { 0 };
                 (emits > EMITS_PER_MESSAGE_MAX)
@@ -56,7 +62,31 @@ pub(crate) fn check(
         wrong = wrong.take().or(found);
     })
     .map_err(|m| CallError::Answer(m.to_string()))?;
-    wrong.map_or(Ok(any_emit), |wrong| Err(CallError::Answer(wrong)))
+    wrong.map_or(Ok(checked), |wrong| Err(CallError::Answer(wrong)))
+}
+
+/// What is known of an answer that was checked.
+#[derive(Debug, Default)]
+pub(crate) struct Checked {
+    /// Whether any message is emitted.
+    pub emits: bool,
+    /// The messages that failed, in their order.
+    pub failed: Vec<usize>,
+    /// Why the first of them did.
+    pub first_error: Option<String>,
+}
+
+/// What became of messages of which these failed; both rise.
+pub(crate) fn judged(messages: impl DoubleEndedIterator<Item = usize>, failed: &[usize]) -> Judged {
+    let mut judged = Judged::default();
+    for message in messages.rev() {
+        if failed.binary_search(&message).is_err() {
+            judged.passed = true;
+            break;
+        }
+        judged.failed += 1;
+    }
+    judged
 }
 
 /// Whether bytes are one JSON value.

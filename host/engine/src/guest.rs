@@ -114,6 +114,54 @@ impl CallError {
     }
 }
 
+/// How often a message that failed alone is tried again, before it is a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tries {
+    /// How often it is tried alone, from 1.
+    pub alone: u32,
+    /// Whether a try that gave no answer is made again: a trap, too much fuel or memory, a wrong answer.
+    pub traps: bool,
+    /// Whether one is that answered with an error.
+    pub errors: bool,
+}
+
+impl Default for Tries {
+    fn default() -> Self {
+        Self { alone: 1, traps: true, errors: false }
+    }
+}
+
+impl Tries {
+    /// Whether a message is tried again that failed alone for the `tried`-th time.
+    #[must_use]
+    pub fn again(self, tried: u32, error: &CallError) -> bool {
+        let is_meant = match error {
+            CallError::Trap(_) | CallError::Fuel { .. } | CallError::Memory { .. } | CallError::Answer(_) => {
+                self.traps
+            }
+            CallError::Refused(_) => self.errors,
+            // They convict nobody, so there is nothing to be gained by another try.
+            CallError::Deadline { .. } | CallError::Host(_) => false,
+        };
+        is_meant && tried < self.alone
+    }
+
+    /// Whether an answer with errors is no answer: its messages are to be tried alone.
+    #[must_use]
+    pub fn doubts_errors(self) -> bool {
+        self.errors && self.alone > 1
+    }
+}
+
+/// What became of messages, in their order: the last that count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Judged {
+    /// Whether any of them passed.
+    pub passed: bool,
+    /// How many failed for good behind the last that passed.
+    pub failed: usize,
+}
+
 /// What an aggregate says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AggregateInfo {
@@ -165,6 +213,10 @@ pub trait Plugin: Send + Sync {
     fn info(&self) -> &GuestInfo;
     /// A guest for one worker. Cheap: the instance is made at the first call.
     fn guest(&self) -> Box<dyn Guest>;
+    /// How often a message that failed alone is tried.
+    fn tries(&self) -> Tries {
+        Tries::default()
+    }
 }
 
 /// A shared plugin.
@@ -172,6 +224,12 @@ pub type PluginRef = Arc<dyn Plugin>;
 
 /// A plugin as one worker calls it. Answers are bytes as they came: the engine checks them.
 pub trait Guest: Send {
+    /// A message that failed alone for the `tried`-th time is about to be tried again. The engine has no clock:
+    /// whoever has one may wait here.
+    fn pause(&mut self, _tried: u32) {}
+    /// What became of the messages of `transform`, `filter`, `fold` and `scan`, once it is settled: behind each
+    /// answer that counts, and behind each message that failed for good.
+    fn judged(&mut self, _judged: Judged) {}
     /// Transforms a frame: answers edits.
     ///
     /// # Errors

@@ -5,9 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use wasmill_frame::FrameBuf;
 
-use crate::answer::{Answer, apply, check};
+use crate::answer::{Answer, Checked, apply, check, judged};
 use crate::batch::{Batch, Ordinals, Row};
-use crate::guest::{CallContext, CallError, Guest, GuestInfo, HostFault, MessageFacts, PluginRef, Trial};
+use crate::guest::{
+    CallContext, CallError, Guest, GuestInfo, HostFault, Judged, MessageFacts, PluginRef, Trial,
+};
 use crate::output::{Outbox, OutputId, Routes};
 use crate::plugin_state::{PluginState, StateHandle};
 use crate::state::{Delta, Epoch, StoreError};
@@ -156,22 +158,41 @@ impl Stage {
 
     /// Asks the plugin about a range of the batch; halves it until what fails stands alone.
     fn ask(&mut self, batch: &Batch, range: Range<usize>, origins: Origins<'_>, answers: &mut Vec<Answer>) {
-        if let Ok((bytes, emits)) = self.call(batch, &range, origins, Trial::Batch) {
-            return answers.push(Answer::Edits { range, bytes, emits });
+        if let Ok(answer) = self.call(batch, &range, origins, Trial::Batch) {
+            return answers.push(self.accept(range, answer));
         }
         if range.len() == 1 {
             // A batch's failure convicts nobody: the verdict is given on a fresh instance, under fuel.
-            return answers.push(match self.call(batch, &range, origins, Trial::Verdict) {
-                Ok((bytes, emits)) => Answer::Edits { range, bytes, emits },
-                Err(error) => {
-                    let (kind, reason) = verdict(error);
-                    Answer::Failed { index: range.start, kind, reason, attempts: 2 }
-                }
-            });
+            let answer = self.judge(batch, range, origins);
+            return answers.push(answer);
         }
         let middle = range.start + range.len() / 2;
         self.ask(batch, range.start..middle, origins, answers);
         self.ask(batch, middle..range.end, origins, answers);
+    }
+
+    /// Tries one message alone, as often as it may be.
+    fn judge(&mut self, batch: &Batch, range: Range<usize>, origins: Origins<'_>) -> Answer {
+        let tries = self.spec.plugin.tries();
+        let mut tried = 1;
+        loop {
+            match self.call(batch, &range, origins, Trial::Verdict) {
+                Ok(answer) => return self.accept(range, answer),
+                Err(error) if tries.again(tried, &error) => self.guest.pause(tried),
+                Err(error) => {
+                    let (kind, reason) = verdict(error);
+                    self.guest.judged(Judged { passed: false, failed: 1 });
+                    // The one among others counts too.
+                    return Answer::Failed { index: range.start, kind, reason, attempts: tried + 1 };
+                }
+            }
+            tried += 1;
+        }
+    }
+
+    fn accept(&mut self, range: Range<usize>, (bytes, checked): (Vec<u8>, Checked)) -> Answer {
+        self.guest.judged(judged(0..range.len(), &checked.failed));
+        Answer::Edits { range, bytes, emits: checked.emits }
     }
 
     fn call(
@@ -180,7 +201,7 @@ impl Stage {
         range: &Range<usize>,
         origins: Origins<'_>,
         trial: Trial,
-    ) -> Result<(Vec<u8>, bool), CallError> {
+    ) -> Result<(Vec<u8>, Checked), CallError> {
         let part;
         let frame = if range.len() == batch.len() {
             &batch.frame
@@ -199,8 +220,13 @@ impl Stage {
         };
         let answer = answer.and_then(|bytes| {
             let bytes_of = |i: usize| batch.frame.get(range.start + i).arena_bytes();
-            let emits = check(&bytes, range.len(), self.spec.kind, bytes_of)?;
-            Ok((bytes, emits))
+            let checked = check(&bytes, range.len(), self.spec.kind, bytes_of)?;
+            match &checked.first_error {
+                Some(reason) if self.spec.plugin.tries().doubts_errors() => {
+                    Err(CallError::Refused(reason.clone()))
+                }
+                _ => Ok((bytes, checked)),
+            }
         });
         if let Some(state) = &self.state
             && let Err(fault) = state.lock().unwrap_or_else(PoisonError::into_inner).end_call(answer.is_ok())

@@ -6,6 +6,7 @@
 
 mod backpressure;
 mod bad_input;
+mod flapping;
 mod flights;
 mod flights_built_ins;
 mod http;

@@ -26,8 +26,9 @@ const AFTER_MAX: Duration = Duration::from_secs(60);
 pub(super) enum Outcome {
     /// It is taken.
     Done,
-    /// It is to be posted again, perhaps not before some time has passed.
-    Again { cause: String, after: Option<Duration> },
+    /// It is to be posted again, perhaps not before some time has passed. Whether it was `answered`, or may have
+    /// been the reason that there was no answer: what never reached the receiver says nothing about the message.
+    Again { cause: String, after: Option<Duration>, answered: bool },
     /// The receiver won't take it for what it is.
     Refused(String),
     /// It won't take any.
@@ -135,7 +136,7 @@ impl Receiver {
                 if e.is_builder() {
                     return Outcome::Fatal(format!("{}: the request can't be made: {cause}", self.shown));
                 }
-                Outcome::Again { cause, after: None }
+                Outcome::Again { cause, after: None, answered: e.is_timeout() && !e.is_connect() }
             }
         }
     }
@@ -156,7 +157,7 @@ impl Receiver {
             || matches!(number, 408 | 425 | 429)
             || self.retry_statuses.contains(&number)
         {
-            return Outcome::Again { cause: format!("it answered {status}{said}"), after };
+            return Outcome::Again { cause: format!("it answered {status}{said}"), after, answered: true };
         }
         if status.is_redirection() {
             let to = location.map_or_else(String::new, |to| {

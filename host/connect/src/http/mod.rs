@@ -11,6 +11,6 @@ mod source;
 mod token;
 
 pub use crate::secret::Secret;
-pub use packages::BatchForm;
+pub use packages::{BatchForm, PostingOrder};
 pub use sink::{HttpSink, HttpSinkSpec};
 pub use source::{HttpSource, HttpSourceSpec};

@@ -8,8 +8,21 @@ use xxhash_rust::xxh3::Xxh3;
 
 /// A request is not made longer by another message when it is this long, in bytes.
 const PACKAGE_BYTES: usize = 1 << 20;
+/// How much may wait behind the others to be posted again, in bytes, and a request more.
+const BEHIND_BYTES_MAX: usize = 4 << 20;
 /// What a message takes up beside its bytes, about.
 const MESSAGE_BYTES: usize = 128;
+
+/// Whether a message that is to be posted again holds up those behind it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PostingOrder {
+    /// It does: messages are taken in the order in which they leave the pipeline.
+    #[default]
+    Keep,
+    /// It doesn't: it is posted again behind the others, and requests may overtake each other.
+    Any,
+}
 
 /// What a request's body is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -43,6 +56,8 @@ pub(super) struct Waiting {
     pub key: Option<Vec<u8>>,
     /// Its output id.
     pub id: Option<Vec<u8>>,
+    /// How often it was posted.
+    pub attempts: u32,
 }
 
 impl Waiting {
@@ -79,6 +94,18 @@ impl Package {
         Some(hash(ids?))
     }
 
+    fn bytes(&self) -> usize {
+        self.0.iter().map(Waiting::bytes).sum()
+    }
+
+    /// It was answered that it should come again; says how often that was, at least.
+    pub fn tried(&mut self) -> u32 {
+        for message in &mut self.0 {
+            message.attempts = message.attempts.saturating_add(1);
+        }
+        self.0.iter().map(|m| m.attempts).min().unwrap_or_default()
+    }
+
     /// Two packages, each of half of the messages; none of one message.
     pub fn halves(mut self) -> Result<(Self, Self), Self> {
         if self.0.len() < 2 {
@@ -105,6 +132,9 @@ pub(super) struct Queue {
     bytes: usize,
     /// To be posted before the others: what was not taken yet, and the halves of what was refused.
     again: VecDeque<Package>,
+    /// To be posted behind the others: what was not taken yet, where no order is kept.
+    behind: VecDeque<Package>,
+    behind_bytes: usize,
 }
 
 impl Queue {
@@ -125,11 +155,31 @@ impl Queue {
         self.again.insert(at, package);
     }
 
+    /// Puts a package behind all the others.
+    pub fn put_behind(&mut self, package: Package) {
+        self.behind_bytes += package.bytes();
+        self.behind.push_back(package);
+    }
+
+    fn next_behind(&mut self) -> Option<Package> {
+        let package = self.behind.pop_front()?;
+        self.behind_bytes -= package.bytes();
+        Some(package)
+    }
+
     /// The next package, of at most so many messages; where not `all`, a whole one or none.
     pub fn next(&mut self, messages_max: usize, all: bool) -> Option<Package> {
         if let Some(package) = self.again.pop_front() {
             return Some(package);
         }
+        // They wait no longer than there is room for more of them.
+        if self.behind_bytes > BEHIND_BYTES_MAX {
+            return self.next_behind();
+        }
+        self.next_new(messages_max, all).or_else(|| self.next_behind())
+    }
+
+    fn next_new(&mut self, messages_max: usize, all: bool) -> Option<Package> {
         let mut bytes = 0;
         let fit = |m: &Waiting| {
             let fits = bytes < PACKAGE_BYTES;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,7 +18,7 @@ use wasmill_engine::output::{EncodedBatch, EncodedRecord, Encoder, OutputId};
 use wasmill_frame::Message;
 
 use super::deliver::{Outcome, Receiver, check_url, header};
-use super::packages::{BatchForm, Package, Queue, Waiting};
+use super::packages::{BatchForm, Package, PostingOrder, Queue, Waiting};
 use super::token::{check_token, token};
 use crate::secret::Secret;
 use crate::table::SinkConnector;
@@ -33,8 +34,8 @@ const CONCURRENCY_MAX: usize = 256;
 /// `Idempotency-Key`, by which a receiver can drop repeats: with `batch: one` it is the message's own and the same
 /// in every repeat; of a batch it is a hash of its messages', and behind a crash they may be in other batches.
 /// A message is done when it is answered 2xx. It is posted again, for as long as it takes, where there is no
-/// answer, and at 408, 425, 429 and 5xx, not before `Retry-After` says so, up to a minute. At 401, 403, 404, 405
-/// and 3xx the pipeline ends. At any other 4xx the message becomes a dead letter; a batch is halved until it is known
+/// answer, and at 408, 425, 429 and 5xx, not before `Retry-After` says so, up to a minute; behind a failure one
+/// request at a time, until one is taken. At 401, 403, 404, 405 and 3xx the pipeline ends. At any other 4xx the message becomes a dead letter; a batch is halved until it is known
 /// which of its messages that is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -57,10 +58,15 @@ pub struct HttpSinkSpec {
     /// How many messages a request of a batch has at most; about 1MiB of them at most. Default: 100.
     #[serde(default = "batch_messages")]
     pub batch_messages: usize,
-    /// How many requests may be under way at once, at most 256. Above 1 they may overtake each other, so that
-    /// messages arrive in another order, those of one key too. Default: 1.
+    /// How many requests may be under way at once, at most 256; above 1 with `order: any` alone, for they may
+    /// overtake each other. Default: 1.
     #[serde(default = "concurrency")]
     pub concurrency: usize,
+    /// `keep`: messages are taken in their order, and one that is to be posted again holds up those behind it.
+    /// `any`: it is posted again behind the others, and messages arrive in another order, those of one key too.
+    /// Default: keep.
+    #[serde(default)]
+    pub order: PostingOrder,
     /// How long a request may take until its answer counts as lost. Default: 10s.
     #[serde(default = "timeout")]
     pub timeout: HumanDuration,
@@ -96,6 +102,7 @@ impl HttpSinkSpec {
             batch: BatchForm::default(),
             batch_messages: batch_messages(),
             concurrency: concurrency(),
+            order: PostingOrder::default(),
             timeout: timeout(),
             retry_statuses: BTreeSet::new(),
             ca_file: None,
@@ -116,6 +123,12 @@ impl HttpSinkSpec {
         }
         if !(1..=CONCURRENCY_MAX).contains(&self.concurrency) {
             return fatal(format!("concurrency of {}: expected 1 to {CONCURRENCY_MAX}", self.concurrency));
+        }
+        if self.concurrency > 1 && self.order == PostingOrder::Keep {
+            return fatal(format!(
+                "concurrency of {}: requests that are under way together may overtake each other. Write `order: any` beside it if the order of messages doesn't matter, else leave `concurrency` out",
+                self.concurrency
+            ));
         }
         if self.timeout.0.is_zero() {
             return fatal("timeout of 0s: expected a duration such as 10s".to_owned());
@@ -160,6 +173,10 @@ impl SinkConnector for HttpSinkSpec {
     fn sink(&self) -> Result<Box<dyn Sink>, ConnectorError> {
         Ok(Box::new(HttpSink::new(self.clone())?))
     }
+
+    fn gives_up(&self) -> bool {
+        true
+    }
 }
 
 /// Writes envelopes with their output ids.
@@ -191,6 +208,12 @@ pub struct HttpSink {
     /// When the receiver wants to be asked again.
     not_before: Option<Instant>,
     refused: Vec<Refused>,
+    /// After how many answers that ask for another try a message is given up.
+    attempts_max: Option<u32>,
+    /// How many messages were taken.
+    taken: Arc<AtomicU64>,
+    /// Whether nothing was taken since the last failure: then one request is under way at a time.
+    failing: bool,
     /// How many messages of the batch that is being written were taken over, should the call be repeated.
     written: usize,
     /// How many were written since the last flush, before this batch.
@@ -223,6 +246,9 @@ impl HttpSink {
             posting: JoinSet::new(),
             not_before: None,
             refused: Vec::new(),
+            attempts_max: None,
+            taken: Arc::default(),
+            failing: false,
             written: 0,
             unflushed: 0,
         })
@@ -235,6 +261,7 @@ impl HttpSink {
             value: bytes(&record.value),
             key: record.key.as_ref().map(bytes),
             id: record.id.as_ref().map(bytes),
+            attempts: 0,
         });
     }
 
@@ -252,7 +279,8 @@ impl HttpSink {
                 self.not_before = None;
             }
             let messages_max = if self.spec.batch == BatchForm::One { 1 } else { self.spec.batch_messages };
-            while self.posting.len() < self.spec.concurrency
+            let concurrency = if self.failing { 1 } else { self.spec.concurrency };
+            while self.posting.len() < concurrency
                 && let Some(package) = self.queue.next(messages_max, until == Until::Done)
             {
                 let receiver = Arc::clone(&receiver);
@@ -280,14 +308,28 @@ impl HttpSink {
         ended: Result<(Package, Outcome), tokio::task::JoinError>,
         shown: &str,
     ) -> Option<ConnectorError> {
-        let (package, outcome) = match ended {
+        let (mut package, outcome) = match ended {
             Ok(ended) => ended,
             Err(e) => return Some(ConnectorError::Fatal(format!("{shown}: a request did not finish: {e}"))),
         };
         match outcome {
-            Outcome::Done => None,
-            Outcome::Again { cause, after } => {
-                self.queue.put_back(package);
+            Outcome::Done => {
+                self.failing = false;
+                self.taken.fetch_add(package.0.len() as u64, Ordering::AcqRel);
+                None
+            }
+            Outcome::Again { cause, after, answered } => {
+                self.failing = true;
+                let tried = if answered { package.tried() } else { 0 };
+                match self.attempts_max {
+                    Some(most) if tried >= most => {
+                        let reason =
+                            format!("{shown} doesn't take the message, however often it is posted: {cause}");
+                        self.refuse(package, &reason);
+                    }
+                    _ if self.spec.order == PostingOrder::Any => self.queue.put_behind(package),
+                    _ => self.queue.put_back(package),
+                }
                 if let Some(after) = after {
                     let at = Instant::now() + after;
                     self.not_before = Some(self.not_before.map_or(at, |other| other.max(at)));
@@ -295,26 +337,34 @@ impl HttpSink {
                 Some(ConnectorError::Disconnected { what: format!("cannot post to {shown}"), cause })
             }
             Outcome::Refused(reason) => {
-                match package.halves() {
-                    // The second is put back first, and both come before the rest.
-                    Ok((first, second)) => {
-                        self.queue.put_back(second);
-                        self.queue.put_back(first);
-                    }
-                    Err(Package(messages)) => {
-                        self.refused.extend(messages.into_iter().map(|m| Refused {
-                            nth: m.nth,
-                            value: m.value,
-                            key: m.key,
-                            reason: reason.clone(),
-                        }));
-                    }
-                }
+                self.failing = false;
+                package.tried();
+                self.refuse(package, &reason);
                 None
             }
             Outcome::Fatal(text) => {
                 self.queue.put_back(package);
                 Some(ConnectorError::Fatal(text))
+            }
+        }
+    }
+
+    /// The receiver doesn't take a package: the message that it is, or each half alone.
+    fn refuse(&mut self, package: Package, reason: &str) {
+        match package.halves() {
+            // The second is put back first, and both come before the rest.
+            Ok((first, second)) => {
+                self.queue.put_back(second);
+                self.queue.put_back(first);
+            }
+            Err(Package(messages)) => {
+                self.refused.extend(messages.into_iter().map(|m| Refused {
+                    nth: m.nth,
+                    value: m.value,
+                    key: m.key,
+                    reason: reason.to_owned(),
+                    attempts: m.attempts,
+                }));
             }
         }
     }
@@ -338,6 +388,14 @@ impl Sink for HttpSink {
 
     fn identify(&mut self, writer: Writer) {
         self.writer = writer;
+    }
+
+    fn give_up_after(&mut self, attempts: u32) {
+        self.attempts_max = Some(attempts);
+    }
+
+    fn taken(&self) -> Option<Arc<AtomicU64>> {
+        Some(Arc::clone(&self.taken))
     }
 
     fn encoder(&self, codec: &codec::Writing) -> Arc<dyn Encoder> {

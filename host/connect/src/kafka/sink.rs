@@ -228,7 +228,7 @@ pub(super) fn refusal(
         ),
         _ => format!("{what} refuses the record: {code}"),
     };
-    Refused { nth, value: value.to_vec(), key: key.map(<[u8]>::to_vec), reason }
+    Refused { nth, value: value.to_vec(), key: key.map(<[u8]>::to_vec), reason, attempts: 1 }
 }
 
 /// Whether a record is refused for good, for what it is.

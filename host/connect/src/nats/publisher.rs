@@ -71,6 +71,7 @@ impl Outgoing {
             value: self.value().to_vec(),
             key: self.record.key.as_ref().and_then(|r| self.data.get(r.clone())).map(<[u8]>::to_vec),
             reason,
+            attempts: 1,
         }
     }
 }

@@ -481,7 +481,13 @@ impl Session {
             let bytes = &load.rows[load.bounds[row]..load.bounds[row + 1]];
             let value = shown::row(bytes, &target.columns);
             let reason = format!("table `{}`: {cause}", self.writers[sink].spec.table);
-            self.writers[sink].refused.push(Refused { nth: load.first + row, value, key: None, reason });
+            self.writers[sink].refused.push(Refused {
+                nth: load.first + row,
+                value,
+                key: None,
+                reason,
+                attempts: 1,
+            });
         }
         (load.good, load.sent) = (good, true);
         Ok(())

@@ -2,9 +2,9 @@
 
 use wasmill_frame::{Blobs, BlobsWriter, Edits, GroupsWriter};
 
-use crate::answer::{Answer, check, is_json};
+use crate::answer::{Answer, check, is_json, judged};
 use crate::batch::Batch;
-use crate::guest::{AggregateInfo, CallContext, CallError, Guest, GuestInfo, PluginRef, Trial};
+use crate::guest::{AggregateInfo, CallContext, CallError, Guest, GuestInfo, Judged, PluginRef, Trial};
 use crate::stage::{Origins, StageKind, context, verdict};
 
 use super::{Finished, Item, Unfolded};
@@ -84,9 +84,22 @@ impl PluginAggregator {
             self.fold_some(batch, front, accumulators, answers.as_deref_mut(), unfolded);
             return self.fold_some(batch, back, accumulators, answers, unfolded);
         }
-        if let Err(error) = self.try_fold(batch, items, accumulators, answers, unfolded, Trial::Verdict) {
-            let (kind, reason) = verdict(error);
-            unfolded.push(Unfolded { index: items[0].0, kind, reason, attempts: 2 });
+        let tries = self.plugin.tries();
+        let mut tried = 1;
+        loop {
+            let verdict_of =
+                self.try_fold(batch, items, accumulators, answers.as_deref_mut(), unfolded, Trial::Verdict);
+            match verdict_of {
+                Ok(()) => return,
+                Err(error) if tries.again(tried, &error) => self.guest.pause(tried),
+                Err(error) => {
+                    let (kind, reason) = verdict(error);
+                    self.guest.judged(Judged { passed: false, failed: 1 });
+                    // The one among others counts too.
+                    return unfolded.push(Unfolded { index: items[0].0, kind, reason, attempts: tried + 1 });
+                }
+            }
+            tried += 1;
         }
     }
 
@@ -118,16 +131,27 @@ impl PluginAggregator {
         let (edits, blobs) = if answers.is_some() {
             let (edits, blobs) = self.guest.scan(frame, &writer.finish(), &mut cx, trial)?;
             let bytes_of = |i: usize| batch.frame.get(i).arena_bytes();
-            let emits = check(&edits, batch.len(), StageKind::Transform, bytes_of)?;
+            let checked = check(&edits, batch.len(), StageKind::Transform, bytes_of)?;
             let asked = |index| items.binary_search_by_key(&index, |(i, _)| *i).is_ok();
             if Edits::open(&edits).iter().any(|(index, _)| !asked(index)) {
                 return Err(CallError::Answer("scan edited a message that is in no group".to_owned()));
             }
-            (Some((edits, emits)), blobs)
+            (Some((edits, checked)), blobs)
         } else {
             (None, self.guest.fold(frame, &writer.finish(), &mut cx, trial)?)
         };
         let (folded, failed) = read_folded(&blobs, groups.len(), batch.len())?;
+        let of_edits = edits.as_ref().map(|(_, checked)| checked);
+        if self.plugin.tries().doubts_errors() {
+            let first = of_edits.and_then(|checked| checked.first_error.as_ref());
+            if let Some(reason) = first.or(failed.first().map(|(_, reason)| reason)) {
+                return Err(CallError::Refused(reason.clone()));
+            }
+        }
+        let mut all_failed: Vec<usize> = failed.iter().map(|(index, _)| *index).collect();
+        all_failed.extend(of_edits.into_iter().flat_map(|checked| &checked.failed));
+        all_failed.sort_unstable();
+        self.guest.judged(judged(items.iter().map(|(index, _)| *index), &all_failed));
         for ((accumulator, _), bytes) in groups.iter().zip(folded) {
             accumulators[*accumulator].clear();
             accumulators[*accumulator].extend_from_slice(bytes);
@@ -138,8 +162,8 @@ impl PluginAggregator {
             reason,
             attempts: 1,
         }));
-        if let (Some(answers), Some((bytes, emits))) = (answers, edits) {
-            answers.push(Answer::Edits { range: 0..batch.len(), bytes, emits });
+        if let (Some(answers), Some((bytes, checked))) = (answers, edits) {
+            answers.push(Answer::Edits { range: 0..batch.len(), bytes, emits: checked.emits });
         }
         Ok(())
     }

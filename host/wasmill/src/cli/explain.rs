@@ -36,6 +36,9 @@ fn end(text: &mut String, word: &str, end: &End) {
     if end.codec != "json" {
         let _ = writeln!(text, "  {:<9} {:<16} codec {}", "", "", end.codec);
     }
+    for tried in &end.tried {
+        let _ = writeln!(text, "  {:<9} {:<16} {tried}", "", "");
+    }
 }
 
 fn human(ms: u64) -> HumanDuration {
@@ -58,6 +61,9 @@ fn text(plan: &Plan) -> String {
             let grants =
                 if grants.is_empty() { String::new() } else { format!(", granted {}", grants.join(", ")) };
             let _ = writeln!(t, "  {:<9} {:<16} plugin {plugin}{grants}", "", "");
+        }
+        for tried in &step.tried {
+            let _ = writeln!(t, "  {:<9} {:<16} {tried}", "", "");
         }
     }
     plan.sinks.iter().for_each(|s| end(&mut t, "sink", s));

@@ -12,7 +12,7 @@ use crate::spec::guarantee::{Route, RouteSink, RouteSource, route, too_weak};
 use crate::spec::secrets::is_secret;
 use crate::spec::{
     AggregateStage, CodecSpec, ComputedBy, Delivery, Grant, Kept, Late, Order, Pipeline, Sharing, SinkSpec,
-    Stage, StateSpec,
+    Stage, StateSpec, Then,
 };
 
 /// A pipeline as it will run.
@@ -79,6 +79,9 @@ pub struct End {
     /// What a sink takes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub takes: Option<String>,
+    /// How a sink is tried again, where that is not as by default.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tried: Vec<String>,
 }
 
 /// One stage.
@@ -97,6 +100,9 @@ pub struct Step {
     /// Its grants.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub grants: Vec<Grant>,
+    /// How a message that fails is tried again, where that is not as by default.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tried: Vec<String>,
     /// Where it runs and in which order it sees messages.
     pub runs: String,
 }
@@ -172,6 +178,7 @@ pub fn plan(pipeline: &Pipeline) -> Result<Plan, Stop> {
             codec: "json",
             is: sink_is(traits),
             takes: Some("dead letters".to_owned()),
+            tried: Vec::new(),
         });
     }
     let not_replayable_because = not_replayable(pipeline, &source_traits);
@@ -323,7 +330,14 @@ fn sources(pipeline: &Pipeline) -> Result<(Vec<End>, Vec<SourceTraits>), Stop> {
         let is = is.into_iter().chain(traits.shared.then_some("has a group that shares its partitions out"));
         let is = is.collect();
         let codec = pipeline.codecs.get(i).map_or("json", CodecSpec::name);
-        ends.push(End { name: numbered(&names, i), settings: settings(spec), codec, is, takes: None });
+        ends.push(End {
+            name: numbered(&names, i),
+            settings: settings(spec),
+            codec,
+            is,
+            takes: None,
+            tried: Vec::new(),
+        });
         all.push(traits);
     }
     Ok((ends, all))
@@ -355,6 +369,7 @@ fn sinks(pipeline: &Pipeline) -> Result<(Vec<End>, Vec<SinkTraits>), Stop> {
             codec: sink.codec.name(),
             is,
             takes: Some(takes),
+            tried: sink.tried.told(),
         });
         all.push(traits);
     }
@@ -432,6 +447,7 @@ fn steps(pipeline: &Pipeline, sources: usize) -> Vec<Step> {
             built_ins,
             plugin: plugin.map(|p| p.file.display().to_string()),
             grants: plugin.map(|p| p.grants.clone()).unwrap_or_default(),
+            tried: plugin.map(|p| p.tried.told()).unwrap_or_default(),
             runs,
         });
     }
@@ -455,6 +471,12 @@ fn not_replayable(pipeline: &Pipeline, sources: &[SourceTraits]) -> Vec<String> 
         if !traits.seekable {
             reasons.push(format!("the source `{}` can't be read again", spec.name()));
         }
+    }
+    for sink in pipeline.sinks.iter().filter(|sink| sink.tried.then == Then::DeadLetter) {
+        reasons.push(format!(
+            "what the sink `{}` gives up, and so what becomes a dead letter, depends on what its other end answers",
+            sink.connector.name()
+        ));
     }
     let by_the_log = |s: &Stage| matches!(s, Stage::Aggregate(a) if a.order == Order::Log);
     if pipeline.idle_timeout.is_some() && pipeline.stages.iter().any(by_the_log) {

@@ -29,6 +29,7 @@ use wasmill_plugin::Sandbox;
 use super::claims::Claims;
 use super::coordinate::Halt;
 use super::follower;
+use super::guarded::{Guards, RunGuard};
 use super::members::SharedSource;
 use super::patient_store::PatientStore;
 use super::retry::{Ends, insist, off_the_network};
@@ -89,6 +90,8 @@ pub(super) struct Group {
 /// A pipeline, ready to run.
 pub(super) struct Assembled {
     pub sandbox: Sandbox,
+    /// Held for as long as the run lasts.
+    pub waits: RunGuard,
     pub topology: Arc<Topology>,
     pub routes: Arc<Routes>,
     pub sources: Vec<SharedSource>,
@@ -127,7 +130,8 @@ pub(super) async fn assemble(
     let instances = pipeline.workers * pipeline.stages.len();
     let sandbox = admission::open(Some(&pipeline.limits), instances).map_err(stopped)?;
     let readings = readings(pipeline, ends).await?;
-    let topology = Arc::new(topology(pipeline, &sandbox, decoders(&readings))?);
+    let (guards, waits) = Guards::new(ends);
+    let topology = Arc::new(topology(pipeline, &sandbox, decoders(&readings), Some(&guards))?);
     let opened = match kept.store {
         Some(_) => None,
         None => open_early(pipeline).await,
@@ -308,6 +312,7 @@ pub(super) async fn assemble(
     let collector = Collector::new(&lanes, generation, topology.shape(), checkpoint.as_ref());
     Ok(Assembled {
         sandbox,
+        waits,
         topology,
         routes,
         sources,
@@ -353,7 +358,7 @@ fn first_checkpoint(generation: u64, shape: String, found: &[(FoundPartition, Op
 /// The shape of a pipeline's state.
 pub(super) fn shape(pipeline: &Pipeline) -> anyhow::Result<String> {
     let sandbox = admission::open(Some(&pipeline.limits), 0).map_err(stopped)?;
-    Ok(topology(pipeline, &sandbox, Vec::new())?.shape())
+    Ok(topology(pipeline, &sandbox, Vec::new(), None)?.shape())
 }
 
 /// A failure of something outside: it ends the process with its own exit code.

@@ -249,8 +249,8 @@ pub(super) fn dead_letters(
     refused: &[Refused],
 ) -> Outbox {
     let mut out = Outbox::new(routes);
-    for Refused { value, reason, nth, .. } in refused {
-        let why = DeadLetter { reason, kind: "refused", stage: "sink", plugin: None, attempts: 1 };
+    for Refused { value, reason, nth, attempts, .. } in refused {
+        let why = DeadLetter { reason, kind: "refused", stage: "sink", plugin: None, attempts: *attempts };
         let head = &value[..value.len().min(REFUSED_BYTES_MAX)];
         let origin = written.records.get(*nth).and_then(|record| record.origin);
         let id = OutputId::Refused { sink, digest: digest(value), origin };

@@ -9,12 +9,14 @@
 
 mod alarm;
 mod assemble;
+mod breaker;
 mod claims;
 mod commit;
 mod coordinate;
 mod dead_letter_log;
 mod failpoint;
 mod follower;
+mod guarded;
 mod health;
 mod http;
 mod members;
@@ -169,7 +171,7 @@ async fn run_one(
 ) -> anyhow::Result<Value> {
     let name = &pipeline.name;
     let observed = Arc::new(Observed::new(name, &pages.registry)?);
-    let ends = Ends { health: Arc::clone(&pages.health), observed };
+    let ends = Ends::new(Arc::clone(&pages.health), observed, stopped.clone());
     let mut kept = KeptOpen::default();
     let mut backoff = Backoff::new();
     let ended = loop {
@@ -208,6 +210,8 @@ async fn run_once(
         // Stopped while it waited for something that is away: nothing was read yet.
         _ = stopped.wait_for(|stop| *stop) => return Ok(Ok(Ended::Stopped)),
     };
+    // However the run ends: workers that wait for a breaker are not waited for.
+    let _waits = assembled.waits;
     let sandbox = Arc::new(assembled.sandbox);
     pages.show(&name, &sandbox);
     pages.states.show(&name, &assembled.store);

@@ -1,12 +1,17 @@
 //! What a pipeline shows of itself while it runs: metrics, and the figures of progress line and summary.
 
+use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use prometheus::{Counter, Histogram, HistogramOpts, IntCounter, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    Counter, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 use wasmill_engine::lane::Counts;
 use wasmill_engine::position::{PartitionId, Position};
 use wasmill_engine::time::{END, START};
+
+use super::breaker::Position as BreakerPosition;
 
 /// One pipeline's figures.
 pub(super) struct Observed {
@@ -30,6 +35,8 @@ pub(super) struct Observed {
     partitions: IntGauge,
     rebalances: IntCounter,
     away: IntCounter,
+    breakers: IntGaugeVec,
+    opened: IntCounterVec,
     held_back: Counter,
     restoring: IntGauge,
     aborted: IntCounter,
@@ -43,6 +50,8 @@ struct Inner {
     counts: Counts,
     stream_time: i64,
     waiting_for: Option<(String, Instant)>,
+    /// The breakers that are not closed.
+    breakers: BTreeSet<String>,
     since: Instant,
 }
 
@@ -64,6 +73,8 @@ pub(super) struct Snapshot {
     pub done: Option<f64>,
     /// The partition that holds stream time while nothing of it is there, and since when.
     pub waiting_for: Option<(String, Duration)>,
+    /// The ends and stages whose breaker is not closed.
+    pub breakers: Vec<String>,
     pub elapsed: Duration,
 }
 
@@ -116,6 +127,19 @@ impl Observed {
             &["partition"],
         )?;
         registry.register(Box::new(waiting_for.clone()))?;
+        let breakers = IntGaugeVec::new(
+            opts(
+                "wasmill_breaker_state",
+                "How the breaker of a sink or a stage stands: 0 closed, 1 half-open, 2 open.",
+            ),
+            &["end"],
+        )?;
+        registry.register(Box::new(breakers.clone()))?;
+        let opened = IntCounterVec::new(
+            opts("wasmill_breaker_opened_total", "Times that the breaker of a sink or a stage opened."),
+            &["end"],
+        )?;
+        registry.register(Box::new(opened.clone()))?;
         let held_back = Counter::with_opts(opts(
             "wasmill_held_back_seconds_total",
             "Time that readers did not read because what is behind them was full, all partitions together.",
@@ -166,6 +190,8 @@ impl Observed {
                 "wasmill_disconnected_total",
                 "Tries that failed because a source, sink or store was away.",
             )?,
+            breakers,
+            opened,
             held_back,
             restoring: gauge(
                 "wasmill_restoring_records",
@@ -188,6 +214,7 @@ impl Observed {
                 counts: Counts::default(),
                 stream_time: START,
                 waiting_for: None,
+                breakers: BTreeSet::new(),
                 since: Instant::now(),
             }),
         })
@@ -247,6 +274,17 @@ impl Observed {
 
     pub fn away(&self) {
         self.away.inc();
+    }
+
+    /// How the breaker of an end or a stage stands now, and whether it has just opened.
+    pub fn breaker(&self, end: &str, position: BreakerPosition, opened: bool) {
+        let mut inner = self.inner();
+        match position {
+            BreakerPosition::Closed => inner.breakers.remove(end),
+            _ => inner.breakers.insert(end.to_owned()),
+        };
+        self.breakers.with_label_values(&[end]).set(position.number());
+        self.opened.with_label_values(&[end]).inc_by(u64::from(opened));
     }
 
     pub fn held_back(&self, time: Duration) {
@@ -345,6 +383,7 @@ impl Observed {
                 .then_some(inner.stream_time),
             done: (known && whole > 0).then(|| committed as f64 / whole as f64),
             waiting_for: inner.waiting_for.as_ref().map(|(name, since)| (name.clone(), since.elapsed())),
+            breakers: inner.breakers.iter().cloned().collect(),
             elapsed: inner.since.elapsed(),
         }
     }

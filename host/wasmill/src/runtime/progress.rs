@@ -45,6 +45,9 @@ pub(super) async fn draw(
         if let Some((name, quiet)) = now.waiting_for.filter(|(_, quiet)| *quiet > QUIET) {
             text.push_str(&format!(" · {name} holds stream time, quiet for {} s", quiet.as_secs()));
         }
+        if !now.breakers.is_empty() {
+            text.push_str(&format!(" · breaker open: {}", now.breakers.join(", ")));
+        }
         line.set_message(text);
         line.tick();
     }

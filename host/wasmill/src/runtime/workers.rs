@@ -11,6 +11,7 @@ use wasmill_engine::prefix::Prefix;
 use wasmill_engine::state::{Epoch, Merged};
 
 use super::coordinate::Event;
+use super::guarded::Abandoned;
 
 /// A raw batch for the prefix, and its number in its partition.
 pub(super) type Job = (RawBatch, u64);
@@ -38,9 +39,10 @@ impl Worker {
     pub fn run(mut self) {
         let events = self.events.clone();
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.work())) {
-            let text = match panic.downcast_ref::<HostFault>() {
-                Some(HostFault(text)) => format!("the host can't run a plugin: {text}"),
-                None => {
+            let text = match (panic.downcast_ref::<HostFault>(), panic.downcast_ref::<Abandoned>()) {
+                (Some(HostFault(text)), _) => format!("the host can't run a plugin: {text}"),
+                (None, Some(Abandoned(text))) => text.clone(),
+                (None, None) => {
                     let text = panic
                         .downcast_ref::<String>()
                         .map(String::as_str)

@@ -131,7 +131,8 @@ impl Checker {
                 let when = s.value.when.map_or(When::Always, |when| self.when(&when));
                 let refuses = s.value.connector.refuses_codec();
                 let codec = self.codec(s.value.connector.name(), refuses, s.value.codec);
-                Sink { connector: s.value.connector, output, when, codec }
+                let tried = self.tried(s.value.retry, s.value.breaker, &s.value.connector);
+                Sink { connector: s.value.connector, output, when, codec, tried }
             })
             .collect();
         self.outputs(&sinks, &places);

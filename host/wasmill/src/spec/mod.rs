@@ -15,6 +15,7 @@ pub mod node;
 mod outside;
 mod raw;
 mod raw_source;
+mod retry;
 pub mod schema;
 pub mod secrets;
 mod sharing;
@@ -37,6 +38,7 @@ use wasmill_engine::topology::MaxAhead;
 pub use environment::Environment;
 pub use outside::{CodecSpec, HumanDuration, HumanSize, SinkSpec, SourceSpec};
 pub use raw::{Delivery, Grant, Order};
+pub use retry::{Backoffs, BreakerBounds, Then, Tried, TriedStage};
 pub use secrets::SecretUrl;
 pub use sharing::{Kept, Sharing, StateSpec};
 pub(crate) use window::millis;
@@ -190,6 +192,8 @@ pub struct PluginStage {
     pub grants: Vec<Grant>,
     /// What it reads as its config: names and JSON values.
     pub config: BTreeMap<String, serde_json::Value>,
+    /// How a message is tried that it can't process.
+    pub tried: TriedStage,
     /// Where the plugin is named.
     pub span: Span,
 }
@@ -249,6 +253,8 @@ pub struct Sink {
     pub when: When,
     /// How they are written.
     pub codec: CodecSpec,
+    /// How it is asked while its other end is away.
+    pub tried: Tried,
 }
 
 /// When results are committed: whichever comes first.

@@ -17,6 +17,7 @@ use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
 
 use super::built_ins::RawAggregate;
 use super::located::Located;
+use super::retry::{RawBreaker, RawSinkRetry, RawStageRetry};
 use super::window::RawWindow;
 
 /// A wasmill pipeline: from its sources, through its stages, to its sinks.
@@ -200,6 +201,11 @@ pub struct RawStage {
     /// Beside `aggregate`: in which order it sees messages of several partitions. `log`, the same at
     /// every run, is the default where there are windows; `arrival`, at once, where there are none.
     pub order: Option<Located<Order>>,
+    /// Beside a plugin: how often a message is tried that it can't process. Default: alone, once.
+    pub retry: Option<Located<RawStageRetry>>,
+    /// Beside a plugin: slows the stage down while one message after the other fails; changes no result.
+    /// Default: none.
+    pub breaker: Option<Located<RawBreaker>>,
     /// The stage's name. Default: the plugin's or the built-in's; of several built-ins `aggregate`.
     pub name: Option<Located<String>>,
 }
@@ -424,6 +430,10 @@ pub struct RawSink {
     pub when: Option<Located<String>>,
     /// How messages are written in bytes; none: as JSON envelopes.
     pub codec: Option<Located<CodecSpec>>,
+    /// How it is asked again while its other end is away.
+    pub retry: Option<Located<RawSinkRetry>>,
+    /// Its circuit breaker.
+    pub breaker: Option<Located<RawBreaker>>,
 }
 
 impl<'de> Deserialize<'de> for RawSink {
@@ -443,16 +453,19 @@ impl<'de> Visitor<'de> for SinkVisitor {
 
     fn visit_str<E: de::Error>(self, name: &str) -> Result<RawSink, E> {
         let connector = SinkSpec::deserialize(de::value::StrDeserializer::new(name))?;
-        Ok(RawSink { connector, output: None, when: None, codec: None })
+        Ok(RawSink { connector, output: None, when: None, codec: None, retry: None, breaker: None })
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawSink, A::Error> {
         let (mut connector, mut output, mut when, mut codec) = (None, None, None, None);
+        let (mut retry, mut breaker) = (None, None);
         while let Some(key) = map.next_key_seed(SinkKeySeed { more: connector.is_none() })? {
             match key {
                 SinkKey::Output => output = Some(map.next_value()?),
                 SinkKey::When => when = Some(map.next_value()?),
                 SinkKey::Codec => codec = Some(map.next_value()?),
+                SinkKey::Retry => retry = Some(map.next_value()?),
+                SinkKey::Breaker => breaker = Some(map.next_value()?),
                 SinkKey::Connector(name) => {
                     connector = Some(SinkSpec::deserialize(MapAccessDeserializer::new(OneEntry {
                         name: Some(name),
@@ -463,7 +476,7 @@ impl<'de> Visitor<'de> for SinkVisitor {
         }
         let connector = connector
             .ok_or_else(|| de::Error::custom("no sink is named here, such as `file: { path: out }`"))?;
-        Ok(RawSink { connector, output, when, codec })
+        Ok(RawSink { connector, output, when, codec, retry, breaker })
     }
 }
 
@@ -472,6 +485,8 @@ enum SinkKey {
     Output,
     When,
     Codec,
+    Retry,
+    Breaker,
     Connector(String),
 }
 
@@ -488,12 +503,14 @@ impl<'de> DeserializeSeed<'de> for SinkKeySeed {
             "output" => return Ok(SinkKey::Output),
             "when" => return Ok(SinkKey::When),
             "codec" => return Ok(SinkKey::Codec),
+            "retry" => return Ok(SinkKey::Retry),
+            "breaker" => return Ok(SinkKey::Breaker),
             _ => {}
         }
         // The name is checked here, where the key's place is known.
         let known: Vec<&str> = super::outside::sink_names();
         if !known.contains(&key.as_str()) {
-            let names = known.iter().copied().chain(["output", "when", "codec"]);
+            let names = known.iter().copied().chain(["output", "when", "codec", "retry", "breaker"]);
             let near = crate::report::did_you_mean(&key, names.collect::<Vec<_>>());
             return Err(de::Error::custom(format!("unknown sink `{key}`: {near}")));
         }
@@ -530,9 +547,11 @@ impl JsonSchema for RawSink {
         "Sink".into()
     }
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        // Each form of a sink, with `output`, `when` and `codec` allowed beside its key.
+        // Each form of a sink, with what is allowed beside its key.
         let codec = codec_schema(generator, "written");
         let mut schema = SinkSpec::json_schema(generator);
+        let retry = generator.subschema_for::<RawSinkRetry>();
+        let breaker = generator.subschema_for::<RawBreaker>();
         for forms in ["oneOf", "anyOf"] {
             let Some(list) = schema.get_mut(forms).and_then(|f| f.as_array_mut()) else { continue };
             for form in list.iter_mut() {
@@ -544,6 +563,8 @@ impl JsonSchema for RawSink {
                             "description": "The output that this sink takes. Default: main, what comes out of the last stage.",
                         }),
                     );
+                    properties.insert("retry".into(), retry.clone().into());
+                    properties.insert("breaker".into(), breaker.clone().into());
                     properties.insert(
                         "when".into(),
                         serde_json::json!({

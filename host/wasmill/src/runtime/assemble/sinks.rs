@@ -11,12 +11,12 @@ use wasmill_engine::state::{Checkpoint, Delta, StateStore};
 use super::super::dead_letter_log::DeadLetterLog;
 use super::super::failpoint;
 use super::super::retry::{Ends, insist, off_the_network};
-use super::super::transaction::Transacted;
+use super::super::transaction::{TRANSACTION, Transacted};
 use super::codecs::{envelopes, writing};
 use super::joint::Joint;
 use super::{EXCHANGE, NamedSink, outside};
 use crate::spec;
-use crate::spec::{Part, Pipeline};
+use crate::spec::{Part, Pipeline, Then, Tried};
 
 /// The name under which the dead-letter sink's token is kept.
 pub(super) const DEAD_LETTER_SINK: &str = "dead_letter";
@@ -49,16 +49,20 @@ pub(super) async fn open_sinks(
         let sink = exchange.sink(transactions);
         sinks.push(NamedSink { name: EXCHANGE.to_owned(), codec: envelopes(), sink, in_transaction: true });
     }
-    let open = |name: String, codec: Writing, spec: &spec::SinkSpec| -> anyhow::Result<NamedSink> {
+    // And what makes durable what it writes, where that isn't the sink itself.
+    type Made<'a> = anyhow::Result<(NamedSink, Option<&'a str>)>;
+    let open = |name: String, codec: Writing, spec: &spec::SinkSpec| -> Made<'_> {
         if let Some(sink) = joint.and_then(|joint| joint.sink(pipeline, spec)) {
-            return Ok(NamedSink { name, codec, sink: sink.map_err(outside)?, in_transaction: false });
+            let sink = NamedSink { name, codec, sink: sink.map_err(outside)?, in_transaction: false };
+            return Ok((sink, Some("the store")));
         }
         let within = transactions.as_ref().zip(pipeline.in_transactions(spec));
         let (sink, in_transaction) = match within {
             Some((transactions, spec)) => (transactions.sink(spec), true),
             None => (spec.sink(), false),
         };
-        Ok(NamedSink { name, codec, sink: sink.map_err(outside)?, in_transaction })
+        let sink = NamedSink { name, codec, sink: sink.map_err(outside)?, in_transaction };
+        Ok((sink, in_transaction.then_some(TRANSACTION)))
     };
     for (number, spec) in pipeline.sinks.iter().enumerate() {
         if pipeline.part == Part::Before && spec.output.is_none() {
@@ -67,11 +71,21 @@ pub(super) async fn open_sinks(
         takes.push((spec.output.clone().map_or(Takes::Main, Takes::Named), spec.when.clone()));
         let name = format!("{number}:{}", spec.connector.name());
         let codec = writing(&spec.codec, &name, &spec.connector, ends).await?;
-        sinks.push(open(name, codec, &spec.connector)?);
+        let (mut sink, committed_by) = open(name, codec, &spec.connector)?;
+        if spec.tried.then == Then::DeadLetter
+            && let Some(attempts) = spec.tried.attempts
+        {
+            sink.sink.give_up_after(attempts);
+        }
+        ends.ask(&sink.name, &spec.tried, sink.sink.taken());
+        if let Some(end) = committed_by.filter(|_| spec.tried != Tried::default()) {
+            ends.ask(end, &spec.tried, None);
+        }
+        sinks.push(sink);
     }
     takes.push((Takes::DeadLetters, When::Always));
     sinks.push(match &pipeline.dead_letter {
-        Some(spec) => open(DEAD_LETTER_SINK.to_owned(), envelopes(), spec)?,
+        Some(spec) => open(DEAD_LETTER_SINK.to_owned(), envelopes(), spec)?.0,
         None => NamedSink {
             name: DEAD_LETTER_SINK.to_owned(),
             codec: envelopes(),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use wasmill_connect::codec::rfc3339;
 use wasmill_connect::kafka::ExchangeDecoder;
+use wasmill_engine::guest::PluginRef;
 use wasmill_engine::input::Decoder;
 use wasmill_engine::key::Path as FieldPath;
 use wasmill_engine::lane::KeyedSpec;
@@ -13,16 +14,18 @@ use wasmill_engine::window::{Emit, Late};
 use wasmill_engine::{Aggregate, RunningSpec, WindowSpec};
 use wasmill_plugin::Sandbox;
 
+use super::super::guarded::Guards;
 use super::{outside, stopped};
 use crate::cli::check::{load_fitting, unambiguous};
 use crate::cli::{Exit, RunFailure};
 use crate::spec;
-use crate::spec::{ComputedBy, Part, Pipeline, Sharing, Stage, millis};
+use crate::spec::{ComputedBy, Part, Pipeline, PluginStage, Sharing, Stage, millis};
 
 pub(super) fn topology(
     pipeline: &Pipeline,
     sandbox: &Sandbox,
     decoders: Vec<Arc<dyn Decoder>>,
+    guards: Option<&Guards>,
 ) -> anyhow::Result<Topology> {
     let exchange = pipeline.exchange();
     let mut topology = Topology {
@@ -60,7 +63,7 @@ pub(super) fn topology(
                 continue;
             }
             Stage::Aggregate(aggregate) => {
-                let keyed = aggregate_stage(pipeline, sandbox, aggregate, &topology)?;
+                let keyed = aggregate_stage(pipeline, sandbox, guards, aggregate, &topology)?;
                 if let KeyedSpec::Running(_) = &keyed {
                     topology.order = match aggregate.order {
                         spec::Order::Log => Order::Log,
@@ -74,6 +77,7 @@ pub(super) fn topology(
             Stage::Filter(p) => (StageKind::Filter, p),
         };
         let plugin = load_fitting(sandbox, pipeline, stage, plugin_stage).map_err(stopped)?;
+        let plugin = guarded(guards, plugin, plugin_stage);
         let stage = Arc::new(StageSpec { name: plugin_stage.name.clone(), kind, plugin });
         if behind_exchange {
             topology.keyed.push(KeyedSpec::Stage(stage));
@@ -92,16 +96,26 @@ pub(super) fn topology(
     Ok(topology)
 }
 
+/// A plugin as its stage wants it tried; where nothing is run, as it is.
+fn guarded(guards: Option<&Guards>, plugin: PluginRef, stage: &PluginStage) -> PluginRef {
+    match guards {
+        Some(guards) => guards.guard(plugin, stage),
+        None => plugin,
+    }
+}
+
 pub(super) fn aggregate_stage(
     pipeline: &Pipeline,
     sandbox: &Sandbox,
+    guards: Option<&Guards>,
     aggregate: &spec::AggregateStage,
     topology: &Topology,
 ) -> anyhow::Result<KeyedSpec> {
     let stage = Stage::Aggregate(aggregate.clone());
     let by = match &aggregate.by {
         ComputedBy::Plugin(plugin) => {
-            load_fitting(sandbox, pipeline, &stage, plugin).map(Aggregate::Plugin).map_err(stopped)?
+            let loaded = load_fitting(sandbox, pipeline, &stage, plugin).map_err(stopped)?;
+            Aggregate::Plugin(guarded(guards, loaded, plugin))
         }
         ComputedBy::BuiltIns(by) => {
             unambiguous(pipeline, &stage).map_err(stopped)?;

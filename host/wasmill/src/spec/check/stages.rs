@@ -9,7 +9,7 @@ use super::Checker;
 use crate::report::Span;
 use crate::spec::located::Located;
 use crate::spec::raw::{Grant, Order, RawKey, RawOnNull, RawPlugin, RawStage};
-use crate::spec::{AggregateStage, PluginStage, Stage};
+use crate::spec::{AggregateStage, ComputedBy, PluginStage, Stage, TriedStage};
 
 impl Checker {
     pub(super) fn stages(&mut self, raw: Vec<Located<RawStage>>, plugin_dir: &Path) -> Vec<Located<Stage>> {
@@ -82,6 +82,11 @@ impl Checker {
                 self.wrong(place, title, format!("`{key}` stands only beside `{beside}`"));
             }
         }
+        let trying = [
+            ("retry", raw.retry.as_ref().map(|r| r.span)),
+            ("breaker", raw.breaker.as_ref().map(|b| b.span)),
+        ];
+        let tried = self.tried_stage(raw.retry, raw.breaker);
         let keyed = self.keyed;
         let stage = match kind {
             "key_by" => {
@@ -96,6 +101,7 @@ impl Checker {
                 if let Some(name) = &raw.name {
                     self.wrong(name.span, "a key_by has no name", "take this away");
                 }
+                trying.into_iter().for_each(|(key, place)| self.no_plugin(key, "`key_by`", place));
                 Stage::KeyBy(self.key(raw.key_by?, raw.on_null.map(|o| o.value))?)
             }
             "aggregate" => {
@@ -105,15 +111,23 @@ impl Checker {
                         .push("put `- key_by: payload.FIELD` or `- key_by: type` before it".to_owned());
                 }
                 let order = self.order(raw.order.as_ref(), raw.window.is_some());
-                let (name, by) = self.computed_by(raw.aggregate?, raw.name, plugin_dir)?;
+                let (name, mut by) = self.computed_by(raw.aggregate?, raw.name, plugin_dir)?;
+                match &mut by {
+                    ComputedBy::Plugin(plugin) => plugin.tried = tried,
+                    ComputedBy::BuiltIns(_) => {
+                        trying.into_iter().for_each(|(key, place)| self.no_plugin(key, "built-ins", place));
+                    }
+                }
                 let window = match raw.window {
                     Some(window) => Some(self.window(window)?),
                     None => None,
                 };
                 Stage::Aggregate(AggregateStage { name, by, window, order })
             }
-            "transform" => Stage::Transform(self.plugin(raw.transform?, raw.name, plugin_dir)),
-            _ => Stage::Filter(self.plugin(raw.filter?, raw.name, plugin_dir)),
+            "transform" => {
+                Stage::Transform(PluginStage { tried, ..self.plugin(raw.transform?, raw.name, plugin_dir) })
+            }
+            _ => Stage::Filter(PluginStage { tried, ..self.plugin(raw.filter?, raw.name, plugin_dir) }),
         };
         if let Some(plugin) = stage.plugin().filter(|p| p.grants.contains(&Grant::State) && keyed.is_none()) {
             let title = format!("the stage `{}` is granted state but has no key", plugin.name);
@@ -221,6 +235,7 @@ impl Checker {
             plugin: plugin.value,
             grants: granted,
             config,
+            tried: TriedStage::default(),
             span: plugin.span,
         }
     }
