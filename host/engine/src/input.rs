@@ -67,6 +67,13 @@ impl RawBatch {
     pub fn held_bytes(&self) -> usize {
         self.data.len() + self.records.len() * size_of::<RawRecord>()
     }
+
+    /// The record at an offset.
+    #[must_use]
+    pub fn at(&self, offset: u64) -> Option<&RawRecord> {
+        let found = self.records.binary_search_by_key(&offset, |record| record.offset).ok()?;
+        self.records.get(found)
+    }
 }
 
 /// Turns a record's bytes into a message.

@@ -378,6 +378,6 @@ fn count_dropped(batch: &Batch, counts: &mut Counts) {
 /// Encodes what comes out of the last stage for every sink that takes it.
 pub(crate) fn send_main(batch: &Batch, origins: Origins<'_>, routes: &Routes, out: &mut Outbox) {
     for (message, row) in batch.frame.view().iter().zip(&batch.rows) {
-        out.send_main(routes, message, row.stamp, &origins.id(row));
+        out.send_main(routes, message, row.stamp, &origins.id(row), origins.records());
     }
 }

@@ -9,7 +9,7 @@ use wasmill_frame::Message;
 
 use crate::condition::Condition;
 use crate::dead_letter::{Buried, DeadLetter, shorter};
-use crate::input::Header;
+use crate::input::{Header, RawBatch};
 use crate::position::PartitionId;
 use crate::time::START;
 
@@ -71,6 +71,14 @@ impl<'a> OutputId<'a> {
 }
 
 impl OutputId<'_> {
+    /// The offset of the message that it is a result of, if it is one's.
+    fn offset(&self) -> Option<u64> {
+        match self {
+            Self::Message { offset, .. } => Some(*offset),
+            Self::Window { .. } | Self::Refused { .. } => None,
+        }
+    }
+
     /// Adds the id as text: short, without spaces, and another one for another id, for keys and stages go in
     /// as hashes of 128 bits. It must be read together with who writes, for two pipelines have the same ids.
     pub fn write_to(&self, out: &mut Vec<u8>) {
@@ -361,15 +369,29 @@ impl Outbox {
     }
 
     /// Encodes a message of a named output for those of `sinks` that take it. What a sink's encoder refuses
-    /// becomes a dead letter.
-    pub fn send(&mut self, routes: &Routes, sinks: &[usize], message: Message<'_>, id: &OutputId<'_>) {
-        let taken = self.encode(routes, sinks, message, START, id);
+    /// becomes a dead letter, with what its source gave where the `records` are still at hand.
+    pub fn send(
+        &mut self,
+        routes: &Routes,
+        sinks: &[usize],
+        message: Message<'_>,
+        id: &OutputId<'_>,
+        records: Option<&RawBatch>,
+    ) {
+        let taken = self.encode(routes, sinks, (message, START), id, records);
         self.unrouted_beside += u64::from(!taken);
     }
 
     /// As [`Outbox::send`], of a message that came out of the last stage, with the stream time at it.
-    pub fn send_main(&mut self, routes: &Routes, message: Message<'_>, stamp: i64, id: &OutputId<'_>) {
-        let taken = self.encode(routes, &routes.main, message, stamp, id);
+    pub fn send_main(
+        &mut self,
+        routes: &Routes,
+        message: Message<'_>,
+        stamp: i64,
+        id: &OutputId<'_>,
+        records: Option<&RawBatch>,
+    ) {
+        let taken = self.encode(routes, &routes.main, (message, stamp), id, records);
         self.unrouted += u64::from(!taken);
     }
 
@@ -378,9 +400,9 @@ impl Outbox {
         &mut self,
         routes: &Routes,
         sinks: &[usize],
-        message: Message<'_>,
-        stamp: i64,
+        (message, stamp): (Message<'_>, i64),
         id: &OutputId<'_>,
+        records: Option<&RawBatch>,
     ) -> bool {
         let lasting = routes.lasting(id);
         let (mut by_condition, mut takers) = (false, 0);
@@ -404,7 +426,7 @@ impl Outbox {
                             plugin: None,
                             attempts: 1,
                         };
-                        self.bury(routes, &why, Buried::Message(message), id);
+                        self.bury(routes, &why, Buried::Message(message), id, records);
                         return true;
                     }
                 },
@@ -420,17 +442,26 @@ impl Outbox {
                     &DeadLetter { reason: &reason, kind: "encode", stage: "sink", plugin: None, attempts: 1 },
                     Buried::Message(message),
                     id,
+                    records,
                 ),
             }
         }
         takers > 0
     }
 
-    /// Makes a dead letter of a message.
-    pub fn bury(&mut self, routes: &Routes, why: &DeadLetter<'_>, what: Buried<'_>, id: &OutputId<'_>) {
+    /// Makes a dead letter of a message; of one whose record is among the `records`, with that.
+    pub fn bury(
+        &mut self,
+        routes: &Routes,
+        why: &DeadLetter<'_>,
+        what: Buried<'_>,
+        id: &OutputId<'_>,
+        records: Option<&RawBatch>,
+    ) {
         self.dead += 1;
         let lasting = routes.lasting(id);
-        let frame = why.message(routes, what, &lasting);
+        let original = records.zip(id.offset()).and_then(|(raw, offset)| Some((raw, raw.at(offset)?)));
+        let frame = why.message(routes, what, &lasting, original);
         for &sink in &routes.dead_letters {
             if routes.sinks[sink].encoder.encode(frame.get(0), &lasting, &mut self.sinks[sink]).is_ok() {
                 self.note_origin(sink, id);

@@ -59,14 +59,14 @@ impl Prefix {
         let mut out = Outbox::new(&self.routes);
         let mut batch = self.decode(raw, &mut out);
         for stage in &mut self.stages {
-            stage.run(&mut batch, Origins::Source, &self.routes, &mut out);
+            stage.run(&mut batch, Origins::Records(raw), &self.routes, &mut out);
         }
-        self.bound_times(&mut batch, &mut out);
-        self.set_keys(&mut batch, &mut out);
+        self.bound_times(&mut batch, raw, &mut out);
+        self.set_keys(&mut batch, raw, &mut out);
         batch.number();
         if !self.topology.has_lanes() {
             let dead = out.dead;
-            send_main(&batch, Origins::Source, &self.routes, &mut out);
+            send_main(&batch, Origins::Records(raw), &self.routes, &mut out);
             batch.tail.dead += u32::try_from(out.dead - dead).unwrap_or(u32::MAX);
         }
         out.sort_by_offset();
@@ -80,7 +80,6 @@ impl Prefix {
         let decoder = &self.topology.decoders[usize::from(raw.partition.source)];
         let mut batch = Batch::with_capacity(raw.partition, raw.next, raw.records.len(), raw.data.len());
         for record in &raw.records {
-            let value = &raw.data[record.value.clone()];
             // What the reader could not take whole says nothing that could be trusted.
             let carried = match record.rejected {
                 Some(_) => Carried::Nothing,
@@ -111,7 +110,7 @@ impl Prefix {
                         Some(line) => format!("line {line}: {reason}"),
                         None => reason,
                     };
-                    self.bury(raw.partition, record.offset, "decode", &reason, Buried::Bytes(value), out);
+                    self.bury(raw, record.offset, "decode", &reason, out);
                     batch.tail = batch.tail.and(Passed { read: 1, dead: 1, ..Passed::NONE });
                 }
             }
@@ -123,13 +122,13 @@ impl Prefix {
                     Err(reason) => batch.fail(index, "time", reason),
                 }
             }
-            self.take_out_failed(&mut batch, "source", out);
+            self.take_out_failed(&mut batch, "source", raw, out);
         }
         batch
     }
 
     /// Deals with event times too far ahead of the log, as the stages have left them.
-    fn bound_times(&self, batch: &mut Batch, out: &mut Outbox) {
+    fn bound_times(&self, batch: &mut Batch, raw: &RawBatch, out: &mut Outbox) {
         let Some(most) = self.topology.max_ahead else { return };
         for index in 0..batch.len() {
             let (time, latest) = (batch.frame.get(index).timestamp(), batch.rows[index].latest);
@@ -152,10 +151,10 @@ impl Prefix {
                 }
             }
         }
-        self.take_out_failed(batch, "source", out);
+        self.take_out_failed(batch, "time", raw, out);
     }
 
-    fn set_keys(&mut self, batch: &mut Batch, out: &mut Outbox) {
+    fn set_keys(&mut self, batch: &mut Batch, raw: &RawBatch, out: &mut Outbox) {
         let Some(spec) = &self.topology.key else { return };
         if let Via::BehindTopic(_) = self.topology.via {
             return;
@@ -174,11 +173,11 @@ impl Prefix {
                 Err(reason) => batch.fail(index, "key", reason),
             }
         }
-        self.take_out_failed(batch, "key_by", out);
+        self.take_out_failed(batch, "key_by", raw, out);
     }
 
     /// Takes the messages out that failed in the host's own steps; one without a kind is dropped.
-    fn take_out_failed(&self, batch: &mut Batch, stage: &str, out: &mut Outbox) {
+    fn take_out_failed(&self, batch: &mut Batch, stage: &str, raw: &RawBatch, out: &mut Outbox) {
         let failed = batch.take_failed();
         if failed.is_empty() {
             return;
@@ -188,25 +187,19 @@ impl Prefix {
             kind => Fate::Fail { kind, reason, attempts: 1 },
         };
         let fates: Vec<_> = failed.iter().map(|(index, kind, reason)| (*index, fate(kind, reason))).collect();
-        let leaving = LeavingAt { stage, plugin: None, origins: Origins::Source, routes: &self.routes };
+        let leaving = LeavingAt { stage, plugin: None, origins: Origins::Records(raw), routes: &self.routes };
         leaving.take_out(batch, &fates, &[], out);
     }
 
-    fn bury(
-        &self,
-        partition: PartitionId,
-        offset: u64,
-        kind: &'static str,
-        reason: &str,
-        what: Buried<'_>,
-        out: &mut Outbox,
-    ) {
+    /// Makes a dead letter of a record that is no message.
+    fn bury(&self, raw: &RawBatch, offset: u64, kind: &'static str, reason: &str, out: &mut Outbox) {
         let why = DeadLetter { reason, kind, stage: "source", plugin: None, attempts: 1 };
         out.bury(
             &self.routes,
             &why,
-            what,
-            &OutputId::Message { partition, offset, index: 0, emit: 0, left_at: "source" },
+            Buried::Record,
+            &OutputId::Message { partition: raw.partition, offset, index: 0, emit: 0, left_at: "source" },
+            Some(raw),
         );
     }
 }

@@ -8,6 +8,7 @@ use wasmill_frame::FrameBuf;
 use crate::answer::{Answer, apply, check};
 use crate::batch::{Batch, Ordinals, Row};
 use crate::guest::{CallContext, CallError, Guest, GuestInfo, HostFault, MessageFacts, PluginRef, Trial};
+use crate::input::RawBatch;
 use crate::output::{Outbox, OutputId, Routes};
 use crate::plugin_state::{PluginState, StateHandle};
 use crate::state::{Delta, Epoch, StoreError};
@@ -38,6 +39,8 @@ pub struct StageSpec {
 pub enum Origins<'a> {
     /// Messages of a source.
     Source,
+    /// Messages of a source whose records are still at hand: dead letters tell them.
+    Records(&'a RawBatch),
     /// Firings of windows.
     Windows(&'a [Firing]),
 }
@@ -61,8 +64,16 @@ impl<'a> Origins<'a> {
     /// The firing that a row is the result of, if it is one's.
     pub(crate) fn firing(self, row: &Row) -> Option<&'a Firing> {
         match self {
-            Self::Source => None,
+            Self::Source | Self::Records(_) => None,
             Self::Windows(firings) => Some(firing(firings, row)),
+        }
+    }
+
+    /// The records that the messages came in, where they are still at hand.
+    pub(crate) fn records(self) -> Option<&'a RawBatch> {
+        match self {
+            Self::Records(raw) => Some(raw),
+            Self::Source | Self::Windows(_) => None,
         }
     }
 
@@ -70,7 +81,7 @@ impl<'a> Origins<'a> {
     #[must_use]
     pub fn id(self, row: &Row) -> OutputId<'a> {
         match self {
-            Self::Source => OutputId::Message {
+            Self::Source | Self::Records(_) => OutputId::Message {
                 partition: row.partition,
                 offset: row.offset,
                 index: row.index,

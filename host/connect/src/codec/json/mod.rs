@@ -15,6 +15,7 @@
 //! A record without a value, a tombstone, is a message of the type `tombstone` without payload, its id the
 //! record's key. A record's headers stay with its message, unseen by plugins; sinks that have such write them again.
 
+use wasmill_engine::dead_letter::{HEADERS, NUMBER_ID};
 use wasmill_frame::Message;
 
 mod decode;
@@ -23,14 +24,6 @@ mod encode;
 pub use decode::JsonDecoder;
 pub use encode::JsonEncoder;
 pub(crate) use encode::{Unseen, append, record};
-
-/// The name under which the column keeps an id that came as a number, so that it leaves as one. No
-/// unknown field can have this name.
-const NUMBER_ID: &[u8] = b"id";
-
-/// The name under which the column keeps the record's headers, as a column of their own: one without a
-/// value has the kind `Json`. As above.
-const HEADERS: &[u8] = b"type";
 
 /// The type of a message that came as a record without a value.
 pub const TOMBSTONE: &str = "tombstone";
