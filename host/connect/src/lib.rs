@@ -19,6 +19,7 @@ pub mod postgres;
 mod queue;
 mod redis_link;
 pub mod redis_streams;
+pub mod scan;
 mod secret;
 pub mod stdio;
 pub mod store;
