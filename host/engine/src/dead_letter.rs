@@ -13,6 +13,8 @@ use wasmill_frame::{FrameBuf, Message, Meta, MetaKind, Parts, TIMESTAMP_NONE};
 use crate::guest::GuestInfo;
 use crate::input::{RawBatch, RawRecord};
 use crate::output::{OutputId, Routes};
+use crate::position::PartitionId;
+use crate::replay::{Members, Replayed};
 
 /// The type of a dead letter's own message.
 pub const TYPE: &str = "wasmill.dead_letter";
@@ -54,12 +56,45 @@ pub enum Buried<'a> {
     Record,
     /// A window.
     Window,
+    /// A message that the sink of this number could not be given.
+    AtSink(Message<'a>, usize),
     /// What a sink's other end would not take, as it was written.
     Output(&'a [u8]),
+    /// A dead letter that can't be put through again.
+    Letter(Message<'a>),
 }
 
-/// A record as its source gave it, where it is still at hand.
-pub type Original<'a> = (&'a RawBatch, &'a RawRecord);
+/// The records that messages came in, where they are still at hand.
+#[derive(Debug, Clone, Copy)]
+pub enum Records<'a> {
+    /// As their source gave them.
+    Raw(&'a RawBatch),
+    /// As dead letters tell them, by the letters' offsets.
+    Replayed(&'a [Replayed]),
+}
+
+/// The record that a message came in.
+#[derive(Debug, Clone, Copy)]
+pub enum Original<'a> {
+    /// As its source gave it.
+    Raw(&'a RawBatch, &'a RawRecord),
+    /// As a dead letter tells it.
+    Replayed(&'a Replayed),
+}
+
+impl<'a> Records<'a> {
+    /// The record at an offset.
+    #[must_use]
+    pub fn at(self, offset: u64) -> Option<Original<'a>> {
+        match self {
+            Self::Raw(raw) => Some(Original::Raw(raw, raw.at(offset)?)),
+            Self::Replayed(letters) => {
+                let found = letters.binary_search_by_key(&offset, |letter| letter.offset).ok()?;
+                letters.get(found).map(Original::Replayed)
+            }
+        }
+    }
+}
 
 impl DeadLetter<'_> {
     /// The dead letter as a message, alone in a frame.
@@ -71,6 +106,9 @@ impl DeadLetter<'_> {
         at: &OutputId<'_>,
         original: Option<Original<'_>>,
     ) -> FrameBuf {
+        if let Buried::Letter(letter) = what {
+            return self.again(routes, letter, at);
+        }
         let mut body = Object::new();
         body.text("reason", self.reason);
         body.text("kind", self.kind);
@@ -84,11 +122,16 @@ impl DeadLetter<'_> {
         match at {
             OutputId::Message { partition, offset, index, .. } => {
                 place = format!("{}:{offset}", routes.partition_name(*partition));
-                body.number("source", partition.source.into());
-                body.text("partition", &routes.partition_name(*partition));
-                body.raw("offset", &offset.to_string());
-                if *index > 0 {
-                    body.number("index", (*index).into());
+                if let Some(Original::Replayed(letter)) = original {
+                    letter.place.iter().for_each(|(name, json)| body.raw(name, json));
+                    body.raw("replay", &place_as_json(routes, *partition, *offset));
+                } else {
+                    body.number("source", partition.source.into());
+                    body.text("partition", &routes.partition_name(*partition));
+                    body.raw("offset", &offset.to_string());
+                    if *index > 0 {
+                        body.number("index", (*index).into());
+                    }
                 }
             }
             OutputId::Refused { sink, digest, origin } => {
@@ -107,27 +150,61 @@ impl DeadLetter<'_> {
             }
         }
         let message = match what {
-            Buried::Message(message) => Some(message),
-            Buried::Record | Buried::Window | Buried::Output(_) => None,
+            Buried::Message(message) | Buried::AtSink(message, _) => Some(message),
+            Buried::Record | Buried::Window | Buried::Output(_) | Buried::Letter(_) => None,
         };
         let timestamp = message.map_or(TIMESTAMP_NONE, |m| m.timestamp());
-        let logged = original.and_then(|(_, record)| record.appended_ms.or(record.time_ms));
-        if let Some(time) = logged.or(Some(timestamp).filter(|t| *t != TIMESTAMP_NONE)) {
-            body.number("time", time);
+        let logged = match original {
+            Some(Original::Raw(_, record)) => record.appended_ms.or(record.time_ms).map(|t| t.to_string()),
+            Some(Original::Replayed(letter)) => letter.time.clone(),
+            None => None,
+        };
+        let event_time = || (timestamp != TIMESTAMP_NONE).then(|| timestamp.to_string());
+        if let Some(time) = logged.or_else(event_time) {
+            body.raw("time", &time);
+        }
+        if let Buried::AtSink(_, sink) = what {
+            body.raw("sink", &sink.to_string());
         }
         if let Some(id) = trace_id(message, original) {
             body.text("trace_id", &id);
         }
-        if let Some((raw, record)) = original {
-            body.raw("original", &record_as_json(raw, record));
+        match original {
+            Some(Original::Raw(raw, record)) => body.raw("original", &record_as_json(raw, record)),
+            Some(Original::Replayed(Replayed { original: Some(json), .. })) => body.raw("original", json),
+            Some(Original::Replayed(_)) | None => {}
         }
         match what {
-            Buried::Message(message) => body.raw("message", &message_as_json(message)),
+            Buried::Message(message) | Buried::AtSink(message, _) => {
+                body.raw("message", &message_as_json(message));
+            }
             Buried::Output(written) => body.bytes("output", written),
-            Buried::Record | Buried::Window => {}
+            Buried::Record | Buried::Window | Buried::Letter(_) => {}
         }
         framed(message.map_or(place.as_str(), |m| m.id()), timestamp, &body.done())
     }
+
+    /// A letter that can't enter: as it was, so that it can be put through once that is mended.
+    fn again(&self, routes: &Routes, letter: Message<'_>, at: &OutputId<'_>) -> FrameBuf {
+        let mut body = Object::new();
+        body.text("reason", self.reason);
+        body.text("kind", self.kind);
+        let members = Members::of(letter.payload()).unwrap_or_default();
+        for (name, value) in
+            members.0.iter().filter(|(n, _)| !["reason", "kind", "replay"].contains(&n.as_ref()))
+        {
+            body.raw(name, value.get());
+        }
+        if let OutputId::Message { partition, offset, .. } = at {
+            body.raw("replay", &place_as_json(routes, *partition, *offset));
+        }
+        framed(letter.id(), letter.timestamp(), &body.done())
+    }
+}
+
+/// Where a dead letter was that was put through again.
+fn place_as_json(routes: &Routes, partition: PartitionId, offset: u64) -> String {
+    json!({"partition": routes.partition_name(partition), "offset": offset}).to_string()
 }
 
 /// A JSON object in the making.
@@ -320,9 +397,12 @@ fn trace_id(message: Option<Message<'_>>, original: Option<Original<'_>>) -> Opt
             || kept_headers(message)?.entries().find(|e| e.name == NAME).and_then(|e| trace_id_of(e.value));
         metadata.or_else(kept)
     };
-    let of_record = |(raw, record): Original<'_>| {
-        let header = record.headers.iter().find(|header| &raw.data[header.name.clone()] == NAME)?;
-        trace_id_of(&raw.data[header.value.clone()?])
+    let of_record = |original: Original<'_>| match original {
+        Original::Raw(raw, record) => {
+            let header = record.headers.iter().find(|header| &raw.data[header.name.clone()] == NAME)?;
+            trace_id_of(&raw.data[header.value.clone()?])
+        }
+        Original::Replayed(letter) => letter.trace_id.clone(),
     };
     message.and_then(of_message).or_else(|| original.and_then(of_record))
 }
@@ -401,7 +481,6 @@ mod tests {
 
     use super::*;
     use crate::input::Header;
-    use crate::position::PartitionId;
 
     /// The letter of what failed at `stage`, as text.
     fn letter(what: Buried<'_>, original: Option<Original<'_>>) -> String {
@@ -451,7 +530,7 @@ mod tests {
         };
         let partition = PartitionId { source: 1, partition: 2 };
         let raw = RawBatch { partition, data, records: vec![record], next: 8 };
-        let original = raw.at(7).map(|record| (&raw, record));
+        let original = Records::Raw(&raw).at(7);
         assert!(original.is_some() && raw.at(8).is_none());
         assert_eq!(
             letter(Buried::Message(frame.get(0)), original),

@@ -5,6 +5,7 @@ use std::ops::Range;
 use wasmill_frame::FrameBuf;
 
 use crate::position::PartitionId;
+use crate::replay::ReplayDecoder;
 
 /// A header of a record, as logs with headers give them: places in the batch's data.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +88,10 @@ pub trait Decoder: Send + Sync {
     /// What a record carries of the stream time of the partition that it comes from.
     fn carried(&self, _: &RawRecord, _: &[u8]) -> Carried {
         Carried::Nothing
+    }
+    /// Of a source of dead letters that are put through again: what reads them.
+    fn replay(&self) -> Option<&ReplayDecoder> {
+        None
     }
 }
 

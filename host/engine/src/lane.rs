@@ -221,6 +221,13 @@ impl Lane {
     pub fn process(&mut self, input: LaneInput) {
         let (routes, out, counts) = (&*self.routes, &mut self.out, &mut self.counts);
         for mut batch in input.batches {
+            if batch.enters {
+                for (stage, mut part) in by_entry(&batch) {
+                    let first = stage.min(self.stages.len());
+                    flow(&mut self.stages[first..], &mut part, Origins::Source, routes, out, counts);
+                }
+                continue;
+            }
             flow(&mut self.stages, &mut batch, Origins::Source, routes, out, counts);
         }
         self.sent = (input.stream_time, input.settled);
@@ -337,6 +344,22 @@ impl Way<'_> {
         let origins = Origins::Windows(firings);
         flow(self.behind, &mut batch, origins, self.routes, self.out, self.counts);
     }
+}
+
+/// A batch in stretches whose messages enter at the same stage, each with that one's number.
+fn by_entry(batch: &Batch) -> Vec<(usize, Batch)> {
+    let mut parts: Vec<(usize, Batch)> = Vec::new();
+    for (message, row) in batch.frame.view().iter().zip(&batch.rows) {
+        let stage = usize::from(row.enter);
+        if parts.last().is_none_or(|(of, _)| *of != stage) {
+            parts.push((stage, Batch::with_capacity(batch.partition, batch.next, 1, message.arena_bytes())));
+        }
+        if let Some((_, part)) = parts.last_mut() {
+            part.frame.push_message(&message);
+            part.rows.push(*row);
+        }
+    }
+    parts
 }
 
 /// Sends messages through stages.

@@ -7,8 +7,8 @@ use wasmill_frame::FrameBuf;
 
 use crate::answer::{Answer, apply, check};
 use crate::batch::{Batch, Ordinals, Row};
+use crate::dead_letter::Records;
 use crate::guest::{CallContext, CallError, Guest, GuestInfo, HostFault, MessageFacts, PluginRef, Trial};
-use crate::input::RawBatch;
 use crate::output::{Outbox, OutputId, Routes};
 use crate::plugin_state::{PluginState, StateHandle};
 use crate::state::{Delta, Epoch, StoreError};
@@ -40,7 +40,7 @@ pub enum Origins<'a> {
     /// Messages of a source.
     Source,
     /// Messages of a source whose records are still at hand: dead letters tell them.
-    Records(&'a RawBatch),
+    Records(Records<'a>),
     /// Firings of windows.
     Windows(&'a [Firing]),
 }
@@ -70,9 +70,9 @@ impl<'a> Origins<'a> {
     }
 
     /// The records that the messages came in, where they are still at hand.
-    pub(crate) fn records(self) -> Option<&'a RawBatch> {
+    pub(crate) fn records(self) -> Option<Records<'a>> {
         match self {
-            Self::Records(raw) => Some(raw),
+            Self::Records(records) => Some(records),
             Self::Source | Self::Windows(_) => None,
         }
     }
