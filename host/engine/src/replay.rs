@@ -287,6 +287,19 @@ impl<'a> Letter<'a> {
     }
 }
 
+/// Adds the message in a dead letter to a frame, as it stood at its stage: to try it there before the letter is put
+/// through.
+///
+/// # Errors
+/// When it is no dead letter, or its message can't be read; then nothing is added.
+pub fn push_message_of(
+    letter: Message<'_>,
+    parse_time: fn(&str) -> Result<i64, String>,
+    frame: &mut FrameBuf,
+) -> Result<(), String> {
+    Letter::of(letter)?.push_message(parse_time, frame)
+}
+
 fn push(
     message: &Members<'_>,
     parse_time: fn(&str) -> Result<i64, String>,
