@@ -6,6 +6,7 @@
 
 mod backpressure;
 mod bad_input;
+mod dead_letters;
 mod flights;
 mod flights_built_ins;
 mod http;
