@@ -1,181 +1,142 @@
-//! The circle of dead letters: what a broken plugin fails is kept, looked through, and put through the mended one,
-//! while the pipeline goes on. `host/wasmill/tests/dlq.rs` has the commands one by one.
+//! Dead letters: put through again by a mended plugin while others flow, killed on the way; and waited for where
+//! their sink is away.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io::{Read, Write};
+use std::net::TcpListener;
 
-use serde_json::{Value, json};
-use wasmill_connect::local_log::{Batch, Keep, LogWriter, Record, SEGMENT_BYTES, Taken, facts, now_ms};
 use wasmill_tests::http::{free_address, get};
-use wasmill_tests::output::finished_lines;
-use wasmill_tests::process::Running;
-use wasmill_tests::{Place, Signal, home};
+use wasmill_tests::output::{field, finished_lines, sorted};
+use wasmill_tests::random::Random;
+use wasmill_tests::{Place, home};
 
-/// How many messages the broken plugin fails.
-const FAILING: u64 = 10_000;
-/// How many there are before the plugin is mended; every second one fails.
-const BEFORE: u64 = 2 * FAILING;
+use crate::killing::{Killing, kill_and_resume};
 
-const SPEC: &str = "\
-name: orders
-source: { log: { path: in } }
+const EACH: usize = 10_000;
+
+fn message(id: usize, boom: bool) -> String {
+    format!(
+        "{{\"id\":\"{id}\",\"type\":\"keep\",\"payload\":{{\"boom\":{boom}}},\"timestamp\":{}}}\n",
+        1_000 + id
+    )
+}
+
+fn ids_of(folder: &std::path::Path) -> Vec<usize> {
+    let ids = finished_lines(folder).iter().map(|line| field(line, "/id").as_str().unwrap_or("").parse());
+    let mut ids: Vec<usize> = ids.map(|id| id.expect("a number")).collect();
+    ids.sort_unstable();
+    ids
+}
+
+#[test]
+fn ten_thousand_letters_go_through_a_mended_plugin_once_while_others_flow() {
+    let place = Place::with_plugins(&["panics-on"]);
+    let spec = "\
+name: mended
+source: { file: { path: input.jsonl } }
 data_dir: data
 stages:
-  - transform: mend
+  - transform: panics-on
+  - key_by: type
+  - aggregate: count
+    name: total
+    order: log
 sink: { file: { path: out } }
-dead_letter: { log: { path: dead } }
-replay: { log: { path: replay } }
+dead_letter: { file: { path: dead } }
+delivery: exactly_once
 ";
+    place.file("pipeline.yaml", spec);
+    // Each second one fails.
+    let first: String = (0..2 * EACH).map(|id| message(id, id % 2 == 1)).collect();
+    place.file("input.jsonl", &first);
+    place.pipeline().run().exits(0);
+    let letters = finished_lines(&place.path("dead"));
+    assert_eq!((finished_lines(&place.path("out")).len(), letters.len()), (EACH, EACH));
 
-fn put_plugin(place: &Place, from: &str) {
-    let folder = place.path("plugins");
-    std::fs::create_dir_all(&folder).expect("a folder");
-    std::fs::copy(home::plugin(from), folder.join("mend.wasm")).expect("copied");
-}
-
-/// The numbered messages from one on, committed at once.
-fn feed(log: &mut LogWriter, from: u64, to: u64) {
-    let mut batch = Batch::default();
-    for n in from..to {
-        let boom = n < BEFORE && n.is_multiple_of(2);
-        let text =
-            json!({ "id": n.to_string(), "type": "order", "payload": { "n": n, "boom": boom } }).to_string();
-        batch.push(Record { value: text.as_bytes(), key: None, id: None });
-    }
-    log.append(&mut batch, now_ms()).expect("appended");
-    log.sync().expect("synced");
-    log.commit(log.end(), true).expect("committed");
-}
-
-fn dlq(place: &Place, args: &[&str]) -> Value {
-    let (command, rest) = args.split_first().expect("a command");
-    let all = ["dlq", command, "pipeline.yaml", "--json"].into_iter().chain(rest.iter().copied());
-    let ended = place.wasmill(all).run().exits(0);
-    serde_json::from_str(&ended.stdout).unwrap_or_else(|e| panic!("{e}:\n{}", ended.stdout))
-}
-
-fn states(place: &Place, http: &str) -> BTreeMap<String, u64> {
-    let stats =
-        place.wasmill(["dlq", "stats", "pipeline.yaml", "--json"]).env("WASMILL_HTTP", http).run().exits(0);
-    let stats: Value = serde_json::from_str(&stats.stdout).expect("JSON");
-    serde_json::from_value(stats["stats"]["states"].clone()).expect("counts")
-}
-
-/// The pipeline, once it has its state: who asks before would open that in its stead.
-fn start(place: &Place, http: &str) -> Running {
-    let mut running = place.pipeline().env("WASMILL_HTTP", http).start();
-    let address = http.parse().expect("an address");
-    running.until("it is ready", || get(address, "/ready").is_some_and(|answer| answer.status == 200));
-    running
-}
-
-fn end(mut running: Running) {
-    assert!(running.signal(Signal::TERM));
-    running.wait().exits(0);
+    let more: String = (2 * EACH..3 * EACH).map(|id| message(id, false)).collect();
+    place.file("input.jsonl", first + &more);
+    place.file("letters.jsonl", letters.join("\n") + "\n");
+    place
+        .file("pipeline.yaml", format!("{spec}replay: {{ file: {{ path: letters.jsonl, rate: 30000 }} }}\n"));
+    // The mended one is another plugin under the same name.
+    std::fs::copy(home::plugin("router"), place.path("plugins/panics-on.wasm")).expect("copied");
+    let killing =
+        Killing { kills: 5, age_ms: (100, 700), rate: 30_000, workers: &[1, 2, 3], batch_sizes: &[7, 256] };
+    let (_, ended) = kill_and_resume(&killing, &mut Random::shown("letters"), || place.pipeline());
+    ended.exits(0);
+    let out = finished_lines(&place.path("out"));
+    // Each has the count at it: no message counted twice, and none missing.
+    let mut counts: Vec<u64> =
+        out.iter().map(|line| field(line, "/payload/value").as_u64().expect("a count")).collect();
+    counts.sort_unstable();
+    assert_eq!(counts, (1..=3 * EACH as u64).collect::<Vec<_>>());
+    assert_eq!(ids_of(&place.path("out")), (0..3 * EACH).collect::<Vec<_>>());
+    assert_eq!(finished_lines(&place.path("dead")).len(), EACH, "none failed again");
+    // Nothing is put through another time.
+    place.pipeline().run().exits(0);
+    assert_eq!(sorted(finished_lines(&place.path("out"))), sorted(out));
 }
 
 #[test]
-fn ten_thousand_dead_letters_are_replayed_once_each_while_new_messages_flow() {
+fn while_the_sink_of_dead_letters_is_away_nothing_is_committed_and_ready_says_so() {
     let place = Place::new();
-    place.file("pipeline.yaml", SPEC);
-    put_plugin(&place, "panics-on");
-    let http = free_address().to_string();
-    let mut log =
-        Taken::take(&place.path("in")).expect("taken").open(Keep::Whole, SEGMENT_BYTES).expect("open");
-    feed(&mut log, 0, BEFORE);
-
-    let mut running = start(&place, &http);
-    let dead = place.path("dead");
-    running.until("all dead letters", || facts(&dead).is_ok_and(|f| f.committed == FAILING));
-    end(running);
-    assert_eq!(states(&place, &http), BTreeMap::from([("waiting".to_owned(), FAILING)]));
-
-    put_plugin(&place, "seed-job");
-    let mut running = start(&place, &http);
-    // New messages flow from here to the end.
-    let ends = Arc::new(AtomicBool::new(false));
-    let feeder = std::thread::spawn({
-        let ends = Arc::clone(&ends);
-        move || {
-            let mut next = BEFORE;
-            while !ends.load(Ordering::SeqCst) {
-                feed(&mut log, next, next + 20);
-                next += 20;
-                std::thread::sleep(std::time::Duration::from_millis(5));
+    let (address, away) = (free_address(), free_address());
+    place.file(
+        "pipeline.yaml",
+        format!(
+            "name: blocked\nsource: {{ file: {{ path: input.jsonl }} }}\ndata_dir: data\nhttp: {address}\n\
+             sink: {{ file: {{ path: out }} }}\ndead_letter: {{ http: {{ url: \"http://{away}/\" }} }}\n"
+        ),
+    );
+    let lines: String = (0..100).map(|id| message(id, false)).collect();
+    place.file("input.jsonl", lines + "not a message\n");
+    let mut running = place.pipeline().start();
+    running.until("it says what it waits for", || {
+        get(address, "/ready")
+            .is_some_and(|answer| answer.status == 503 && answer.body.contains("dead_letter"))
+    });
+    assert!(finished_lines(&place.path("out")).is_empty(), "nothing is committed beyond the letter");
+    // It is back: all goes on.
+    let listener = TcpListener::bind(away).expect("the port is free");
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut request = Vec::new();
+            let mut some = [0; 4096];
+            while !String::from_utf8_lossy(&request).contains("not a message") {
+                match stream.read(&mut some) {
+                    Ok(n) if n > 0 => request.extend_from_slice(&some[..n]),
+                    _ => break,
+                }
             }
-            next
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
         }
     });
-    let killed =
-        place.wasmill(["dlq", "replay", "pipeline.yaml"]).env("TEST_FAILPOINT", "dlq-copied:3").run();
-    assert_ne!(killed.code, Some(0), "it died in its midst:\n{}", killed.stderr);
-    let copied = facts(&place.path("replay")).expect("the log").committed;
-    assert!(copied > 0 && copied < FAILING, "{copied}");
-    let out = place.path("out");
-    running.until("replayed results", || wasmill_tests::output::unfinished_bytes(&out) > 0);
-    // The pipeline dies while it reads what is copied, and the second command runs while it is away.
-    let (was_killed, _) = running.kill();
-    assert!(was_killed);
-    let told = dlq(&place, &["replay", "--plugin", "plugins/mend.wasm"]);
-    assert_eq!(told["copied"], FAILING - copied, "{told}");
-    assert_eq!(told["there_already"], copied, "{told}");
-
-    let mut running = start(&place, &http);
-    assert_eq!(dlq(&place, &["replay"])["copied"], 0, "all of them are there");
-    running.until("all of them are cleared", || states(&place, &http).get("cleared") == Some(&FAILING));
-    assert_eq!(states(&place, &http), BTreeMap::from([("cleared".to_owned(), FAILING)]));
-    ends.store(true, Ordering::SeqCst);
-    let sent = feeder.join().expect("the feeder");
-    assert!(sent > BEFORE);
-    // What was fed last is read before it ends: the pipeline's position is the log's end.
-    running.until("all that was fed", || {
-        let stats = place
-            .wasmill(["state", "stats", "pipeline.yaml", "--json"])
-            .env("WASMILL_HTTP", &http)
-            .run()
-            .exits(0);
-        let stats: Value = serde_json::from_str(&stats.stdout).expect("JSON");
-        stats["stats"]["positions"]["0/0"]["offset"] == sent
-    });
-    end(running);
-
-    assert_eq!(facts(&dead).expect("the log").committed, FAILING, "none failed again");
-    let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
-    for line in finished_lines(&out) {
-        let line: Value = serde_json::from_str(&line).expect("JSON");
-        let n = line["payload"]["n"].as_u64().expect("a number");
-        assert_eq!(line["id"], n.to_string());
-        // By which plugin it went: the broken one marks what survives it.
-        let by_broken = n < BEFORE && !n.is_multiple_of(2);
-        let mark = if by_broken { "survived" } else { "processed" };
-        assert_eq!(line["metadata"], json!({ mark: line["metadata"][mark] }), "{line}");
-        assert!(!line["metadata"][mark].is_null(), "{line}");
-        *counts.entry(n).or_default() += 1;
-    }
-    let once: BTreeMap<u64, u64> = (0..sent).map(|n| (n, 1)).collect();
-    let wrong: Vec<_> = (0..sent).filter(|n| counts.get(n) != Some(&1)).take(5).collect();
-    assert!(counts == once, "not once each: {wrong:?}, of {} results for {sent} messages", counts.len());
+    running.wait().exits(0);
+    assert_eq!(finished_lines(&place.path("out")).len(), 100);
 }
 
 #[test]
-fn what_is_cleared_is_not_guessed_while_nobody_can_be_asked() {
+fn a_replay_that_cant_be_is_refused_with_the_reason() {
+    let refused = |replay: &str, dead: &str, parts: &[&str]| {
+        let place = Place::new();
+        place.file(
+            "pipeline.yaml",
+            format!("name: no\nsource: stdin\nsink: stdout\nreplay: {replay}\n{dead}"),
+        );
+        place.wasmill(["check", "pipeline.yaml"]).run().exits(2).says(parts);
+    };
+    let dead = "dead_letter: { log: { path: dead } }\n";
+    refused("stdin", dead, &["the source `stdin` can't be read again", "such as `log`"]);
+    refused("{ log: { path: again } }", "", &["`replay` without `dead_letter`"]);
+    refused("{ log: { path: dead } }", dead, &["`replay` reads what `dead_letter` writes", "for ever"]);
+}
+
+#[test]
+fn explain_shows_where_letters_come_from() {
     let place = Place::new();
-    place.file("pipeline.yaml", SPEC);
-    put_plugin(&place, "panics-on");
-    let mut log =
-        Taken::take(&place.path("in")).expect("taken").open(Keep::Whole, SEGMENT_BYTES).expect("open");
-    feed(&mut log, 0, 4);
-    let mut running = place.pipeline().start();
-    let dead = place.path("dead");
-    running.until("dead letters", || facts(&dead).is_ok_and(|f| f.committed == 2));
-    assert_eq!(dlq(&place, &["replay", "--limit", "1"])["copied"], 1);
-    let ended = place.wasmill(["dlq", "list", "pipeline.yaml"]).run().exits(0);
-    let ended = ended.says(&["copied", "waiting", "not known while `orders` runs", "WASMILL_HTTP"]);
-    assert!(!ended.stdout.contains("cleared"), "{}", ended.stdout);
-    // It fails again: that letter is another one, and the first one is cleared all the same.
-    running.until("it failed again", || facts(&dead).is_ok_and(|f| f.committed == 3));
-    end(running);
-    let ended = place.wasmill(["dlq", "stats", "pipeline.yaml"]).run().exits(0);
-    ended.says(&["3 dead letters", "1 cleared, 2 waiting"]);
+    let spec = "name: shown\nsource: { file: { path: input.jsonl } }\nsink: stdout\n\
+                dead_letter: { log: { path: dead } }\nreplay: { log: { path: again } }\n";
+    place.file("pipeline.yaml", spec).file("input.jsonl", "");
+    let ended = place.wasmill(["explain", "pipeline.yaml"]).run().exits(0);
+    ended.says(&["takes dead letters, each put through again from the stage where it failed", "path again"]);
 }

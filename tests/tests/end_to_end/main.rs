@@ -7,6 +7,7 @@
 mod backpressure;
 mod bad_input;
 mod dead_letters;
+mod dlq;
 mod flights;
 mod flights_built_ins;
 mod http;
