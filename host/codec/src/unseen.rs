@@ -3,18 +3,11 @@
 
 use std::ops::Range;
 
+pub(crate) use wasmill_engine::dead_letter::{HEADERS, NUMBER_ID};
 use wasmill_engine::input::{Header, RawBatch, RawRecord};
 use wasmill_engine::output::{EncodedBatch, EncodedRecord};
 use wasmill_engine::time::{TIMESTAMP_NONE, timestamp_in_range};
 use wasmill_frame::{FrameBuf, Message, Meta, MetaKind, MetaWriter, Parts};
-
-/// The name under which the column keeps an id that came as a number, so that it leaves as one. No
-/// unknown field can have this name.
-pub(crate) const NUMBER_ID: &[u8] = b"id";
-
-/// The name under which the column keeps the record's headers, as a column of their own: one without a
-/// value has the kind `Json`. As above.
-pub(crate) const HEADERS: &[u8] = b"type";
 
 /// The type of a message that came as a record without a value.
 pub const TOMBSTONE: &str = "tombstone";

@@ -18,6 +18,7 @@ mod queue;
 mod redis_durable;
 mod redis_link;
 pub mod redis_streams;
+pub mod scan;
 pub mod stdio;
 pub mod store;
 mod stream;

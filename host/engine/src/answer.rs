@@ -209,14 +209,15 @@ impl LeavingAt<'_> {
         rebuild(batch, fates, emitted, |frame, index, (row, ordinal), fate| {
             let id = self.origins.id(row).left_at(self.stage, ordinal);
             let message = frame.get(index);
+            let records = self.origins.records();
             let bury = |out: &mut Outbox, kind, reason: &str, attempts| {
                 let why = DeadLetter { reason, kind, stage: self.stage, plugin: self.plugin, attempts };
-                out.bury(self.routes, &why, Buried::Message(message), &id);
+                out.bury(self.routes, &why, Buried::Message(message), &id, records);
             };
             let dead = out.dead;
             match fate {
                 Fate::Route(name) => match self.routes.named(name) {
-                    Ok(sinks) => out.send(self.routes, sinks, message, &id),
+                    Ok(sinks) => out.send(self.routes, sinks, message, &id, records),
                     Err(reason) => bury(out, "error", &reason, 1),
                 },
                 Fate::Fail { kind, reason, attempts } => bury(out, kind, reason, *attempts),

@@ -59,6 +59,8 @@ pub struct Row {
     pub own: Passed,
     /// What left before it of earlier messages.
     pub passed: Passed,
+    /// At which of the stages behind the key_by it enters: the first, but for one that is put through again.
+    pub enter: u16,
 }
 
 /// Gathers what leaves a batch between the messages that stay.
@@ -126,6 +128,8 @@ pub struct Batch {
     pub tail: Passed,
     /// The offset to read next.
     pub next: u64,
+    /// Whether any of its messages enters behind the first stage of a lane.
+    pub(crate) enters: bool,
     /// Messages that the host's own steps could not take: index, kind, reason; rising.
     failed: Vec<(usize, &'static str, String)>,
 }
@@ -140,6 +144,7 @@ impl Batch {
             rows: Vec::with_capacity(messages),
             tail: Passed::NONE,
             next,
+            enters: false,
             failed: Vec::new(),
         }
     }
@@ -148,6 +153,16 @@ impl Batch {
     pub fn push(&mut self, parts: &Parts<'_>, offset: u64) {
         self.frame.push(parts);
         self.push_row(offset, i64::MAX);
+    }
+
+    /// Puts the messages of a batch of the same partition behind the others, and what left behind them.
+    pub(crate) fn append(&mut self, other: Batch) {
+        for message in other.frame.view().iter() {
+            self.frame.push_message(&message);
+        }
+        self.rows.extend(other.rows);
+        self.enters |= other.enters;
+        self.tail = other.tail;
     }
 
     /// Adds the row of a message of the source that is in the frame already, with the latest event time that
@@ -162,6 +177,7 @@ impl Batch {
             emit: 0,
             own: Passed { read: 1, ..Passed::NONE },
             passed: std::mem::replace(&mut self.tail, Passed::NONE),
+            enter: 0,
         });
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::exchange::Exchange;
-use crate::lane::{Counts, LaneInput};
+use crate::lane::{Counts, KeyedSpec, LaneInput};
 use crate::output::{Outbox, Routes};
 use crate::position::{PartitionId, Position, Progress};
 use crate::prefix::Prepared;
@@ -15,7 +15,7 @@ use crate::shape;
 use crate::state::{Checkpoint, Epoch};
 use crate::time::{END, START};
 use crate::topology::{Order, Topology, Via};
-use crate::virtual_log::{Reached, Run, VirtualLog};
+use crate::virtual_log::{Letters, Reached, Run, VirtualLog};
 
 /// The coordinator's part of an epoch.
 #[derive(Debug)]
@@ -186,6 +186,12 @@ impl Coordinator {
         let has_lanes = topology.has_lanes();
         // Without lanes each partition is a log of its own: nothing waits for another.
         let order = if has_lanes { topology.order } else { Order::Arrival };
+        let letters = topology.replay().map(|source| Letters {
+            source,
+            // Without lanes nothing depends on where they are; between processes everything does anyway.
+            wait: has_lanes && !topology.shared,
+            has_windows: topology.keyed.iter().any(|stage| matches!(stage, KeyedSpec::Window(_))),
+        });
         Ok(Self {
             has_lanes,
             lanes,
@@ -196,7 +202,7 @@ impl Coordinator {
             foretells: has_lanes && !topology.shared && (order == Order::Arrival || topology.idle_marks),
             routes: Arc::clone(routes),
             epoch,
-            log: VirtualLog::new(order, closing, positions, facts.runs, facts.reached),
+            log: VirtualLog::new(order, closing, positions, facts.runs, facts.reached, letters),
             pending: starts.keys().map(|id| (*id, Pending::default())).collect(),
             starts,
             idle_asked: BTreeSet::new(),
@@ -292,7 +298,7 @@ impl Coordinator {
             ready.push(prepared);
         }
         let ended = pending.end == Some(pending.next);
-        let idle = self.log.queue(partition).is_some_and(|q| q.progress == Progress::Idle);
+        let idle = self.log.queue(partition).is_some_and(|q| q.progress == Progress::Idle && !q.aside);
         if idle && (!ready.is_empty() || !pending.held.is_empty()) {
             pending.held.extend(ready);
             return; // `barrier` brings it back
@@ -326,6 +332,7 @@ impl Coordinator {
     #[must_use]
     pub fn wants_barrier(&self) -> bool {
         !self.idle_asked.is_empty()
+            || self.log.letters_wait()
             || !self.leaving.is_empty()
             || self.pending.values().any(|p| !p.held.is_empty())
     }

@@ -49,6 +49,7 @@ impl Exchange {
             if let Some(to) = batches.last_mut() {
                 to.frame.push_message(&message);
                 to.rows.push(from.rows[index]);
+                to.enters |= from.enters;
             }
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use wasmill_frame::FrameBuf;
 
 use crate::position::PartitionId;
+use crate::replay::ReplayDecoder;
 
 /// A header of a record, as logs with headers give them: places in the batch's data.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +85,13 @@ impl RawBatch {
     pub fn held_bytes(&self) -> usize {
         self.data.len() + self.records.len() * size_of::<RawRecord>()
     }
+
+    /// The record at an offset.
+    #[must_use]
+    pub fn at(&self, offset: u64) -> Option<&RawRecord> {
+        let found = self.records.binary_search_by_key(&offset, |record| record.offset).ok()?;
+        self.records.get(found)
+    }
 }
 
 /// Turns a record's bytes into a message.
@@ -97,6 +105,10 @@ pub trait Decoder: Send + Sync {
     /// What a record carries of the stream time of the partition that it comes from.
     fn carried(&self, _: &RawRecord, _: &[u8]) -> Carried {
         Carried::Nothing
+    }
+    /// Of a source of dead letters that are put through again: what reads them.
+    fn replay(&self) -> Option<&ReplayDecoder> {
+        None
     }
 }
 

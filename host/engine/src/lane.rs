@@ -221,6 +221,13 @@ impl Lane {
     pub fn process(&mut self, input: LaneInput) {
         let (routes, out, counts) = (&*self.routes, &mut self.out, &mut self.counts);
         for mut batch in input.batches {
+            if batch.enters {
+                for (stage, mut part) in by_entry(&batch) {
+                    let first = stage.min(self.stages.len());
+                    flow(&mut self.stages[first..], &mut part, Origins::Source, routes, out, counts);
+                }
+                continue;
+            }
             flow(&mut self.stages, &mut batch, Origins::Source, routes, out, counts);
         }
         self.sent = (input.stream_time, input.settled);
@@ -339,6 +346,22 @@ impl Way<'_> {
     }
 }
 
+/// A batch in stretches whose messages enter at the same stage, each with that one's number.
+fn by_entry(batch: &Batch) -> Vec<(usize, Batch)> {
+    let mut parts: Vec<(usize, Batch)> = Vec::new();
+    for (message, row) in batch.frame.view().iter().zip(&batch.rows) {
+        let stage = usize::from(row.enter);
+        if parts.last().is_none_or(|(of, _)| *of != stage) {
+            parts.push((stage, Batch::with_capacity(batch.partition, batch.next, 1, message.arena_bytes())));
+        }
+        if let Some((_, part)) = parts.last_mut() {
+            part.frame.push_message(&message);
+            part.rows.push(*row);
+        }
+    }
+    parts
+}
+
 /// Sends messages through stages.
 fn flow(
     stages: &mut [LaneStage],
@@ -378,6 +401,6 @@ fn count_dropped(batch: &Batch, counts: &mut Counts) {
 /// Encodes what comes out of the last stage for every sink that takes it.
 pub(crate) fn send_main(batch: &Batch, origins: Origins<'_>, routes: &Routes, out: &mut Outbox) {
     for (message, row) in batch.frame.view().iter().zip(&batch.rows) {
-        out.send_main(routes, message, row.stamp, &origins.id(row));
+        out.send_main(routes, message, row.stamp, &origins.id(row), origins.records());
     }
 }

@@ -30,6 +30,7 @@ pub mod output;
 pub mod plugin_state;
 pub mod position;
 pub mod prefix;
+pub mod replay;
 pub mod shape;
 pub mod stage;
 pub mod state;

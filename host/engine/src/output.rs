@@ -8,7 +8,7 @@ use std::sync::Arc;
 use wasmill_frame::Message;
 
 use crate::condition::Condition;
-use crate::dead_letter::{Buried, DeadLetter, shorter};
+use crate::dead_letter::{Buried, DeadLetter, Records, shorter};
 use crate::input::Header;
 use crate::position::PartitionId;
 use crate::time::START;
@@ -71,6 +71,14 @@ impl<'a> OutputId<'a> {
 }
 
 impl OutputId<'_> {
+    /// The offset of the message that it is a result of, if it is one's.
+    fn offset(&self) -> Option<u64> {
+        match self {
+            Self::Message { offset, .. } => Some(*offset),
+            Self::Window { .. } | Self::Refused { .. } => None,
+        }
+    }
+
     /// Adds the id as text: short, without spaces, and another one for another id, for keys and stages go in
     /// as hashes of 128 bits. It must be read together with who writes, for two pipelines have the same ids.
     pub fn write_to(&self, out: &mut Vec<u8>) {
@@ -325,6 +333,17 @@ impl Routes {
     }
 }
 
+/// Which of an output's sinks are given a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Which {
+    /// All that take it.
+    All,
+    /// Of these, in their order, the ones from this on.
+    From(usize),
+    /// This one, which has been found to take it before.
+    Just(usize),
+}
+
 /// What leaves in one epoch, or by one batch: one encoded batch a sink.
 #[derive(Debug, Clone, Default)]
 pub struct Outbox {
@@ -361,32 +380,76 @@ impl Outbox {
     }
 
     /// Encodes a message of a named output for those of `sinks` that take it. What a sink's encoder refuses
-    /// becomes a dead letter.
-    pub fn send(&mut self, routes: &Routes, sinks: &[usize], message: Message<'_>, id: &OutputId<'_>) {
-        let taken = self.encode(routes, sinks, message, START, id);
+    /// becomes a dead letter, with what its source gave where the `records` are still at hand.
+    pub fn send(
+        &mut self,
+        routes: &Routes,
+        sinks: &[usize],
+        message: Message<'_>,
+        id: &OutputId<'_>,
+        records: Option<Records<'_>>,
+    ) {
+        let taken = self.encode(routes, (sinks, Which::All), (message, START), id, records);
         self.unrouted_beside += u64::from(!taken);
     }
 
     /// As [`Outbox::send`], of a message that came out of the last stage, with the stream time at it.
-    pub fn send_main(&mut self, routes: &Routes, message: Message<'_>, stamp: i64, id: &OutputId<'_>) {
-        let taken = self.encode(routes, &routes.main, message, stamp, id);
+    pub fn send_main(
+        &mut self,
+        routes: &Routes,
+        message: Message<'_>,
+        stamp: i64,
+        id: &OutputId<'_>,
+        records: Option<Records<'_>>,
+    ) {
+        let taken = self.encode(routes, (&routes.main, Which::All), (message, stamp), id, records);
         self.unrouted += u64::from(!taken);
+    }
+
+    /// As [`Outbox::send`] or [`Outbox::send_main`], of a message that the sink of the number `first` could not be
+    /// given: that one alone takes it now, or those `and_behind` it too, which had not been asked.
+    pub(crate) fn send_again(
+        &mut self,
+        routes: &Routes,
+        (first, and_behind): (Option<usize>, bool),
+        message: Message<'_>,
+        id: &OutputId<'_>,
+        records: Option<Records<'_>>,
+    ) {
+        let (sinks, which) = match first {
+            None => (&routes.main, Which::All),
+            Some(first) => {
+                let named = routes.named.values().find(|sinks| sinks.contains(&first));
+                let which = if and_behind { Which::From(first) } else { Which::Just(first) };
+                (named.unwrap_or(&routes.main), which)
+            }
+        };
+        let taken = self.encode(routes, (sinks, which), (message, START), id, records);
+        self.unrouted_beside += u64::from(!taken);
     }
 
     /// Whether any of the sinks takes it, or the dead letters do.
     fn encode(
         &mut self,
         routes: &Routes,
-        sinks: &[usize],
-        message: Message<'_>,
-        stamp: i64,
+        (sinks, which): (&[usize], Which),
+        (message, stamp): (Message<'_>, i64),
         id: &OutputId<'_>,
+        records: Option<Records<'_>>,
     ) -> bool {
         let lasting = routes.lasting(id);
         let (mut by_condition, mut takers) = (false, 0);
+        let mut asked = matches!(which, Which::All | Which::Just(_));
         for &sink in sinks {
+            if let Which::Just(only) = which
+                && sink != only
+            {
+                continue;
+            }
+            asked |= which == Which::From(sink);
             let SinkRoute { encoder, when, .. } = &routes.sinks[sink];
             let takes = match when {
+                _ if matches!(which, Which::Just(_)) => true,
                 When::Always => true,
                 // The sinks stand in an order in which these come last.
                 When::Otherwise => !by_condition,
@@ -395,6 +458,7 @@ impl Outbox {
                         by_condition |= holds;
                         holds
                     }
+                    Err(_) if !asked => false,
                     Err(reason) => {
                         let reason = format!("{reason}; `when: {condition}` asks for it");
                         let why = DeadLetter {
@@ -404,12 +468,12 @@ impl Outbox {
                             plugin: None,
                             attempts: 1,
                         };
-                        self.bury(routes, &why, Buried::Message(message), id);
+                        self.bury(routes, &why, Buried::AtSink(message, sink), id, records);
                         return true;
                     }
                 },
             };
-            if !takes {
+            if !takes || !asked {
                 continue;
             }
             takers += 1;
@@ -418,19 +482,28 @@ impl Outbox {
                 Err(reason) => self.bury(
                     routes,
                     &DeadLetter { reason: &reason, kind: "encode", stage: "sink", plugin: None, attempts: 1 },
-                    Buried::Message(message),
+                    Buried::AtSink(message, sink),
                     id,
+                    records,
                 ),
             }
         }
         takers > 0
     }
 
-    /// Makes a dead letter of a message.
-    pub fn bury(&mut self, routes: &Routes, why: &DeadLetter<'_>, what: Buried<'_>, id: &OutputId<'_>) {
+    /// Makes a dead letter of a message; of one whose record is among the `records`, with that.
+    pub fn bury(
+        &mut self,
+        routes: &Routes,
+        why: &DeadLetter<'_>,
+        what: Buried<'_>,
+        id: &OutputId<'_>,
+        records: Option<Records<'_>>,
+    ) {
         self.dead += 1;
         let lasting = routes.lasting(id);
-        let frame = why.message(routes, what, &lasting);
+        let original = records.zip(id.offset()).and_then(|(records, offset)| records.at(offset));
+        let frame = why.message(routes, what, &lasting, original);
         for &sink in &routes.dead_letters {
             if routes.sinks[sink].encoder.encode(frame.get(0), &lasting, &mut self.sinks[sink]).is_ok() {
                 self.note_origin(sink, id);

@@ -45,4 +45,7 @@ pub enum Progress {
     Idle,
     /// It was bounded, and its end was reached: it is at +∞.
     Ended,
+    /// Of a source of dead letters that are put through again: those before this offset come next, before
+    /// everything else, all at the position's stream time.
+    Due(u64),
 }

@@ -3,18 +3,19 @@
 
 use std::sync::Arc;
 
-use wasmill_frame::Message;
+use wasmill_frame::{FrameBuf, Message};
 
 use crate::answer::{Fate, LeavingAt, retime};
-use crate::batch::{Batch, Passed, Row};
-use crate::dead_letter::{Buried, DeadLetter};
+use crate::batch::{Batch, Leaving, Passed, Row};
+use crate::dead_letter::{Buried, DeadLetter, Records};
 use crate::input::{Carried, RawBatch};
 use crate::key::{Found, OnNull};
 use crate::lane::send_main;
 use crate::output::{Outbox, OutputId, Routes};
 use crate::position::PartitionId;
+use crate::replay::{Entry, Letter, ReplayDecoder, Replayed};
 use crate::stage::{Origins, Stage};
-use crate::time::{TIMESTAMP_NONE, timestamp_in_range};
+use crate::time::{START, TIMESTAMP_NONE, timestamp_in_range};
 use crate::topology::{OnAhead, TimeSpec, Topology, Via};
 
 /// What the prefix made of a raw batch.
@@ -57,16 +58,24 @@ impl Prefix {
     /// Runs one raw batch.
     pub fn run(&mut self, raw: &RawBatch, sequence: u64) -> Prepared {
         let mut out = Outbox::new(&self.routes);
-        let mut batch = self.decode(raw, &mut out);
-        for stage in &mut self.stages {
-            stage.run(&mut batch, Origins::Source, &self.routes, &mut out);
-        }
-        self.bound_times(&mut batch, &mut out);
-        self.set_keys(&mut batch, &mut out);
+        let topology = Arc::clone(&self.topology);
+        let letters;
+        let (mut batch, records) = match topology.decoders[usize::from(raw.partition.source)].replay() {
+            None => {
+                let mut batch = self.decode(raw, &mut out);
+                self.go(&mut batch, Entry::Source, Records::Raw(raw), &mut out);
+                (batch, Records::Raw(raw))
+            }
+            Some(decoder) => {
+                let (batch, replayed) = self.put_through(decoder, raw, &mut out);
+                letters = replayed;
+                (batch, Records::Replayed(&letters))
+            }
+        };
         batch.number();
         if !self.topology.has_lanes() {
             let dead = out.dead;
-            send_main(&batch, Origins::Source, &self.routes, &mut out);
+            send_main(&batch, Origins::Records(records), &self.routes, &mut out);
             batch.tail.dead += u32::try_from(out.dead - dead).unwrap_or(u32::MAX);
         }
         out.sort_by_offset();
@@ -76,11 +85,155 @@ impl Prefix {
         Prepared { partition: raw.partition, sequence, batch, out, raw_bytes, held_bytes }
     }
 
+    /// Puts a batch through what is behind its messages' entry.
+    fn go(&mut self, batch: &mut Batch, entry: Entry, records: Records<'_>, out: &mut Outbox) {
+        let first = match entry {
+            Entry::Decode(_) | Entry::Source => {
+                self.set_times(batch, records, out);
+                0
+            }
+            Entry::Stage(first) => first,
+            Entry::Time | Entry::Key | Entry::Keyed(_) | Entry::Sink { .. } => self.stages.len(),
+        };
+        for stage in self.stages.iter_mut().skip(first) {
+            stage.run(batch, Origins::Records(records), &self.routes, out);
+        }
+        match entry {
+            Entry::Key | Entry::Keyed(_) => {}
+            _ => self.bound_times(batch, records, out),
+        }
+        // A stage behind the key_by may have changed what that looks at: the key is as it was there.
+        let keep = matches!(entry, Entry::Keyed(first) if first > 0);
+        self.set_keys(batch, keep, records, out);
+        if let Entry::Keyed(first) = entry {
+            batch.enters = true;
+            batch.rows.iter_mut().for_each(|row| row.enter = first);
+        }
+    }
+
+    /// Puts dead letters through again: in stretches that enter at the same stage, in their order.
+    fn put_through(
+        &mut self,
+        decoder: &ReplayDecoder,
+        raw: &RawBatch,
+        out: &mut Outbox,
+    ) -> (Batch, Vec<Replayed>) {
+        let mut envelopes = FrameBuf::with_capacity(raw.records.len(), raw.data.len());
+        let decoded: Vec<Result<usize, String>> = raw
+            .records
+            .iter()
+            .map(|record| match &record.rejected {
+                Some(reason) => Err(reason.clone()),
+                None => {
+                    let place = envelopes.len();
+                    decoder.envelope.decode(record, raw, &mut envelopes).map(|()| place)
+                }
+            })
+            .collect();
+        let letters: Vec<Result<Letter<'_>, String>> =
+            decoded.iter().map(|place| Letter::of(envelopes.get(place.clone()?))).collect();
+        let told = raw.records.iter().zip(&letters);
+        let told: Vec<Replayed> =
+            told.filter_map(|(record, letter)| Some(letter.as_ref().ok()?.replayed(record.offset))).collect();
+        let records = Records::Replayed(&told);
+        let empty = || Batch::with_capacity(raw.partition, raw.next, raw.records.len(), raw.data.len());
+        let mut whole = empty();
+        let mut stretch: Option<(Entry, Batch)> = None;
+        for ((record, place), letter) in raw.records.iter().zip(&decoded).zip(&letters) {
+            let entry = match letter {
+                Ok(letter) => letter.entry(&self.topology, self.routes.len()).map(|entry| (entry, letter)),
+                Err(reason) => Err(reason.clone()),
+            };
+            let at = entry.as_ref().ok().map(|(entry, _)| *entry);
+            if stretch.as_ref().is_some_and(|(of, _)| Some(*of) != at)
+                && let Some((of, batch)) = stretch.take()
+            {
+                self.end_stretch(of, batch, &mut whole, records, out);
+            }
+            let mut batch = match stretch.take() {
+                Some((_, batch)) => batch,
+                None => {
+                    let mut batch = empty();
+                    batch.tail = std::mem::replace(&mut whole.tail, Passed::NONE);
+                    batch
+                }
+            };
+            let added = entry
+                .map_err(|reason| ("replay", reason))
+                .and_then(|of| self.add(decoder, of, record.offset, &mut batch));
+            if let Err((kind, reason)) = added {
+                let (stage, what) = match (place, letter) {
+                    (Ok(_), Ok(_)) if kind == "decode" => ("source", (Buried::Record, records)),
+                    (Ok(place), Ok(_)) => ("replay", (Buried::Letter(envelopes.get(*place)), records)),
+                    _ => ("replay", (Buried::Record, Records::Raw(raw))),
+                };
+                self.bury(raw.partition, record.offset, (stage, kind, &reason), what, out);
+                batch.tail = batch.tail.and(Passed { read: 1, dead: 1, ..Passed::NONE });
+            }
+            match at {
+                Some(at) => stretch = Some((at, batch)),
+                None => whole.append(batch),
+            }
+        }
+        if let Some((of, batch)) = stretch {
+            self.end_stretch(of, batch, &mut whole, records, out);
+        }
+        (whole, told)
+    }
+
+    /// Adds a letter's message to a batch, or says of what kind its failure is, and why.
+    fn add(
+        &self,
+        decoder: &ReplayDecoder,
+        (entry, letter): (Entry, &Letter<'_>),
+        offset: u64,
+        batch: &mut Batch,
+    ) -> Result<(), (&'static str, String)> {
+        let cant_enter = |reason| ("replay", reason);
+        match entry {
+            Entry::Decode(source) => {
+                let original = letter.original(source, offset).map_err(cant_enter)?;
+                let decoder = &self.topology.decoders[usize::from(source)];
+                for record in &original.records {
+                    let decoded = decoder.decode(record, &original, &mut batch.frame);
+                    decoded.map_err(|reason| ("decode", reason))?;
+                }
+            }
+            _ => letter.push_message(decoder.parse_time, &mut batch.frame).map_err(cant_enter)?,
+        }
+        let latest = self.topology.max_ahead.zip(letter.appended_ms());
+        batch.push_row(offset, latest.map_or(i64::MAX, |(most, from)| from.saturating_add(most.ms)));
+        Ok(())
+    }
+
+    /// Puts a stretch through, behind the others.
+    fn end_stretch(
+        &mut self,
+        entry: Entry,
+        mut batch: Batch,
+        whole: &mut Batch,
+        records: Records<'_>,
+        out: &mut Outbox,
+    ) {
+        let Entry::Sink { number, and_behind } = entry else {
+            self.go(&mut batch, entry, records, out);
+            return whole.append(batch);
+        };
+        let dead = out.dead;
+        let origins = Origins::Records(records);
+        let mut leaving = Leaving::new();
+        for (message, row) in batch.frame.view().iter().zip(&batch.rows) {
+            out.send_again(&self.routes, (number, and_behind), message, &origins.id(row), Some(records));
+            leaving.leave(row, START, false, false);
+        }
+        whole.tail = leaving.tail().and(batch.tail);
+        whole.tail.dead += u32::try_from(out.dead - dead).unwrap_or(u32::MAX);
+    }
+
     fn decode(&self, raw: &RawBatch, out: &mut Outbox) -> Batch {
         let decoder = &self.topology.decoders[usize::from(raw.partition.source)];
         let mut batch = Batch::with_capacity(raw.partition, raw.next, raw.records.len(), raw.data.len());
         for record in &raw.records {
-            let value = &raw.data[record.value.clone()];
             // What the reader could not take whole says nothing that could be trusted.
             let carried = match record.rejected {
                 Some(_) => Carried::Nothing,
@@ -111,25 +264,29 @@ impl Prefix {
                         Some(line) => format!("line {line}: {reason}"),
                         None => reason,
                     };
-                    self.bury(raw.partition, record.offset, "decode", &reason, Buried::Bytes(value), out);
+                    let what = (Buried::Record, Records::Raw(raw));
+                    self.bury(raw.partition, record.offset, ("source", "decode", &reason), what, out);
                     batch.tail = batch.tail.and(Passed { read: 1, dead: 1, ..Passed::NONE });
                 }
             }
         }
-        if let Some(time) = &self.topology.time {
-            for index in 0..batch.len() {
-                match event_time(time, batch.frame.get(index)) {
-                    Ok(ms) => retime(&mut batch.frame, index, ms),
-                    Err(reason) => batch.fail(index, "time", reason),
-                }
-            }
-            self.take_out_failed(&mut batch, "source", out);
-        }
         batch
     }
 
+    /// Sets the event times, where the decoders don't.
+    fn set_times(&self, batch: &mut Batch, records: Records<'_>, out: &mut Outbox) {
+        let Some(time) = &self.topology.time else { return };
+        for index in 0..batch.len() {
+            match event_time(time, batch.frame.get(index)) {
+                Ok(ms) => retime(&mut batch.frame, index, ms),
+                Err(reason) => batch.fail(index, "time", reason),
+            }
+        }
+        self.take_out_failed(batch, "source", records, out);
+    }
+
     /// Deals with event times too far ahead of the log, as the stages have left them.
-    fn bound_times(&self, batch: &mut Batch, out: &mut Outbox) {
+    fn bound_times(&self, batch: &mut Batch, records: Records<'_>, out: &mut Outbox) {
         let Some(most) = self.topology.max_ahead else { return };
         for index in 0..batch.len() {
             let (time, latest) = (batch.frame.get(index).timestamp(), batch.rows[index].latest);
@@ -152,15 +309,19 @@ impl Prefix {
                 }
             }
         }
-        self.take_out_failed(batch, "source", out);
+        self.take_out_failed(batch, "time", records, out);
     }
 
-    fn set_keys(&mut self, batch: &mut Batch, out: &mut Outbox) {
+    /// Sets the keys; of messages that have one already it is kept where that is asked.
+    fn set_keys(&mut self, batch: &mut Batch, keep: bool, records: Records<'_>, out: &mut Outbox) {
         let Some(spec) = &self.topology.key else { return };
         if let Via::BehindTopic(_) = self.topology.via {
             return;
         }
         for index in 0..batch.len() {
+            if keep && batch.frame.get(index).key().is_some() {
+                continue;
+            }
             match spec.extract(batch.frame.get(index), &mut self.key) {
                 Ok(true) => batch.frame.set_key(index, Some(&self.key)),
                 Ok(false) => match spec.on_null {
@@ -174,11 +335,11 @@ impl Prefix {
                 Err(reason) => batch.fail(index, "key", reason),
             }
         }
-        self.take_out_failed(batch, "key_by", out);
+        self.take_out_failed(batch, "key_by", records, out);
     }
 
     /// Takes the messages out that failed in the host's own steps; one without a kind is dropped.
-    fn take_out_failed(&self, batch: &mut Batch, stage: &str, out: &mut Outbox) {
+    fn take_out_failed(&self, batch: &mut Batch, stage: &str, records: Records<'_>, out: &mut Outbox) {
         let failed = batch.take_failed();
         if failed.is_empty() {
             return;
@@ -188,25 +349,27 @@ impl Prefix {
             kind => Fate::Fail { kind, reason, attempts: 1 },
         };
         let fates: Vec<_> = failed.iter().map(|(index, kind, reason)| (*index, fate(kind, reason))).collect();
-        let leaving = LeavingAt { stage, plugin: None, origins: Origins::Source, routes: &self.routes };
+        let leaving =
+            LeavingAt { stage, plugin: None, origins: Origins::Records(records), routes: &self.routes };
         leaving.take_out(batch, &fates, &[], out);
     }
 
+    /// Makes a dead letter of a record that is no message.
     fn bury(
         &self,
         partition: PartitionId,
         offset: u64,
-        kind: &'static str,
-        reason: &str,
-        what: Buried<'_>,
+        (stage, kind, reason): (&str, &'static str, &str),
+        (what, records): (Buried<'_>, Records<'_>),
         out: &mut Outbox,
     ) {
-        let why = DeadLetter { reason, kind, stage: "source", plugin: None, attempts: 1 };
+        let why = DeadLetter { reason, kind, stage, plugin: None, attempts: 1 };
         out.bury(
             &self.routes,
             &why,
             what,
             &OutputId::Message { partition, offset, index: 0, emit: 0, left_at: "source" },
+            Some(records),
         );
     }
 }

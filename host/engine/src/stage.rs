@@ -7,6 +7,7 @@ use wasmill_frame::FrameBuf;
 
 use crate::answer::{Answer, Checked, apply, check, judged};
 use crate::batch::{Batch, Ordinals, Row};
+use crate::dead_letter::Records;
 use crate::guest::{
     CallContext, CallError, Guest, GuestInfo, HostFault, Judged, MessageFacts, PluginRef, Trial,
 };
@@ -40,6 +41,8 @@ pub struct StageSpec {
 pub enum Origins<'a> {
     /// Messages of a source.
     Source,
+    /// Messages of a source whose records are still at hand: dead letters tell them.
+    Records(Records<'a>),
     /// Firings of windows.
     Windows(&'a [Firing]),
 }
@@ -63,8 +66,16 @@ impl<'a> Origins<'a> {
     /// The firing that a row is the result of, if it is one's.
     pub(crate) fn firing(self, row: &Row) -> Option<&'a Firing> {
         match self {
-            Self::Source => None,
+            Self::Source | Self::Records(_) => None,
             Self::Windows(firings) => Some(firing(firings, row)),
+        }
+    }
+
+    /// The records that the messages came in, where they are still at hand.
+    pub(crate) fn records(self) -> Option<Records<'a>> {
+        match self {
+            Self::Records(records) => Some(records),
+            Self::Source | Self::Windows(_) => None,
         }
     }
 
@@ -72,7 +83,7 @@ impl<'a> Origins<'a> {
     #[must_use]
     pub fn id(self, row: &Row) -> OutputId<'a> {
         match self {
-            Self::Source => OutputId::Message {
+            Self::Source | Self::Records(_) => OutputId::Message {
                 partition: row.partition,
                 offset: row.offset,
                 index: row.index,

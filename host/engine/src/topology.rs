@@ -101,6 +101,13 @@ impl Topology {
         !self.keyed.is_empty() || self.via != Via::Memory
     }
 
+    /// The number of the source of dead letters that are put through again, if there is one.
+    #[must_use]
+    pub fn replay(&self) -> Option<u16> {
+        let place = self.decoders.iter().position(|decoder| decoder.replay().is_some())?;
+        u16::try_from(place).ok()
+    }
+
     /// Everything that stored state depends on, as text: state of another shape is refused.
     #[must_use]
     pub fn shape(&self) -> String {
@@ -127,7 +134,8 @@ impl Topology {
         let key: Option<Vec<String>> =
             self.key.as_ref().map(|k| k.paths.iter().map(ToString::to_string).collect());
         json!({
-            "sources": self.decoders.len(),
+            // One of dead letters may come and go.
+            "sources": self.decoders.len() - usize::from(self.replay().is_some()),
             "exchange": match self.via {
                 Via::Memory | Via::BeforeTopic => "memory".to_owned(),
                 Via::BehindTopic(partitions) => format!("topic of {partitions} partitions"),

@@ -38,6 +38,22 @@ pub(crate) struct Queue {
     pub progress: Progress,
     /// Results of the message at the restored offset that were taken in before a restart.
     skip: Option<(u64, u32)>,
+    /// Whether it takes no part in the progress of stream time: its messages are put through again.
+    pub aside: bool,
+    /// Of one that is aside: what is before this offset comes next.
+    due: Option<u64>,
+}
+
+/// How dead letters that are put through again come in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Letters {
+    /// The number of their source.
+    pub source: u16,
+    /// Whether they wait for a barrier, behind which they come before everything else: where they are in the log is
+    /// a fact that the messages don't tell.
+    pub wait: bool,
+    /// Whether behind the end of everything they are late.
+    pub has_windows: bool,
 }
 
 struct Ready {
@@ -101,6 +117,7 @@ pub(crate) struct VirtualLog {
     /// Bytes of batches put away, by partition, since somebody asked.
     freed: Vec<(PartitionId, usize)>,
     waiting_bytes: usize,
+    letters: Option<Letters>,
 }
 
 impl VirtualLog {
@@ -110,8 +127,10 @@ impl VirtualLog {
         positions: Vec<(PartitionId, Position)>,
         replay: Vec<Run>,
         hold_until: Vec<Reached>,
+        letters: Option<Letters>,
     ) -> Self {
-        let queues = positions.into_iter().map(|(id, p)| (id, Queue::at(p, closing))).collect();
+        let aside = |id: PartitionId| letters.is_some_and(|letters| letters.source == id.source);
+        let queues = positions.into_iter().map(|(id, p)| (id, Queue::at(p, closing, aside(id)))).collect();
         Self {
             queues,
             order,
@@ -124,12 +143,36 @@ impl VirtualLog {
             beside_bytes: 0,
             freed: Vec::new(),
             waiting_bytes: 0,
+            letters,
         }
+    }
+
+    /// Whether letters wait for a barrier.
+    pub fn letters_wait(&self) -> bool {
+        let waits = |q: &Queue| q.aside && !q.is_due() && !q.is_empty();
+        self.letters.is_some_and(|letters| letters.wait) && self.queues.values().any(waits)
+    }
+
+    /// The partition whose letters come before everything else.
+    fn due(&self) -> Option<PartitionId> {
+        self.letters?;
+        self.queues.iter().find(|(_, q)| q.is_due()).map(|(id, _)| *id)
+    }
+
+    /// The stream time that is, at which letters are put through again.
+    fn now(&self) -> i64 {
+        let has_windows = self.letters.is_some_and(|letters| letters.has_windows);
+        if self.closing != END || has_windows {
+            return self.closing;
+        }
+        // Behind the end of everything, without windows that they could be late for.
+        self.queues.values().filter(|q| !q.aside).map(|q| q.stream_time).max().unwrap_or(START)
     }
 
     /// Puts a partition beside the others.
     pub fn add(&mut self, partition: PartitionId, position: Position) {
-        self.queues.insert(partition, Queue::at(position, self.closing));
+        let aside = self.letters.is_some_and(|letters| letters.source == partition.source);
+        self.queues.insert(partition, Queue::at(position, self.closing, aside));
     }
 
     /// Drops a partition, and what of it is not released.
@@ -151,7 +194,7 @@ impl VirtualLog {
     /// No message that is still to come has a smaller stamp, not even of a partition that has ended and grows
     /// after the end of everything, from which on the closing stream time tells nothing any more.
     pub fn settled(&self) -> i64 {
-        let ended = |q: &Queue| (q.progress == Progress::Ended).then_some(q.stream_time);
+        let ended = |q: &Queue| (q.progress == Progress::Ended && !q.aside).then_some(q.stream_time);
         let least = self.queues.values().filter_map(|q| q.bound().or_else(|| ended(q))).min();
         least.map_or(self.closing, |least| least.min(self.closing))
     }
@@ -182,8 +225,20 @@ impl VirtualLog {
     /// Stamps a batch and puts it behind its partition's others.
     pub fn push(&mut self, mut batch: Batch, out: Outbox, held_bytes: usize) {
         let partition = batch.partition;
+        let now = self.now();
         let Some(queue) = self.queues.get_mut(&partition) else { return };
         queue.skip_restored(&mut batch);
+        if queue.aside {
+            let waits = self.letters.is_some_and(|letters| letters.wait);
+            if !waits {
+                queue.stream_time = queue.stream_time.max(now);
+                batch.rows.iter_mut().for_each(|row| row.stamp = queue.stream_time);
+                self.arrivals.push_back(partition);
+            }
+            self.waiting_bytes += held_bytes;
+            queue.batches.push_back(Ready { batch, out, held_bytes, counted: false });
+            return self.finish_batches(partition);
+        }
         for (row, message) in batch.rows.iter_mut().zip(batch.frame.view().iter()) {
             // A message without event time moves nothing: TIMESTAMP_NONE is START.
             debug_assert_eq!(TIMESTAMP_NONE, START);
@@ -214,6 +269,14 @@ impl VirtualLog {
     /// Releases about `bytes_max` bytes of messages, in order, to `take`; answers how many bytes.
     pub fn release(&mut self, bytes_max: usize, mut take: impl FnMut(Released<'_>)) -> usize {
         let mut bytes = 0;
+        while let Some(partition) = self.due() {
+            let queue = self.queues.get(&partition);
+            let Some(count) = queue.map(Queue::due_messages).filter(|n| *n > 0 && bytes < bytes_max) else {
+                // Nothing comes before them, nor does time go on.
+                return bytes;
+            };
+            bytes += self.release_run(partition, None, count, bytes_max - bytes, &mut take).max(1);
+        }
         if self.order == Order::Log && self.replay.is_empty() {
             let bounds = self.queues.iter().filter_map(|(id, q)| Some(Reverse((q.bound()?, *id))));
             let mut bounds: BinaryHeap<Reverse<Bound>> = bounds.collect();
@@ -278,7 +341,11 @@ impl VirtualLog {
             end = last;
             whole = cursor == 0 && end == ready.batch.len();
         }
+        let waited = queue.aside && self.letters.is_some_and(|letters| letters.wait);
         for row in &mut ready.batch.rows[cursor..end] {
+            if waited {
+                row.stamp = queue.stream_time;
+            }
             if std::mem::take(&mut ready.counted) {
                 row.passed = Passed::NONE;
             }
@@ -300,13 +367,15 @@ impl VirtualLog {
         let has_finished = queue.has_finished_batch();
         let released = (end - cursor) as u64;
         self.beside.passed.released += released;
-        if self.order == Order::Arrival {
+        if self.order == Order::Arrival && !waited {
             match self.runs.last_mut() {
                 Some((last, n)) if *last == partition => *n += released,
                 _ => self.runs.push((partition, released)),
             }
         }
-        if let Some((_, left)) = self.replay.front_mut() {
+        if let Some((_, left)) = self.replay.front_mut()
+            && !waited
+        {
             *left -= released;
             if *left == 0 {
                 self.replay.pop_front();
@@ -325,7 +394,9 @@ impl VirtualLog {
             let Some(ready) = queue.batches.pop_front() else { break };
             queue.cursor = 0;
             queue.next = ready.batch.next;
-            queue.released = queue.released.max(ready.batch.tail.time);
+            if !queue.aside {
+                queue.released = queue.released.max(ready.batch.tail.time);
+            }
             self.beside.passed.add(ready.batch.tail);
             let bytes = ready.out.size_bytes();
             if bytes > 0 {
@@ -344,12 +415,14 @@ impl VirtualLog {
     fn advance(&mut self) {
         let least = self.queues.values().filter_map(Queue::bound).min();
         let now = least.unwrap_or_else(|| {
-            if self.queues.is_empty() {
+            let mut others = self.queues.values().filter(|q| !q.aside).peekable();
+            if others.peek().is_none() {
                 self.closing
-            } else if self.queues.values().all(|q| q.progress == Progress::Ended) {
+            } else if others.all(|q| q.progress == Progress::Ended) {
                 END
             } else {
-                self.queues.values().map(|q| q.stream_time).max().unwrap_or(START)
+                let others = self.queues.values().filter(|q| !q.aside);
+                others.map(|q| q.stream_time).max().unwrap_or(START)
             }
         });
         self.closing = self.closing.max(now);
@@ -358,20 +431,33 @@ impl VirtualLog {
     /// Everything up to here belongs to the epoch: where each partition is, what left beside, and the
     /// interleaving.
     pub fn barrier(&mut self) -> (Vec<(PartitionId, Position)>, Beside, Vec<Run>) {
-        self.advance();
+        if self.due().is_none() {
+            self.advance();
+        }
+        let now = self.now();
+        let waits = self.letters.is_some_and(|letters| letters.wait);
         let mut positions = Vec::with_capacity(self.queues.len());
         for (id, queue) in &mut self.queues {
             let (offset, index) = queue.reached();
             let (mut stream_time, mut progress) = (queue.released, queue.progress);
             if let Some(ready) = queue.batches.front_mut() {
                 let row = &ready.batch.rows[queue.cursor];
-                progress = Progress::Live;
-                stream_time = stream_time.max(row.passed.time);
+                if !queue.aside {
+                    progress = Progress::Live;
+                    stream_time = stream_time.max(row.passed.time);
+                }
                 // A restart reads on at this message: what left before it is behind it then.
                 if !std::mem::replace(&mut ready.counted, true) {
                     self.beside.passed.add(row.passed);
                 }
                 self.beside.out.push(ready.out.take_before(offset));
+            }
+            if queue.aside && waits {
+                if !queue.is_due() {
+                    queue.set_due(now);
+                }
+                stream_time = queue.stream_time;
+                progress = queue.due.map_or(queue.progress, Progress::Due);
             }
             let incarnation = queue.incarnation.clone();
             positions.push((*id, Position { incarnation, offset, index, stream_time, progress }));
@@ -405,7 +491,25 @@ fn leading(rows: &[Row], holds: impl Fn(&Row) -> bool) -> usize {
 }
 
 impl Queue {
-    fn at(p: Position, closing: i64) -> Self {
+    fn at(p: Position, closing: i64, aside: bool) -> Self {
+        if aside {
+            let due = match p.progress {
+                Progress::Due(before) => Some(before),
+                _ => None,
+            };
+            return Self {
+                incarnation: p.incarnation,
+                batches: VecDeque::new(),
+                cursor: 0,
+                stream_time: p.stream_time,
+                next: p.offset,
+                released: p.stream_time,
+                progress: Progress::Idle,
+                skip: (p.index > 0).then_some((p.offset, p.index)),
+                aside,
+                due,
+            };
+        }
         // A partition that had ended and sends more all the same opens no closed window again.
         let more = p.progress == Progress::Ended && closing != END;
         let stream_time = if more { p.stream_time.max(closing) } else { p.stream_time };
@@ -419,12 +523,35 @@ impl Queue {
             // That it had ended says its reader again; until then it may still have something to send.
             progress: if p.progress == Progress::Ended { Progress::Live } else { p.progress },
             skip: (p.index > 0).then_some((p.offset, p.index)),
+            aside,
+            due: None,
+        }
+    }
+
+    /// Whether letters of it come before everything else.
+    fn is_due(&self) -> bool {
+        self.due.is_some_and(|before| self.reached().0 < before)
+    }
+
+    /// How many messages of the first batch are among those.
+    fn due_messages(&self) -> u64 {
+        let (Some(ready), Some(before)) = (self.batches.front(), self.due) else { return 0 };
+        ready.batch.rows[self.cursor..].partition_point(|row| row.offset < before) as u64
+    }
+
+    /// What waits comes next, at this stream time.
+    fn set_due(&mut self, now: i64) {
+        let last = self.batches.iter().rev().find_map(|ready| ready.batch.rows.last());
+        self.due = last.map(|row| row.offset + 1);
+        if self.due.is_some() {
+            self.stream_time = self.stream_time.max(now);
         }
     }
 
     /// The least stamp that this partition's next message can have; none if it holds nothing up.
     fn bound(&self) -> Option<i64> {
         match self.batches.front() {
+            _ if self.aside => None,
             Some(ready) => Some(ready.batch.rows[self.cursor].stamp),
             None if self.progress == Progress::Live => Some(self.stream_time),
             None => None,

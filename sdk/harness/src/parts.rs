@@ -84,7 +84,8 @@ pub struct Parts {
     pub collector: Collector,
 }
 
-/// Puts a pipeline over so many partitions together, as a process does at its start.
+/// Puts a pipeline over so many partitions together, as a process does at its start. Where it has a source of dead
+/// letters, which is then its source 1, the last of them is that one's.
 ///
 /// # Panics
 /// When the store can't be read, or the engine refuses the checkpoint in it.
@@ -104,7 +105,10 @@ pub fn assemble(
     let found: Vec<FoundPartition> = (0u32..)
         .take(partitions)
         .map(|partition| FoundPartition {
-            id: PartitionId { source: 0, partition },
+            id: match topology.replay() {
+                Some(source) if partition as usize + 1 == partitions => PartitionId { source, partition: 0 },
+                _ => PartitionId { source: 0, partition },
+            },
             name: format!("log-{partition}"),
             incarnation: "simulated".to_owned(),
             begin: 0,

@@ -10,7 +10,7 @@ use wasmill_engine::batch::Batch;
 use wasmill_engine::guest::{
     CallContext, CallError, Guest, GuestInfo, Judged, Plugin, PluginRef, Trial, Tries,
 };
-use wasmill_engine::input::{Decoder, RawRecord};
+use wasmill_engine::input::{Decoder, RawBatch};
 use wasmill_engine::output::{Outbox, Routes, Takes};
 use wasmill_engine::plugin_state::{CACHE_BYTES_MAX, PluginState};
 use wasmill_engine::position::PartitionId;
@@ -145,8 +145,8 @@ fn run(plugin: &PluginRef, messages: &[String]) -> (Vec<(String, String)>, Vec<(
     let mut frame = FrameBuf::default();
     let mut batch = Batch::with_capacity(PARTITION, messages.len() as u64, messages.len(), 0);
     for (i, message) in messages.iter().enumerate() {
-        let text = message.as_bytes();
-        JsonDecoder.decode(&RawRecord::of_value(text), text, &mut frame).unwrap();
+        let raw = RawBatch::of_value(message.as_bytes());
+        JsonDecoder.decode(&raw.records[0], &raw, &mut frame).unwrap();
         frame.set_key(i, Some(b"a"));
         batch.push(&frame.get(i).parts(), i as u64);
     }

@@ -6,6 +6,8 @@
 
 mod backpressure;
 mod bad_input;
+mod dead_letters;
+mod dlq;
 mod flapping;
 mod flights;
 mod flights_built_ins;

@@ -9,6 +9,7 @@ mod ahead;
 #[path = "../../../host/connect/tests/support/broker.rs"]
 mod broker;
 mod built_ins;
+mod dead_letters;
 mod exactly_once;
 mod faults;
 mod foreign;

@@ -10,6 +10,7 @@
 //! | `exchange` | a topic between the stages before a key_by and those behind it |
 //! | `changelog` | state in a topic, in the same transactions |
 //! | `own_topic` | the two topics above: made, found, deleted |
+//! | `scan` | a topic read to its end outside of any group, and letters copied into one |
 //! | `admin` | a topic's id, and the end of a group's offsets: librdkafka's C interface |
 //! | `client`, `properties`, `settings` | what both sides need of librdkafka |
 //! | `security`, `refusal` | TLS and users as the spec has them; what it means that brokers refuse a client |
@@ -29,6 +30,7 @@ mod properties;
 mod queue;
 mod reader;
 mod refusal;
+mod scan;
 mod security;
 mod settings;
 mod sink;
@@ -43,6 +45,7 @@ pub use exchange::{
 pub use offsets::GroupOffsets;
 pub use own_topic::delete_own_topics;
 pub use properties::{KnownProperty, Property, property_of};
+pub use scan::{KafkaCopier, KafkaScan, committed};
 pub use security::{KafkaMechanism, KafkaSasl, KafkaSecurity, KafkaTls};
 pub use sink::{KafkaSink, KafkaSinkSpec};
 pub use source::{KafkaSource, KafkaSourceSpec, OffsetReset};

@@ -3,7 +3,8 @@
 //! ```text
 //! TOPIC#ID                      which log the offset counts in
 //! TOPIC#ID;INDEX;TIME;PROGRESS  and the rest of a position: how many results of the message there are taken
-//!                               in, the stream time before it in ms, and 0 live, 1 idle or 2 ended
+//!                               in, the stream time before it in ms, and 0 live, 1 idle, 2 ended, or 3.OFFSET:
+//!                               what is before that offset comes next
 //! ```
 
 use rdkafka::consumer::{Consumer, ConsumerGroupMetadata};
@@ -32,9 +33,10 @@ impl std::fmt::Debug for GroupOffsets {
 /// A position as a note beside its offset.
 pub(super) fn note_of(position: &Position) -> String {
     let progress = match position.progress {
-        Progress::Live => 0,
-        Progress::Idle => 1,
-        Progress::Ended => 2,
+        Progress::Live => "0".to_owned(),
+        Progress::Idle => "1".to_owned(),
+        Progress::Ended => "2".to_owned(),
+        Progress::Due(before) => format!("3.{before}"),
     };
     let Position { incarnation, index, stream_time, .. } = position;
     format!("{incarnation}{MARK}{index}{MARK}{stream_time}{MARK}{progress}")
@@ -55,7 +57,7 @@ pub(super) fn position_of(note: &str, offset: u64) -> Option<Position> {
         "0" => Progress::Live,
         "1" => Progress::Idle,
         "2" => Progress::Ended,
-        _ => return None,
+        due => Progress::Due(due.strip_prefix("3.")?.parse().ok()?),
     };
     Some(Position { incarnation, offset, index, stream_time, progress })
 }
@@ -97,9 +99,12 @@ mod tests {
 
     #[test]
     fn a_note_tells_the_position_that_it_is_of() {
-        for (index, stream_time, progress) in
-            [(0, 0, Progress::Live), (7, -1, Progress::Idle), (u32::MAX, i64::MIN, Progress::Ended)]
-        {
+        for (index, stream_time, progress) in [
+            (0, 0, Progress::Live),
+            (7, -1, Progress::Idle),
+            (u32::MAX, i64::MIN, Progress::Ended),
+            (0, 3, Progress::Due(17)),
+        ] {
             let incarnation = "orders#aB-_".to_owned();
             let position = Position { incarnation, offset: 12, index, stream_time, progress };
             let note = note_of(&position);

@@ -11,6 +11,7 @@
 //! others see whole frames below the committed offset, which never goes back. One process writes, one reads.
 
 mod clock;
+mod copies;
 mod directory;
 mod frames;
 mod group;
@@ -22,6 +23,7 @@ mod shared;
 mod write;
 
 pub use clock::now_ms;
+pub use copies::{LogCopier, LogScan};
 pub use directory::{Facts, ReaderLock, facts, remove, trim};
 pub use group::{Answer, Append, Appender, AppenderSettings, RequestKey};
 pub use layout::{Batch, Record};

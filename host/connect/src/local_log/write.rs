@@ -302,6 +302,39 @@ impl LogWriter {
         }
     }
 
+    /// As `roll_if_due`; the new segment is there from the first with a note in it, so that what the note tells is
+    /// never known by a segment alone that may be removed.
+    pub(super) fn roll_with_note(&mut self, text: impl FnOnce() -> Vec<u8>) -> Result<(), LogError> {
+        if self.segment.length < self.segment_bytes || self.segment.base == self.end {
+            return Ok(());
+        }
+        self.sync()?;
+        let path = segment_path(&self.directory, self.end);
+        let new = path.with_extension("tmp");
+        let bytes = note(self.end, self.last_ms, &text());
+        let make = || -> io::Result<File> {
+            let file = File::create(&new)?;
+            file.write_all_at(&bytes, 0)?;
+            file.sync_all()?;
+            fs::rename(&new, &path)?;
+            directory::sync(&self.directory)?;
+            Ok(file)
+        };
+        match make() {
+            Ok(file) => {
+                let length = bytes.len() as u64;
+                self.segment = Segment { file, base: self.end, length };
+                self.shared.add_bytes(length);
+                Ok(())
+            }
+            Err(e) => {
+                // It may be made already, though nobody knows whether it lasts.
+                let _ = fs::remove_file(&path);
+                Err(LogError::Full(format!("cannot make {}: {}", path.display(), os::cause(&e))))
+            }
+        }
+    }
+
     fn write(&mut self, bytes: &[u8]) -> Result<(), LogError> {
         self.check()?;
         let path = || segment_path(&self.directory, self.segment.base);

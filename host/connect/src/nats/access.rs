@@ -90,7 +90,7 @@ macro_rules! with_access {
 
         impl $name {
             /// The settings of its connection.
-            fn access(&self) -> $crate::nats::access::Access {
+            pub(in crate::nats) fn access(&self) -> $crate::nats::access::Access {
                 $crate::nats::access::Access {
                     url: self.url.clone(),
                     credentials_file: self.credentials_file.clone(),

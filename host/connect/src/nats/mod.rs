@@ -11,6 +11,7 @@
 //! | `queue` | a durable consumer that several processes share: what is held, acknowledged, delivered again |
 //! | `owner` | the record that says which process reads a log |
 //! | `encoder` | messages as a stream takes them |
+//! | `look` | a subject read to its end, for who looks through dead letters |
 //! | `publisher`, `scan` | what is on its way to a stream; which of it is there |
 
 mod access;
@@ -18,6 +19,7 @@ mod api;
 mod encoder;
 mod link;
 mod log;
+mod look;
 mod owner;
 mod publisher;
 mod pull;
@@ -32,6 +34,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub use crate::queue::Start;
 pub use crate::secret::Secret;
 pub use access::NatsUrl;
+pub use look::NatsScan;
 pub use sink::{MessageHeaders, NatsSink, NatsSinkSpec};
 pub use source::{NatsSource, NatsSourceSpec, Subjects};
 

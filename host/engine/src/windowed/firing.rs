@@ -139,7 +139,7 @@ impl Windowed {
             emit: 0,
             left_at: name,
         };
-        way.out.bury(way.routes, &why, Buried::Bytes(key), &id);
+        way.out.bury(way.routes, &why, Buried::Window, &id, None);
     }
 
     /// A message that none of its windows takes any more.
@@ -155,7 +155,7 @@ impl Windowed {
             Late::Output(name) => match way.routes.named(name) {
                 Ok(sinks) => {
                     let id = origins.id(row).left_at(&self.spec.name, ordinal(batch, index));
-                    way.out.send(way.routes, sinks, batch.frame.get(index), &id);
+                    way.out.send(way.routes, sinks, batch.frame.get(index), &id, None);
                 }
                 Err(reason) => self.bury(batch, index, origins, ("late", &reason, 1), way),
             },
@@ -207,7 +207,7 @@ impl Windowed {
         let plugin = self.aggregator.plugin().filter(|_| of_plugin);
         let why = DeadLetter { reason, kind, stage: &self.spec.name, plugin, attempts };
         let id = origins.id(&batch.rows[index]).left_at(&self.spec.name, ordinal(batch, index));
-        way.out.bury(way.routes, &why, Buried::Message(batch.frame.get(index)), &id);
+        way.out.bury(way.routes, &why, Buried::Message(batch.frame.get(index)), &id, None);
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::dlq::DlqCommand;
 use super::exit;
 use super::state::StateCommand;
 
@@ -43,6 +44,7 @@ Examples:
   wasmill run                         run what the environment names
   wasmill plugin inspect enrich.wasm  what is in this plugin?
   wasmill state stats flights.yaml    how large is its state, how far is it?
+  wasmill dlq stats flights.yaml      what could not be processed, and why?
   wasmill test enrich.wasm cases.yaml run the plugin's test cases in the sandbox
 
 Environment:
@@ -107,6 +109,15 @@ pub enum Command {
         #[command(subcommand)]
         command: StateCommand,
     },
+    /// Looks through dead letters, and has them replayed: list, show, stats, replay
+    #[command(long_about = "Looks through a pipeline's dead letters, and has them replayed.\n\n\
+        They are read where `dead_letter` puts them, also while the pipeline runs; nothing is changed there. \
+        replay copies chosen ones to where `replay` reads them again.")]
+    Dlq {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: DlqCommand,
+    },
     /// Lists the sources and sinks of this build, with their settings
     Connectors(Connectors),
     /// Prints the JSON Schema of pipeline specs
@@ -123,6 +134,7 @@ impl Command {
                 pipeline.is_none()
             }
             Self::State { command } => command.is_by_environment(),
+            Self::Dlq { command } => command.is_by_environment(),
             _ => false,
         }
     }

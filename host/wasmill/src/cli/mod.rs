@@ -4,6 +4,7 @@ mod args;
 mod cases;
 pub(crate) mod check;
 mod connectors;
+mod dlq;
 mod exit;
 mod explain;
 mod inspect;
@@ -61,6 +62,7 @@ fn dispatch(command: &Command, runtime: &dyn Runtime) -> Result<(), Stop> {
         Command::Test(args) => cases::run(args),
         Command::Reset(args) => run::reset(args, runtime),
         Command::State { command } => state::run(command, runtime),
+        Command::Dlq { command } => dlq::run(command),
         Command::Connectors(args) => connectors::run(args),
         Command::Schema => print(&crate::spec::schema::text()),
     }

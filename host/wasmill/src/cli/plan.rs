@@ -76,7 +76,7 @@ pub struct End {
     pub codec: &'static str,
     /// What it is like.
     pub is: Vec<&'static str>,
-    /// What a sink takes.
+    /// What a sink takes, and a source that takes dead letters alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub takes: Option<String>,
     /// How a sink is tried again, where that is not as by default.
@@ -330,12 +330,15 @@ fn sources(pipeline: &Pipeline) -> Result<(Vec<End>, Vec<SourceTraits>), Stop> {
         let is = is.into_iter().chain(traits.shared.then_some("has a group that shares its partitions out"));
         let is = is.collect();
         let codec = pipeline.codecs.get(i).map_or("json", CodecSpec::name);
+        let letters =
+            "dead letters, each put through again from the stage where it failed; they move no stream time";
+        let takes = (pipeline.replay() == Some(i)).then(|| letters.to_owned());
         ends.push(End {
             name: numbered(&names, i),
             settings: settings(spec),
             codec,
             is,
-            takes: None,
+            takes,
             tried: Vec::new(),
         });
         all.push(traits);
@@ -482,6 +485,11 @@ fn not_replayable(pipeline: &Pipeline, sources: &[SourceTraits]) -> Vec<String> 
     if pipeline.idle_timeout.is_some() && pipeline.stages.iter().any(by_the_log) {
         reasons.push(
             "`time.idle_timeout` goes by the clock: what was called idle is remembered with the state, but a run from the start may call it idle elsewhere".to_owned(),
+        );
+    }
+    if pipeline.replays && pipeline.is_stateful() {
+        reasons.push(
+            "`replay` puts dead letters through when they come: where that was is remembered with the state, but a run from the start may take them in elsewhere".to_owned(),
         );
     }
     for stage in &pipeline.stages {

@@ -145,7 +145,8 @@ pub(super) async fn assemble(
         if let Some(reading) = readings.get(number) {
             source.frame_by(Arc::clone(&reading.framing));
         }
-        if topology.max_ahead.is_some() && pipeline.part != Part::Behind {
+        let letters = pipeline.replay() == Some(number);
+        if topology.max_ahead.is_some() && pipeline.part != Part::Behind && !letters {
             insist!(ends, &name, source.check_append_times()).map_err(outside)?;
         }
         let partitions = match sharing {
@@ -403,6 +404,9 @@ fn refuse_grown(
     let windows = topology.keyed.iter().any(|k| matches!(k, KeyedSpec::Window(_)));
     let Some(checkpoint) = checkpoint.filter(|c| windows && c.stream_time == END) else { return Ok(()) };
     for (partition, extent) in found {
+        if topology.replay() == Some(partition.id.source) {
+            continue; // they meet the windows as they are
+        }
         let position = checkpoint.positions.iter().find(|(id, _)| *id == partition.id).map(|(_, p)| p);
         let what = match position {
             None => "is new",

@@ -254,7 +254,7 @@ pub(super) fn dead_letters(
         let head = &value[..value.len().min(REFUSED_BYTES_MAX)];
         let origin = written.records.get(*nth).and_then(|record| record.origin);
         let id = OutputId::Refused { sink, digest: digest(value), origin };
-        out.bury(routes, &why, Buried::Bytes(head), &id);
+        out.bury(routes, &why, Buried::Output(head), &id, None);
     }
     out
 }

@@ -36,7 +36,7 @@ pub(super) fn is_asked(name: &str) -> bool {
 }
 
 /// Dies here, as by `kill -9`, if a test asked for it.
-pub(super) fn reached(name: &str) {
+pub(crate) fn reached(name: &str) {
     let Some(asked) = asked(name) else { return };
     if asked.come.fetch_add(1, Ordering::SeqCst) + 1 == asked.nth {
         eprintln!("failpoint {name}: the process ends here");

@@ -14,7 +14,7 @@ mod claims;
 mod commit;
 mod coordinate;
 mod dead_letter_log;
-mod failpoint;
+pub(crate) mod failpoint;
 mod follower;
 mod guarded;
 mod health;

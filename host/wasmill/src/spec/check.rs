@@ -1,6 +1,7 @@
 //! From what is written to what it means: every rule that a key's type can't express.
 
 mod aggregate;
+mod replay;
 mod stages;
 mod time;
 
@@ -178,11 +179,20 @@ impl Checker {
         // One that is out of range was found wrong, so nobody sees what stands for it.
         let key_groups = u16::try_from(key_groups).unwrap_or(Topology::KEY_GROUPS);
         let time = time?;
+        let replay = raw.replay;
+        let replay_span = replay.as_ref().map(|replay| replay.span);
+        places.sources.extend(replay_span);
+        if let Some(replay) = &replay {
+            self.replay(replay, raw.dead_letter.as_ref());
+        }
         let pipeline = Pipeline {
             name: raw.name.value,
             file: file.to_owned(),
-            sources: sources.into_iter().map(|s| s.value).collect(),
-            codecs,
+            // The last one: the others' numbers stay as they are.
+            sources: sources.into_iter().chain(replay).map(|s| s.value).collect(),
+            replays: replay_span.is_some(),
+            // Letters are envelopes.
+            codecs: codecs.into_iter().chain(replay_span.map(|_| CodecSpec::default())).collect(),
             time: time.field,
             idle_timeout: time.idle_timeout,
             max_ahead: time.max_ahead,
@@ -214,6 +224,7 @@ impl Checker {
             places,
         };
         self.exchange(&pipeline);
+        self.replay_exchange(replay_span);
         Some(pipeline)
     }
 

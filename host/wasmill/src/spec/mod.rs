@@ -93,6 +93,8 @@ pub struct Pipeline {
     pub sinks: Vec<Sink>,
     /// Where messages go that could not be processed.
     pub dead_letter: Option<SinkSpec>,
+    /// Whether the last of the sources is of dead letters that are put through again.
+    pub replays: bool,
     /// What the pipeline must promise.
     pub delivery: Delivery,
     /// Which of the pipeline's processes this is; none: as [`Pipeline::transactional_id`] says.
@@ -352,6 +354,12 @@ impl Pipeline {
     #[must_use]
     pub fn problem(&self, diagnostic: Diagnostic) -> Problems {
         Problems { sources: self.places.texts.clone(), diagnostics: vec![diagnostic] }
+    }
+
+    /// The number of the source of dead letters that are put through again, if there is one.
+    #[must_use]
+    pub fn replay(&self) -> Option<usize> {
+        self.replays.then(|| self.sources.len() - 1)
     }
 
     /// Where `delivery` is written, if it is.

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::outside::{CodecSpec, SinkSpec};
+use super::outside::{CodecSpec, SinkSpec, SourceSpec};
 use super::outside::{HumanDuration, HumanSize, parse_duration};
 pub use super::raw_source::RawSource;
 use super::raw_source::codec_schema;
@@ -59,6 +59,10 @@ pub struct RawPipeline {
     /// Where messages go that could not be processed, each with the reason. Without it they are counted
     /// and logged, and gone.
     pub dead_letter: Option<Located<SinkSpec>>,
+    /// Where dead letters of this pipeline come from that are to be put through again, each from the stage where it
+    /// failed; `wasmill dlq replay` writes there. A source that can be read again, and not what `dead_letter`
+    /// writes. Its messages move no stream time.
+    pub replay: Option<Located<SourceSpec>>,
     /// What the pipeline must promise. Default: at_least_once. A promise that its source, store and sinks
     /// can't keep together is refused at start.
     pub delivery: Option<Located<Delivery>>,

@@ -1,12 +1,14 @@
 //! How the tools come at a pipeline's state: its store, or where a running pipeline has that for itself,
 //! the HTTP pages of that one.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use wasmill_connect::kafka::Changelog;
 use wasmill_connect::store::{DiskStore, PartsView, RedisAddress, RedisView, Replacement, name_of_parts};
+use wasmill_engine::position::Position;
 use wasmill_engine::state::{StateStore as _, StateView, StoreError};
 
 use super::pages::RunningPages;
@@ -178,6 +180,37 @@ enum Failure {
     /// A running wasmill has it.
     Locked(String),
     Stop(Stop),
+}
+
+/// The committed positions of a pipeline, by partition; none where it has committed nothing yet. Why they can't be
+/// known now, in words.
+pub(in crate::cli) fn positions(pipeline: &Pipeline) -> Result<Option<BTreeMap<String, Position>>, String> {
+    let on_disk = matches!(pipeline.kept(), Kept::Disk | Kept::Changelog);
+    if on_disk && pipeline.exchange_partitions.is_none() {
+        let directory = directory(pipeline);
+        if directory.is_some_and(|directory| !DiskStore::is_in(&directory)) {
+            return Ok(None);
+        }
+    }
+    match open_store(pipeline) {
+        Ok(held) => {
+            let view = held.view().map_err(|e| e.to_string())?;
+            let checkpoint = view.checkpoint().map_err(|e| e.to_string())?;
+            Ok(checkpoint.map(|c| c.positions.into_iter().map(|(id, p)| (id.to_string(), p)).collect()))
+        }
+        Err(Failure::Locked(_)) => match pipeline.http {
+            Some(address) => {
+                let pages = RunningPages { address, pipeline: pipeline.name.clone() };
+                let stats: Stats = json(&pages, "stats", &[]).map_err(|stop| stop.shown)?;
+                Ok(Some(stats.positions))
+            }
+            None => Err(format!(
+                "not known while `{}` runs, for it has no HTTP pages that could be asked: set `http` (WASMILL_HTTP) and start it again, or stop it",
+                pipeline.name
+            )),
+        },
+        Err(Failure::Stop(stop)) => Err(stop.shown.trim_start_matches("error: ").to_owned()),
+    }
 }
 
 /// The folder of a pipeline whose state is on disk.

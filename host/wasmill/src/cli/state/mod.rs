@@ -11,6 +11,7 @@ use std::io::{BufReader, BufWriter, Write};
 use serde_json::json;
 use wasmill_engine::state::Checkpoint;
 
+pub(super) use access::positions;
 pub use args::StateCommand;
 
 use super::exit::{Exit, Stop};

@@ -8,6 +8,7 @@ use wasmill_engine::guest::PluginRef;
 use wasmill_engine::input::Decoder;
 use wasmill_engine::key::Path as FieldPath;
 use wasmill_engine::lane::KeyedSpec;
+use wasmill_engine::replay::ReplayDecoder;
 use wasmill_engine::stage::{StageKind, StageSpec};
 use wasmill_engine::topology::{Order, TimeSpec, Topology, Via};
 use wasmill_engine::window::{Emit, Late};
@@ -47,6 +48,9 @@ pub(super) fn topology(
             _ => Via::Memory,
         },
     };
+    if let Some(envelope) = pipeline.replay().and_then(|replay| topology.decoders.get_mut(replay)) {
+        *envelope = Arc::new(ReplayDecoder { envelope: Arc::clone(envelope), parse_time });
+    }
     for (place, stage) in pipeline.stages.iter().enumerate() {
         let behind_exchange = exchange.is_some_and(|e| place > e);
         let is_here = match pipeline.part {
