@@ -291,8 +291,11 @@ fn binary(
 
 fn structured(record: &RawRecord, of: &RawBatch, frame: &mut FrameBuf) -> Result<(), String> {
     let value = &of.data[record.value.clone()];
-    let text = json_body::json(value)?;
-    if !text.starts_with('{') {
+    // What is broken is told by the slower reader, which knows place and cause.
+    let start = scan::blanks(value, 0);
+    let Ok(text) = std::str::from_utf8(value) else { return json_body::json(value).map(drop) };
+    if value.get(start) != Some(&b'{') {
+        let text = json_body::json(value)?;
         return Err(format!(
             "{}: expected an event of CloudEvents, a JSON object with `specversion`, `id`, `source` and `type`",
             kind_of(text)
@@ -301,8 +304,13 @@ fn structured(record: &RawRecord, of: &RawBatch, frame: &mut FrameBuf) -> Result
     let mut event = Event::default();
     let (mut data, mut data_base64) = (None, None);
     let mut names: Vec<Cow<'_, str>> = Vec::new();
-    let mut members = Members::new(text, 0);
-    while let Next::Member(name, value) = members.next() {
+    let mut members = Members::new(text, start);
+    let end = loop {
+        let (name, value) = match members.next() {
+            Next::Member(name, value) => (name, value),
+            Next::End(end) => break end,
+            Next::Broken => return json_body::json(text.as_bytes()).and(Err("broken JSON".to_owned())),
+        };
         let name = unescaped_name(name).ok_or("a name that is not well-formed text")?;
         match &*name {
             "data" => data = Some(value),
@@ -316,6 +324,9 @@ fn structured(record: &RawRecord, of: &RawBatch, frame: &mut FrameBuf) -> Result
             _ => event.member(&name, value)?,
         }
         names.push(name);
+    };
+    if scan::blanks(text.as_bytes(), end) != text.len() {
+        return json_body::json(text.as_bytes()).and(Err("broken JSON".to_owned()));
     }
     names.sort_unstable();
     if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
