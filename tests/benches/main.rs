@@ -10,6 +10,7 @@ mod broker;
 mod built_ins;
 mod calls;
 mod clock;
+mod codecs;
 mod contender;
 mod copy;
 mod ends;
@@ -43,6 +44,9 @@ fn main() -> std::process::ExitCode {
     let asked = |part: &str| arguments.first().is_none_or(|only| only == part);
     if asked("plugins") {
         calls::measure(&mut report);
+    }
+    if asked("codecs") {
+        codecs::measure(&mut report);
     }
     if asked("built-ins") {
         built_ins::measure(&mut report);

@@ -2,8 +2,10 @@
 
 use wasmill_engine::input::RawBatch;
 
+mod length;
 mod lines;
 
+pub use length::Length;
 pub use lines::Lines;
 
 /// How records stand one behind the other.

@@ -9,12 +9,17 @@
 //! the messages came as.
 
 pub mod around;
+pub mod cloudevents;
+pub mod csv;
 pub mod framing;
 pub mod json;
+pub mod json_body;
 pub mod number;
+pub mod raw;
 pub mod rfc3339;
 pub mod secret;
 pub mod table;
+pub mod text;
 pub mod unseen;
 
 use std::sync::Arc;

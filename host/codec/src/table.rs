@@ -140,6 +140,11 @@ fn from_nothing<T: DeserializeOwned, E: serde::de::Error>() -> Result<T, E> {
 
 register! {
     "json" => Json(crate::json::JsonSettings);
+    "json_body" => JsonBody(crate::json_body::JsonBodySettings);
+    "raw" => Raw(crate::raw::RawSettings);
+    "text" => Text(crate::text::TextSettings);
+    "csv" => Csv(crate::csv::CsvSettings);
+    "cloudevents" => CloudEvents(crate::cloudevents::CloudEventsSettings);
 }
 
 impl Default for CodecSpec {

@@ -11,6 +11,7 @@ use wasmill_engine::input::{Decoder, RawBatch, RawRecord};
 use wasmill_engine::time::{TIMESTAMP_MAX_MS, TIMESTAMP_NONE, timestamp_in_range};
 use wasmill_frame::{FrameBuf, Meta, MetaKind, MetaWriter, Parts};
 
+use super::scan::{self, Members, Next};
 use crate::rfc3339;
 use crate::unseen::{NUMBER_ID, keep_headers, tombstone};
 
@@ -51,37 +52,37 @@ fn decode(
     let key = record.key.clone().map(|k| &data[k]);
     let text = std::str::from_utf8(value)
         .map_err(|e| format!("not UTF-8: invalid byte at {}; a message is JSON text", e.valid_up_to()))?;
-    expect_object(text)?;
+    let start = expect_object(text)?;
     scratch.fields.clear();
-    let mut json = serde_json::Deserializer::from_str(text);
-    let envelope = json
-        .deserialize_map(EnvelopeVisitor { fields: &mut scratch.fields })
-        .and_then(|envelope| json.end().map(|()| envelope))
-        .map_err(|e| broken(&e))?;
+    let envelope = match Envelope::scan(text, start, &mut scratch.fields) {
+        Some(envelope) => envelope,
+        None => {
+            scratch.fields.clear();
+            Envelope::read(text, &mut scratch.fields)?
+        }
+    };
 
     let id = envelope.id.ok_or("no `id`: a message needs one, text or a number")?;
     let (id, id_number) = match string_body(id) {
         Some(_) => (unescaped("id", id)?, None),
-        None if id.get().starts_with(|c: char| c == '-' || c.is_ascii_digit()) => {
-            (Cow::Borrowed(id.get()), Some(id.get()))
-        }
-        None => return Err(format!("`id` is {}: expected text or a number", kind_of(id.get()))),
+        None if id.starts_with(|c: char| c == '-' || c.is_ascii_digit()) => (Cow::Borrowed(id), Some(id)),
+        None => return Err(format!("`id` is {}: expected text or a number", kind_of(id))),
     };
     let kind = envelope.kind.ok_or("no `type`: a message needs one, as text")?;
     if string_body(kind).is_none() {
-        return Err(format!("`type` is {}: expected text", kind_of(kind.get())));
+        return Err(format!("`type` is {}: expected text", kind_of(kind)));
     }
     let kind = unescaped("type", kind)?;
     let (timestamp, timestamp_text) = match envelope.timestamp {
-        Some(raw) if raw.get() != "null" => timestamp(raw)?,
+        Some(raw) if raw != "null" => timestamp(raw)?,
         _ => (record.time_ms.filter(|t| timestamp_in_range(*t)).unwrap_or(TIMESTAMP_NONE), None),
     };
 
     let column = &mut scratch.metadata;
     column.clear();
-    if let Some(raw) = envelope.metadata.filter(|raw| raw.get() != "null") {
-        if !raw.get().starts_with('{') {
-            return Err(format!("`metadata` is {}: expected an object", kind_of(raw.get())));
+    if let Some(raw) = envelope.metadata.filter(|raw| *raw != "null") {
+        if !raw.starts_with('{') {
+            return Err(format!("`metadata` is {}: expected an object", kind_of(raw)));
         }
         read_metadata(raw, column)?;
     }
@@ -99,7 +100,7 @@ fn decode(
         id: &id,
         kind: &kind,
         key,
-        payload: envelope.payload.map_or("null", RawValue::get).as_bytes(),
+        payload: envelope.payload.unwrap_or("null").as_bytes(),
         timestamp,
         metadata: column.as_bytes(),
         payload_is_json: true,
@@ -107,9 +108,11 @@ fn decode(
     Ok(())
 }
 
-fn expect_object(text: &str) -> Result<(), String> {
-    match text.bytes().find(|b| !matches!(b, b' ' | b'\t' | b'\r' | b'\n')) {
-        Some(b'{') => Ok(()),
+/// Where the object's brace is.
+fn expect_object(text: &str) -> Result<usize, String> {
+    let start = scan::blanks(text.as_bytes(), 0);
+    match text.as_bytes().get(start) {
+        Some(b'{') => Ok(start),
         None => Err("empty: expected a JSON object, one message a line".into()),
         Some(_) => {
             let what = kind_of(text.trim_start());
@@ -120,12 +123,12 @@ fn expect_object(text: &str) -> Result<(), String> {
     }
 }
 
-fn timestamp(raw: &RawValue) -> Result<(i64, Option<Cow<'_, str>>), String> {
+fn timestamp(raw: &str) -> Result<(i64, Option<Cow<'_, str>>), String> {
     if string_body(raw).is_some() {
         let text = unescaped("timestamp", raw)?;
         return Ok((rfc3339::parse(&text)?, Some(text)));
     }
-    let text = raw.get();
+    let text = raw;
     if !text.starts_with(|c: char| c == '-' || c.is_ascii_digit()) {
         let what = kind_of(text);
         return Err(format!("`timestamp` is {what}: expected RFC 3339 text or integer milliseconds"));
@@ -142,23 +145,23 @@ fn timestamp(raw: &RawValue) -> Result<(i64, Option<Cow<'_, str>>), String> {
 }
 
 /// The inside of a JSON string, escapes as they stand; none for another value.
-fn string_body(raw: &RawValue) -> Option<&str> {
-    raw.get().strip_prefix('"')?.strip_suffix('"')
+pub(crate) fn string_body(raw: &str) -> Option<&str> {
+    raw.strip_prefix('"')?.strip_suffix('"')
 }
 
 /// A JSON string's text; without escapes it is borrowed.
-fn unescaped<'a>(field: &str, raw: &'a RawValue) -> Result<Cow<'a, str>, String> {
+pub(crate) fn unescaped<'a>(field: &str, raw: &'a str) -> Result<Cow<'a, str>, String> {
     let body = string_body(raw).unwrap_or_default();
     if memchr::memchr(b'\\', body.as_bytes()).is_none() {
         return Ok(Cow::Borrowed(body));
     }
-    serde_json::from_str::<String>(raw.get())
+    serde_json::from_str::<String>(raw)
         .map(Cow::Owned)
         .map_err(|e| format!("`{field}` is not well-formed text: {}", cause(&e)))
 }
 
 /// What a JSON text starts as, for people.
-fn kind_of(text: &str) -> &'static str {
+pub(crate) fn kind_of(text: &str) -> &'static str {
     match text.as_bytes().first() {
         Some(b'{') => "an object",
         Some(b'[') => "an array",
@@ -170,7 +173,7 @@ fn kind_of(text: &str) -> &'static str {
     }
 }
 
-fn cause(error: &serde_json::Error) -> String {
+pub(crate) fn cause(error: &serde_json::Error) -> String {
     let text = error.to_string();
     match text.rfind(" at line ") {
         Some(at) => text[..at].to_owned(),
@@ -178,7 +181,7 @@ fn cause(error: &serde_json::Error) -> String {
     }
 }
 
-fn broken(error: &serde_json::Error) -> String {
+pub(crate) fn broken(error: &serde_json::Error) -> String {
     let (line, column) = (error.line(), error.column());
     let place = if line > 1 { format!("line {line}, column {column}") } else { format!("column {column}") };
     let cause = cause(error);
@@ -196,11 +199,65 @@ fn broken(error: &serde_json::Error) -> String {
 
 #[derive(Default)]
 struct Envelope<'de> {
-    id: Option<&'de RawValue>,
-    kind: Option<&'de RawValue>,
-    timestamp: Option<&'de RawValue>,
-    payload: Option<&'de RawValue>,
-    metadata: Option<&'de RawValue>,
+    id: Option<&'de str>,
+    kind: Option<&'de str>,
+    timestamp: Option<&'de str>,
+    payload: Option<&'de str>,
+    metadata: Option<&'de str>,
+}
+
+impl<'de> Envelope<'de> {
+    /// Reads a text whose brace stands at `start`; none where something is wrong with it.
+    fn scan(text: &'de str, start: usize, fields: &mut MetaWriter) -> Option<Self> {
+        let mut envelope = Self::default();
+        let mut members = Members::new(text, start);
+        let end = loop {
+            match members.next() {
+                Next::Member(name, value) => {
+                    let name = unescaped_name(name)?;
+                    if !envelope.set(&name, value) {
+                        if name.len() > NAME_BYTES_MAX {
+                            return None;
+                        }
+                        fields.push(MetaKind::Field, name.as_bytes(), value.as_bytes());
+                    }
+                }
+                Next::End(end) => break end,
+                Next::Broken => return None,
+            }
+        };
+        (scan::blanks(text.as_bytes(), end) == text.len()).then_some(envelope)
+    }
+
+    /// The same, told by serde_json: it knows place and cause of what is wrong.
+    fn read(text: &'de str, fields: &mut MetaWriter) -> Result<Self, String> {
+        let mut json = serde_json::Deserializer::from_str(text);
+        json.deserialize_map(EnvelopeVisitor { fields })
+            .and_then(|envelope| json.end().map(|()| envelope))
+            .map_err(|e| broken(&e))
+    }
+
+    /// Takes a field that it knows.
+    fn set(&mut self, name: &str, value: &'de str) -> bool {
+        let field = match name {
+            "id" => &mut self.id,
+            "type" => &mut self.kind,
+            "timestamp" => &mut self.timestamp,
+            "payload" => &mut self.payload,
+            "metadata" => &mut self.metadata,
+            _ => return false,
+        };
+        *field = Some(value);
+        true
+    }
+}
+
+/// A name's text, of what stands between its quotes.
+pub(crate) fn unescaped_name(body: &str) -> Option<Cow<'_, str>> {
+    if memchr::memchr(b'\\', body.as_bytes()).is_none() {
+        return Some(Cow::Borrowed(body));
+    }
+    serde_json::from_str::<String>(&format!("\"{body}\"")).ok().map(Cow::Owned)
 }
 
 struct EnvelopeVisitor<'w> {
@@ -218,19 +275,10 @@ impl<'de> Visitor<'de> for EnvelopeVisitor<'_> {
         let mut envelope = Envelope::default();
         while let Some(name) = map.next_key_seed(Name)? {
             let value = map.next_value::<&'de RawValue>()?;
-            let field = match &*name {
-                "id" => &mut envelope.id,
-                "type" => &mut envelope.kind,
-                "timestamp" => &mut envelope.timestamp,
-                "payload" => &mut envelope.payload,
-                "metadata" => &mut envelope.metadata,
-                other => {
-                    check_name::<A::Error>(other)?;
-                    self.fields.push(MetaKind::Field, other.as_bytes(), value.get().as_bytes());
-                    continue;
-                }
-            };
-            *field = Some(value);
+            if !envelope.set(&name, value.get()) {
+                check_name::<A::Error>(&name)?;
+                self.fields.push(MetaKind::Field, name.as_bytes(), value.get().as_bytes());
+            }
         }
         Ok(envelope)
     }
@@ -270,15 +318,45 @@ impl<'de> Visitor<'de> for Name {
     }
 }
 
-fn read_metadata(raw: &RawValue, column: &mut MetaWriter) -> Result<(), String> {
-    let mut count = 0;
-    let mut json = serde_json::Deserializer::from_str(raw.get());
-    json.deserialize_map(MetadataVisitor { column, count: &mut count })
-        .map_err(|e| format!("`metadata`: {}", cause(&e)))?;
+/// Reads an object that is known to be JSON.
+fn read_metadata(raw: &str, column: &mut MetaWriter) -> Result<(), String> {
+    let count = match scan_metadata(raw, column) {
+        Some(count) => count,
+        None => {
+            column.clear();
+            let mut count = 0;
+            let mut json = serde_json::Deserializer::from_str(raw);
+            json.deserialize_map(MetadataVisitor { column, count: &mut count })
+                .map_err(|e| format!("`metadata`: {}", cause(&e)))?;
+            count
+        }
+    };
     if has_repeats(column, count) {
         keep_last(column);
     }
     Ok(())
+}
+
+/// Adds the entries and answers how many; none where something is wrong with one.
+fn scan_metadata(raw: &str, column: &mut MetaWriter) -> Option<usize> {
+    let mut members = Members::new(raw, 0);
+    let mut count = 0;
+    loop {
+        match members.next() {
+            Next::Member(name, value) => {
+                let name = unescaped_name(name).filter(|name| name.len() <= NAME_BYTES_MAX)?;
+                if string_body(value).is_some() {
+                    let text = unescaped(&name, value).ok()?;
+                    column.push(MetaKind::Text, name.as_bytes(), text.as_bytes());
+                } else {
+                    column.push(MetaKind::Json, name.as_bytes(), value.as_bytes());
+                }
+                count += 1;
+            }
+            Next::End(_) => return Some(count),
+            Next::Broken => return None,
+        }
+    }
 }
 
 struct MetadataVisitor<'w> {
@@ -297,8 +375,8 @@ impl<'de> Visitor<'de> for MetadataVisitor<'_> {
         while let Some(name) = map.next_key_seed(Name)? {
             check_name::<A::Error>(&name)?;
             let value = map.next_value::<&'de RawValue>()?;
-            if string_body(value).is_some() {
-                let text = unescaped(&name, value).map_err(A::Error::custom)?;
+            if string_body(value.get()).is_some() {
+                let text = unescaped(&name, value.get()).map_err(A::Error::custom)?;
                 self.column.push(MetaKind::Text, name.as_bytes(), text.as_bytes());
             } else {
                 self.column.push(MetaKind::Json, name.as_bytes(), value.get().as_bytes());

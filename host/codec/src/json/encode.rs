@@ -2,12 +2,12 @@
 
 use std::io::Write;
 
-use serde::de::IgnoredAny;
 use wasmill_engine::output::{EncodedBatch, EncodedRecord, Encoder, OutputId};
 use wasmill_engine::time::TIMESTAMP_NONE;
 use wasmill_frame::meta::Entry;
 use wasmill_frame::{Message, MetaKind};
 
+use super::scan;
 use crate::unseen::{HEADERS, NUMBER_ID, Unseen, append, is_tombstone};
 use crate::{RecordWriter, Takes, rfc3339};
 
@@ -70,7 +70,7 @@ fn envelope(message: Message<'_>, unseen: &Unseen<'_>, out: &mut Vec<u8>) -> Res
     out.extend_from_slice(b",\"type\":");
     text(message.kind(), out);
     out.extend_from_slice(b",\"payload\":");
-    payload(message, out)?;
+    payload(message, "a JSON envelope", out)?;
     if message.timestamp() != TIMESTAMP_NONE {
         out.extend_from_slice(b",\"timestamp\":");
         timestamp(message.timestamp(), unseen.timestamp_text, out);
@@ -122,7 +122,8 @@ fn timestamp(ms: i64, came_as: Option<&[u8]>, out: &mut Vec<u8>) {
     }
 }
 
-fn payload(message: Message<'_>, out: &mut Vec<u8>) -> Result<(), String> {
+/// Writes the payload as JSON on one line; `holder` is what is to hold it, for the error.
+pub(crate) fn payload(message: Message<'_>, holder: &str, out: &mut Vec<u8>) -> Result<(), String> {
     let payload = message.payload();
     if is_tombstone(message) {
         out.extend_from_slice(b"null");
@@ -138,21 +139,21 @@ fn payload(message: Message<'_>, out: &mut Vec<u8>) -> Result<(), String> {
             Ok(())
         }
         Err(e) => Err(format!(
-            "payload is neither JSON nor UTF-8 text (invalid byte at {}), so a JSON envelope can't hold it",
+            "payload is neither JSON nor UTF-8 text (invalid byte at {}), so {holder} can't hold it",
             e.valid_up_to()
         )),
     }
 }
 
-fn is_json(bytes: &[u8]) -> bool {
-    std::str::from_utf8(bytes).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
+pub(crate) fn is_json(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_ok_and(scan::is_value)
 }
 
 fn utf8<'a>(bytes: &'a [u8], what: &str) -> Result<&'a str, String> {
     std::str::from_utf8(bytes).map_err(|_| format!("metadata: {what} is not UTF-8"))
 }
 
-fn text(value: &str, out: &mut Vec<u8>) {
+pub(crate) fn text(value: &str, out: &mut Vec<u8>) {
     // Without a branch a byte, so that the compiler looks at many at once.
     let escapes = value.bytes().fold(false, |any, b| any | (b < b' ') | (b == b'"') | (b == b'\\'));
     if !escapes {
@@ -167,7 +168,7 @@ fn text(value: &str, out: &mut Vec<u8>) {
 
 /// JSON to the letter, but for newlines: valid JSON has them between tokens only, where a blank means
 /// the same.
-fn one_line(json: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn one_line(json: &[u8], out: &mut Vec<u8>) {
     let start = out.len();
     out.extend_from_slice(json);
     let mut at = start;

@@ -25,8 +25,9 @@ use crate::framing::Lines;
 use crate::table::CodecSettings;
 use crate::{CodecError, Reading, Writing};
 
-mod decode;
-mod encode;
+pub(crate) mod decode;
+pub(crate) mod encode;
+pub(crate) mod scan;
 
 pub use decode::JsonDecoder;
 pub use encode::JsonEncoder;
