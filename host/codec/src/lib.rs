@@ -9,12 +9,15 @@
 //! the messages came as.
 
 pub mod around;
+pub mod asking;
 pub mod framing;
 pub mod json;
 pub mod number;
+pub mod registry;
 pub mod rfc3339;
 pub mod secret;
 pub mod table;
+pub mod units;
 pub mod unseen;
 
 use std::sync::Arc;

@@ -58,8 +58,8 @@ pub fn double(text: &str, numbers: Numbers) -> Result<f64, String> {
 /// As of [`double`].
 pub fn float(text: &str, numbers: Numbers) -> Result<f32, String> {
     let float: f32 = text.parse().map_err(|_| format!("{} is no number", shown(text)))?;
-    let same = float.is_finite()
-        && (numbers == Numbers::Round || comes_back(text, |out| write_float(float, out)));
+    let same =
+        float.is_finite() && (numbers == Numbers::Round || comes_back(text, |out| write_float(float, out)));
     if same { Ok(float) } else { Err(lossy(text, "float of 32 bits", numbers)) }
 }
 

@@ -124,7 +124,11 @@ pub(super) async fn recover_sinks(
             checkpoint.and_then(|c| c.sinks.iter().find(|(n, _)| n == name)).map(|(_, token)| token.as_str());
         sink.identify(Writer { sink: name.clone(), ..writer.clone() });
         insist!(ends, name.as_str(), sink.recover(token)).map_err(outside)?;
-        routes.push(SinkRoute { takes, encoder: sink.encoder(&wasmill_connect::codec::json::writing()), when });
+        routes.push(SinkRoute {
+            takes,
+            encoder: sink.encoder(&wasmill_connect::codec::json::writing()),
+            when,
+        });
     }
     Ok((sinks, routes))
 }
