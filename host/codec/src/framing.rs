@@ -3,8 +3,10 @@
 use wasmill_engine::input::RawBatch;
 
 mod lines;
+mod prefixed;
 
 pub use lines::Lines;
+pub use prefixed::Prefixed;
 
 /// How records stand one behind the other.
 pub trait Framing: Send + Sync {

@@ -12,6 +12,7 @@ pub mod around;
 pub mod asking;
 pub mod framing;
 pub mod json;
+pub mod json_schema;
 pub mod number;
 pub mod registry;
 pub mod rfc3339;

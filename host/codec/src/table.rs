@@ -140,6 +140,7 @@ fn from_nothing<T: DeserializeOwned, E: serde::de::Error>() -> Result<T, E> {
 
 register! {
     "json" => Json(crate::json::JsonSettings);
+    "json_schema" => JsonSchema(crate::json_schema::JsonSchemaSettings);
 }
 
 impl Default for CodecSpec {

@@ -167,7 +167,7 @@ fn text(value: &str, out: &mut Vec<u8>) {
 
 /// JSON to the letter, but for newlines: valid JSON has them between tokens only, where a blank means
 /// the same.
-fn one_line(json: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn one_line(json: &[u8], out: &mut Vec<u8>) {
     let start = out.len();
     out.extend_from_slice(json);
     let mut at = start;

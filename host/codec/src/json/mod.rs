@@ -30,6 +30,7 @@ mod encode;
 
 pub use decode::JsonDecoder;
 pub use encode::JsonEncoder;
+pub(crate) use encode::one_line;
 
 pub use crate::unseen::{TOMBSTONE, is_tombstone};
 
