@@ -218,3 +218,45 @@ impl<T: Send + Sync + 'static> Ahead for Fetched<T> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::RegistrySettings;
+
+    fn fetched() -> Fetched<u32> {
+        let registry = Registry::new(&RegistrySettings::new("http://127.0.0.1:1")).expect("settings");
+        Fetched::new(registry, |_| Ok(0))
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_what_was_used_lately_stays() {
+        let (fetched, now) = (fetched(), Instant::now());
+        for id in 0..30_000 {
+            let batch = u64::from(id) + 1;
+            fetched.keep((id, Ok(Arc::new(id)), 10, true), batch, now);
+            assert_eq!(fetched.missing(&[0], batch, now), [0; 0], "each batch has it");
+            let kept = fetched.kept.read().expect("no panic");
+            assert!(kept.schemas.len() <= KEPT_MAX);
+            assert_eq!(kept.bytes, kept.schemas.len() * 10);
+        }
+        assert_eq!(fetched.get(29_999), Some(Ok(Arc::new(29_999))));
+        assert_eq!(fetched.get(0), Some(Ok(Arc::new(0))));
+        assert_eq!(fetched.get(1), None);
+    }
+
+    #[test]
+    fn great_schemas_are_bounded_by_their_bytes() {
+        let (fetched, now) = (fetched(), Instant::now());
+        for id in 0..100 {
+            fetched.keep((id, Ok(Arc::new(id)), 1 << 20, true), u64::from(id) + 1, now);
+            assert!(fetched.kept.read().expect("no panic").bytes <= KEPT_BYTES_MAX);
+        }
+        // What one batch needs is never dropped for it.
+        for id in 200..300 {
+            fetched.keep((id, Ok(Arc::new(id)), 1 << 20, true), 500, now);
+        }
+        assert!((200..300).all(|id| fetched.get(id).is_some()));
+        assert_eq!(fetched.get(99), None);
+    }
+}

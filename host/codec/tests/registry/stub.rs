@@ -70,8 +70,14 @@ impl Stub {
 fn serve(stream: impl Read + Write, log: &Mutex<Vec<Asked>>, answer: &dyn Fn(&Asked) -> Answer) {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
-    if stream.read_line(&mut line).unwrap_or(0) == 0 {
-        return;
+    match stream.read_line(&mut line) {
+        Ok(0) => return,
+        Ok(_) => {}
+        // As servers do where somebody speaks TLS to them.
+        Err(_) => {
+            let _ = stream.get_mut().write_all(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n");
+            return;
+        }
     }
     let what = line.trim_end().trim_end_matches(" HTTP/1.1").to_owned();
     let (mut authorization, mut length) = (None, 0);
