@@ -14,7 +14,6 @@ const CONNECT_MAX: Duration = Duration::from_secs(5);
 pub const NOT_TRUSTED: &str = "the certificate is not trusted: name a file with its issuer's as `ca_file`, or put that into the system's store; it must be for the host in the URL";
 
 /// A client that follows no redirects and knows no proxies of the environment.
-#[must_use]
 pub fn client(timeout: Duration) -> ClientBuilder {
     Client::builder()
         .user_agent(concat!("wasmill/", env!("CARGO_PKG_VERSION")))

@@ -44,7 +44,7 @@ pub struct JsonSchemaSettings {
     pub schema_file: Option<PathBuf>,
     /// A schema registry. With it each value must begin with the id of its schema there. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub registry: Option<RegistrySettings>,
+    pub registry: Option<Box<RegistrySettings>>,
     /// The type of messages whose headers tell none. Default: the schema's `title`, or `message`.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,

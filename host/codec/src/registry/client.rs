@@ -47,6 +47,9 @@ struct Base {
     shown: String,
 }
 
+/// A user, and its password.
+type User = (String, Option<String>);
+
 enum Auth {
     None,
     User(String, Option<String>),
@@ -637,7 +640,7 @@ fn failed(error: &reqwest::Error) -> Attempt {
 }
 
 /// Where a registry is, and the user that its URL names.
-fn base(text: &str) -> Result<(Base, Option<(String, Option<String>)>), String> {
+fn base(text: &str) -> Result<(Base, Option<User>), String> {
     let expected = "expected one such as http://registry:8081";
     let mut url = Url::parse(text).map_err(|e| format!("`url` is no URL ({e}): {expected}"))?;
     if !matches!(url.scheme(), "http" | "https") {
