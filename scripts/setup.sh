@@ -5,7 +5,7 @@
 #
 # build: Rust, a C and a C++ compiler with make, which compile librdkafka and a part of wasmtime, and
 # OpenSSL's headers. test: python3 too, for the oracles; redis-server, and Java with Maven, which fetches
-# Kafka, Go, which builds a NATS server, and PostgreSQL, for real servers; kcat, curl, and python3's venv, for clients
+# Kafka and a schema registry, Go, which builds a NATS server, and PostgreSQL, for real servers; kcat, curl, and python3's venv, for clients
 # that aren't ours; openssl, for a server with TLS; strace, to see what reaches the disk before an answer. lint: rustfmt
 # and clippy too. System packages are installed on Debian and its kin only, as root, or with sudo after asking on a terminal;
 # elsewhere the script says what to install.

@@ -4,9 +4,11 @@ use wasmill_engine::input::RawBatch;
 
 mod length;
 mod lines;
+mod prefixed;
 
 pub use length::Length;
 pub use lines::Lines;
+pub use prefixed::Prefixed;
 
 /// How records stand one behind the other.
 pub trait Framing: Send + Sync {

@@ -9,17 +9,21 @@
 //! the messages came as.
 
 pub mod around;
+pub mod asking;
 pub mod cloudevents;
 pub mod csv;
 pub mod framing;
 pub mod json;
 pub mod json_body;
+pub mod json_schema;
 pub mod number;
 pub mod raw;
+pub mod registry;
 pub mod rfc3339;
 pub mod secret;
 pub mod table;
 pub mod text;
+pub mod units;
 pub mod unseen;
 
 use std::sync::Arc;

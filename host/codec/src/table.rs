@@ -145,6 +145,7 @@ register! {
     "text" => Text(crate::text::TextSettings);
     "csv" => Csv(crate::csv::CsvSettings);
     "cloudevents" => CloudEvents(crate::cloudevents::CloudEventsSettings);
+    "json_schema" => JsonSchema(crate::json_schema::JsonSchemaSettings);
 }
 
 impl Default for CodecSpec {

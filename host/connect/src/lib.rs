@@ -23,15 +23,14 @@ pub mod stdio;
 pub mod store;
 mod stream;
 pub mod table;
-pub mod units;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use async_trait::async_trait;
 pub use kafka::GroupOffsets;
-pub use wasmill_codec as codec;
 use wasmill_codec::framing::Framing;
+pub use wasmill_codec::{self as codec, units};
 use wasmill_codec::{Writing, secret};
 use wasmill_engine::input::RawBatch;
 use wasmill_engine::output::{EncodedBatch, Encoder, Sequences};

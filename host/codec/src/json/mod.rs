@@ -31,6 +31,7 @@ pub(crate) mod scan;
 
 pub use decode::JsonDecoder;
 pub use encode::JsonEncoder;
+pub(crate) use encode::one_line;
 
 pub use crate::unseen::{TOMBSTONE, is_tombstone};
 
