@@ -2,9 +2,14 @@
 
 use wasmill_engine::input::RawBatch;
 
+mod delimited;
 mod lines;
+mod objects;
+mod pieces;
 
+pub use delimited::Delimited;
 pub use lines::Lines;
+pub use objects::Objects;
 
 /// How records stand one behind the other.
 pub trait Framing: Send + Sync {

@@ -140,6 +140,8 @@ fn from_nothing<T: DeserializeOwned, E: serde::de::Error>() -> Result<T, E> {
 
 register! {
     "json" => Json(crate::json::JsonSettings);
+    "messagepack" => MessagePack(crate::messagepack::MessagePackSettings);
+    "protobuf" => Protobuf(crate::protobuf::ProtobufSettings);
 }
 
 impl Default for CodecSpec {
