@@ -405,12 +405,12 @@ fn enum_of(described: &EnumDescriptor) -> Enum {
     let (mut by_number, mut by_name, mut names) = (HashMap::new(), HashMap::new(), Vec::new());
     for value in described.values() {
         by_name.insert(value.name().to_owned(), value.number());
-        names.push(value.name().to_owned());
     }
     // Of several names of a number the first counts, in the order of the file.
     for value in &described.enum_descriptor_proto().value {
         let mut json = Vec::new();
         jsontext::text(value.name(), &mut json);
+        names.push(value.name().to_owned());
         by_number.entry(value.number()).or_insert(json);
     }
     let name = described.full_name().to_owned();
