@@ -483,7 +483,7 @@ impl<'a> Walk<'a> {
         self.out.push(b'{');
         // Where each key and its pair's end are in the output, and what was unknown in the value.
         let mut pairs: SmallVec<[(Range<usize>, usize, Kept); 8]> = SmallVec::new();
-        for (n, (_, range)) in all.iter().enumerate() {
+        for (_, range) in all {
             let (mut key, mut values) = (None, Pieces::new());
             let mut at = range.start;
             while at < range.end {
@@ -513,7 +513,6 @@ impl<'a> Walk<'a> {
                 let shown = || String::from_utf8_lossy(&self.out[key.start + 1..key.end - 1]).into_owned();
                 e.within(|| Step::Name(shown()))
             })?;
-            let _ = n;
             pairs.push((key, self.out.len(), value));
         }
         self.out.push(b'}');

@@ -115,7 +115,9 @@ fn group(data: &[u8], at: &mut usize, end: usize, number: u32) -> Result<Range<u
                     return Ok(start..tag_at);
                 }
             }
-            _ => drop(extent(data, at, end, number, wire_type)?),
+            _ => {
+                extent(data, at, end, number, wire_type)?;
+            }
         }
     }
     Err(Wrong::at(end, format!("the group {number} has no end")))
