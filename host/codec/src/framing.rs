@@ -2,12 +2,17 @@
 
 use wasmill_engine::input::RawBatch;
 
+mod delimited;
 mod length;
 mod lines;
+mod objects;
+mod pieces;
 mod prefixed;
 
+pub use delimited::Delimited;
 pub use length::Length;
 pub use lines::Lines;
+pub use objects::Objects;
 pub use prefixed::Prefixed;
 
 /// How records stand one behind the other.

@@ -44,6 +44,7 @@ macro_rules! register {
     ($($name:literal => $variant:ident($settings:ty);)+) => {
         /// A codec in a pipeline spec.
         #[derive(Debug, Clone, PartialEq)]
+        #[allow(clippy::large_enum_variant, reason = "there is one a source or sink, not one a message")]
         pub enum CodecSpec {
             $(#[doc = concat!("`", $name, "`")] $variant($settings),)+
         }
@@ -146,6 +147,8 @@ register! {
     "csv" => Csv(crate::csv::CsvSettings);
     "cloudevents" => CloudEvents(crate::cloudevents::CloudEventsSettings);
     "json_schema" => JsonSchema(crate::json_schema::JsonSchemaSettings);
+    "messagepack" => MessagePack(crate::messagepack::MessagePackSettings);
+    "protobuf" => Protobuf(crate::protobuf::ProtobufSettings);
 }
 
 impl Default for CodecSpec {
