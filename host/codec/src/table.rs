@@ -140,6 +140,7 @@ fn from_nothing<T: DeserializeOwned, E: serde::de::Error>() -> Result<T, E> {
 
 register! {
     "json" => Json(crate::json::JsonSettings);
+    "avro" => Avro(crate::avro::AvroSettings);
 }
 
 impl Default for CodecSpec {
