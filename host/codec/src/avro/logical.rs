@@ -250,8 +250,9 @@ fn read_time(text: &[u8]) -> Option<(i64, i64, &[u8])> {
         if length == 0 || fraction[..length].iter().skip(9).any(|b| *b != b'0') {
             return None;
         }
-        for at in 0..9 {
-            nanos = nanos * 10 + if at < length { i64::from(fraction[at] - b'0') } else { 0 };
+        let zeros = std::iter::repeat(&b'0');
+        for digit in fraction[..length].iter().chain(zeros).take(9) {
+            nanos = nanos * 10 + i64::from(digit - b'0');
         }
         rest = &fraction[length..];
     }

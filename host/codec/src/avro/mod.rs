@@ -77,7 +77,7 @@ pub struct AvroSettings {
     /// The schema registry, by whose wire format values are read and written: a zero byte, the number of the
     /// schema, the datum. In container files it is left out. Default: none; values are datums alone.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub registry: Option<RegistrySettings>,
+    pub registry: Option<Box<RegistrySettings>>,
     /// Whether values are in the single-object encoding, which begins with the bytes C3 01 and the schema's
     /// fingerprint. Those of `schema_file` and `reader_schema_file` are known. Default: false.
     pub single_object: bool,
