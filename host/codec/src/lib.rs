@@ -10,6 +10,7 @@
 
 pub mod around;
 pub mod asking;
+pub mod avro;
 pub mod cloudevents;
 pub mod csv;
 pub mod framing;

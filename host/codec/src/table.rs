@@ -149,6 +149,7 @@ register! {
     "json_schema" => JsonSchema(crate::json_schema::JsonSchemaSettings);
     "messagepack" => MessagePack(crate::messagepack::MessagePackSettings);
     "protobuf" => Protobuf(crate::protobuf::ProtobufSettings);
+    "avro" => Avro(crate::avro::AvroSettings);
 }
 
 impl Default for CodecSpec {
