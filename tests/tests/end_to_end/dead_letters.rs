@@ -21,7 +21,8 @@ fn message(id: usize, boom: bool) -> String {
 }
 
 fn ids_of(folder: &std::path::Path) -> Vec<usize> {
-    let ids = finished_lines(folder).iter().map(|line| field(line, "/id").as_str().unwrap_or("").parse());
+    let lines = finished_lines(folder);
+    let ids = lines.iter().map(|line| field(line, "/id").as_str().unwrap_or("").parse());
     let mut ids: Vec<usize> = ids.map(|id| id.expect("a number")).collect();
     ids.sort_unstable();
     ids
