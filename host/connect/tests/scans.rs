@@ -199,7 +199,7 @@ fn a_topic_is_read_to_its_end_and_a_second_copier_fences_the_first() {
         let mut first = scan::copier(&replay, "p-replay").await.expect("a copier");
         first.append(copies(0..10)).await.expect("appended");
         let mut second = scan::copier(&replay, "p-replay").await.expect("a copier");
-        let why = first.append(copies(10..20)).await.err().expect("fenced out").to_string();
+        let why = first.append(copies(10..20)).await.expect_err("fenced out").to_string();
         assert!(why.contains("another `wasmill dlq replay`"), "{why}");
         // What it sent and couldn't commit is there, and nobody sees it.
         assert_eq!(all(second.scan().await.expect("a scan")).await.0.len(), 10);

@@ -199,7 +199,10 @@ impl Coordinator {
             batch_messages_max: batch_messages_max.max(1),
             key_groups: topology.key_groups,
             // Several processes' totals depend on one another anyway: no process's facts would repeat them.
-            foretells: has_lanes && !topology.shared && (order == Order::Arrival || topology.idle_marks),
+            // Letters wait for a barrier: before a replay is where its epoch was, none may come in.
+            foretells: has_lanes
+                && !topology.shared
+                && (order == Order::Arrival || topology.idle_marks || letters.is_some()),
             routes: Arc::clone(routes),
             epoch,
             log: VirtualLog::new(order, closing, positions, facts.runs, facts.reached, letters),

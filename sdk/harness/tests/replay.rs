@@ -48,7 +48,9 @@ fn lines(outputs: &[Output]) -> Vec<String> {
 }
 
 fn json(outputs: &[Output]) -> Vec<Value> {
-    outputs.iter().map(|output| serde_json::from_str(&output.line).unwrap()).collect()
+    // A number that is none for serde_json is one for wasmill, which keeps its text.
+    let line = |output: &Output| serde_json::from_str(&output.line.replace("1e400", "1e40")).unwrap();
+    outputs.iter().map(line).collect()
 }
 
 /// A stage that leaves its name in the message's trail, and fails on `NAME-trap` and `NAME-error` unless it is mended.
@@ -57,7 +59,10 @@ fn stage(name: &'static str, kind: StageKind, mended: bool) -> Arc<StageSpec> {
         let poison = message.kind().strip_prefix(name).filter(|_| !mended);
         match poison {
             Some("-trap") => return Err(CallError::Trap(format!("{name} panics"))),
-            Some("-error") => edits.push(index, Edit::Fail("asked to")),
+            Some("-error") => {
+                edits.push(index, Edit::Fail("asked to"));
+                return Ok(());
+            }
             Some("-bytes") => edits.push(index, Edit::Payload(b"\xff")),
             _ => {}
         }
@@ -203,7 +208,8 @@ fn one_poison_message_in_a_thousand_makes_one_letter_and_goes_on_from_there() {
         assert_eq!((&letter["source"], &letter["offset"]), (&0.into(), &500.into()), "{case}");
         let is_before_lanes = !["fold", "after", "before"].contains(&at);
         let original = letter.pointer("/original/value").and_then(Value::as_str);
-        assert_eq!(original, is_before_lanes.then_some(poison.as_str()), "{case}");
+        let told = poison.replace("1e400", "1e40");
+        assert_eq!(original, is_before_lanes.then_some(told.as_str()), "{case}");
         if kind != "decode" {
             let raw = &broken.committed[1][0].line;
             assert!(kind == "key" || kind == "encode" || raw.contains(r#""n":1.10"#), "{case}: {raw}");
@@ -231,11 +237,11 @@ fn one_poison_message_in_a_thousand_makes_one_letter_and_goes_on_from_there() {
                     assert!(line.line.contains(exact), "{case}: {exact} in {}", line.line);
                 }
             }
-            None if behind == Window && kind != "error" && kind != "late" => {
+            None if behind == Window && kind != "error" => {
                 // Into the window that was open, or, where that had closed, a letter that says so.
                 let lists: Vec<String> =
                     payloads(&through.committed[0]).iter().map(|p| p["value"].to_string()).collect();
-                let times = lists.iter().filter(|list| list.contains("poison@2500,")).count();
+                let times = lists.iter().filter(|list| list.contains("poison@")).count();
                 let late = dead.iter().filter(|l| l["payload"]["kind"] == "late").count();
                 assert_eq!((times + late, dead.len()), (1, late), "{case}: {dead:?}");
             }
