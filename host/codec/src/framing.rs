@@ -22,6 +22,10 @@ pub trait Framing: Send + Sync {
     fn resumes(&self) -> bool {
         false
     }
+    /// Whether each record is a line.
+    fn has_lines(&self) -> bool {
+        false
+    }
     /// Cuts a stream into records from `from` on. What is above `message_bytes_max`, or broken, goes on as a
     /// rejected record.
     fn cutter(&self, from: Place, message_bytes_max: usize) -> Box<dyn Cutter>;

@@ -87,6 +87,10 @@ impl Framing for TextLines {
         Lines.resumes()
     }
 
+    fn has_lines(&self) -> bool {
+        Lines.has_lines()
+    }
+
     fn cutter(&self, from: Place, message_bytes_max: usize) -> Box<dyn Cutter> {
         Lines.cutter(from, message_bytes_max)
     }

@@ -38,6 +38,26 @@ impl Decoder for ReplayDecoder {
     }
 }
 
+/// The records that a batch of dead letters has and that will be decoded again, each as a batch of one whose partition
+/// tells its source: for who must bring something before that.
+#[must_use]
+pub fn originals(envelope: &dyn Decoder, letters: &RawBatch) -> Vec<RawBatch> {
+    let mut originals = Vec::new();
+    for record in letters.records.iter().filter(|record| record.rejected.is_none()) {
+        let mut frame = FrameBuf::default();
+        if envelope.decode(record, letters, &mut frame).is_err() {
+            continue;
+        }
+        let Ok(letter) = Letter::of(frame.get(0)) else { continue };
+        if letter.body.get("message").is_none()
+            && let Some(source) = letter.body.number("source")
+        {
+            originals.extend(letter.original(source, record.offset).ok());
+        }
+    }
+    originals
+}
+
 /// Where a message enters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Entry {

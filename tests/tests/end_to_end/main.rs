@@ -6,6 +6,7 @@
 
 mod backpressure;
 mod bad_input;
+mod codecs;
 mod dead_letters;
 mod dlq;
 mod flapping;

@@ -20,6 +20,10 @@ impl Framing for Lines {
         true
     }
 
+    fn has_lines(&self) -> bool {
+        true
+    }
+
     fn cutter(&self, from: Place, message_bytes_max: usize) -> Box<dyn Cutter> {
         Box::new(Splitter::new(from, message_bytes_max))
     }

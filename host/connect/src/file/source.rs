@@ -166,9 +166,9 @@ impl Source for FileSource {
 
     async fn open(&mut self, partition: u32, offset: u64) -> Result<Box<dyn Reader>, ConnectorError> {
         let path = self.file(partition)?;
-        let resumes = self.framing.resumes();
+        let (resumes, has_lines) = (self.framing.resumes(), self.framing.has_lines());
         let open = move || match resumes {
-            true => Text::open_at(&path, offset),
+            true => Text::open_at(&path, offset, has_lines),
             false => Ok((Text::open(&path)?, Place { offset, ..Place::START })),
         };
         let (text, from) = os::blocking(open).await?;

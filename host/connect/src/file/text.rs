@@ -94,9 +94,13 @@ impl Text {
         Ok(Self { path: path.to_owned(), from, offset: 0, late: None })
     }
 
-    /// Opens a file at a byte of its text that must be the start of a line; answers the line's number.
+    /// Opens a file at a byte of its text, which must be the start of a line where it `has_lines`; answers the line's number.
     /// All before it is read once, to count lines: dead letters name them.
-    pub(super) fn open_at(path: &Path, offset: u64) -> Result<(Self, Place), ConnectorError> {
+    pub(super) fn open_at(
+        path: &Path,
+        offset: u64,
+        has_lines: bool,
+    ) -> Result<(Self, Place), ConnectorError> {
         let mut text = Self::open(path)?;
         if offset == 0 {
             return Ok((text, Place::START));
@@ -117,7 +121,7 @@ impl Text {
             last = piece[n - 1];
         }
         // A last line without its newline ends where the file does.
-        if last != b'\n' && !text.at_end()? {
+        if has_lines && last != b'\n' && !text.at_end()? {
             return Err(ConnectorError::Fatal(format!(
                 "byte {offset} of {shown} is in the middle of a line: the file was changed since that was committed, or its last line was continued; put the old file back, or run `wasmill reset` to start afresh"
             )));

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use wasmill_connect::ConnectorError;
-use wasmill_connect::codec::{Ahead, Reading, Writing, json};
-use wasmill_engine::input::Decoder;
+use wasmill_connect::codec::{Ahead, CodecError, Reading, Writing, json};
+use wasmill_engine::input::{Decoder, RawBatch};
+use wasmill_engine::replay::originals;
 
 use super::super::retry::{Ends, insist};
 use super::outside;
@@ -22,7 +23,32 @@ pub(super) async fn readings(pipeline: &Pipeline, ends: &Ends) -> anyhow::Result
         let read = async || codec.reading(&called).await.map_err(ConnectorError::from);
         readings.push(insist!(ends, &end, read()).map_err(outside)?);
     }
+    if let Some(replay) = pipeline.replay() {
+        let of: Vec<_> = readings.iter().map(|r| r.ahead.clone()).collect();
+        if let Some(reading) = readings.get_mut(replay).filter(|_| of.iter().any(Option::is_some)) {
+            reading.ahead = Some(Arc::new(OfLetters { envelope: Arc::clone(&reading.decoder), of }));
+        }
+    }
     Ok(readings)
+}
+
+/// Brings what the records need that dead letters hold and that are decoded again.
+struct OfLetters {
+    envelope: Arc<dyn Decoder>,
+    /// By source.
+    of: Vec<Option<Arc<dyn Ahead>>>,
+}
+
+#[async_trait::async_trait]
+impl Ahead for OfLetters {
+    async fn bring(&self, batch: &RawBatch) -> Result<(), CodecError> {
+        for original in originals(&*self.envelope, batch) {
+            if let Some(Some(ahead)) = self.of.get(usize::from(original.partition.source)) {
+                ahead.bring(&original).await?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// How the messages of a sink are written.
