@@ -204,6 +204,13 @@ pub fn differences(given: &Value, taken: &Value) -> Vec<Difference> {
     found
 }
 
+/// Notes a difference once: several branches of a union may have the same.
+fn note(found: &mut Vec<Difference>, difference: Difference) {
+    if !found.contains(&difference) {
+        found.push(difference);
+    }
+}
+
 fn compare(given: Schema<'_>, taken: Schema<'_>, path: &str, depth: usize, found: &mut Vec<Difference>) {
     if depth > DEPTH_MAX || found.len() >= DIFFERENCES_MAX {
         return;
@@ -220,7 +227,7 @@ fn compare(given: Schema<'_>, taken: Schema<'_>, path: &str, depth: usize, found
             differences.is_empty()
         };
         if !takers.iter().any(fits) {
-            found.push(Difference { path: path.to_owned(), given: branch.told(), taken: taken.told() });
+            note(found, Difference { path: path.to_owned(), given: branch.told(), taken: taken.told() });
         }
     }
 }
@@ -230,7 +237,7 @@ fn compare_one(given: Schema<'_>, taken: Schema<'_>, path: &str, depth: usize, f
     if let (Some(gives), Some(takes)) = (given.kinds(), taken.kinds()) {
         let is_taken = |kind: &str| takes.contains(&kind) || (kind == "integer" && takes.contains(&"number"));
         if !gives.iter().all(|kind| is_taken(kind)) {
-            found.push(differ(given.told(), taken.told()));
+            note(found, differ(given.told(), taken.told()));
             return;
         }
     }
@@ -238,7 +245,7 @@ fn compare_one(given: Schema<'_>, taken: Schema<'_>, path: &str, depth: usize, f
         && let Some(value) = gives.iter().find(|v| !takes.contains(v))
     {
         let takes: Vec<String> = takes.iter().map(ToString::to_string).collect();
-        found.push(differ(format!("{value}"), format!("one of {}", takes.join(", "))));
+        note(found, differ(format!("{value}"), format!("one of {}", takes.join(", "))));
     }
     let nothing = Map::new();
     let (has, wants) = (given.object("properties"), taken.object("properties").unwrap_or(&nothing));
@@ -247,11 +254,10 @@ fn compare_one(given: Schema<'_>, taken: Schema<'_>, path: &str, depth: usize, f
             let path = format!("{path}.{name}");
             match wants.get(name) {
                 Some(wanted) => compare(given.to(field), taken.to(wanted), &path, depth + 1, found),
-                None if taken.is_closed() && taken.tells_fields() => found.push(Difference {
-                    path,
-                    given: given.to(field).told(),
-                    taken: "no such field".to_owned(),
-                }),
+                None if taken.is_closed() && taken.tells_fields() => {
+                    let (given, taken) = (given.to(field).told(), "no such field".to_owned());
+                    note(found, Difference { path, given, taken });
+                }
                 None => {}
             }
         }
@@ -260,13 +266,12 @@ fn compare_one(given: Schema<'_>, taken: Schema<'_>, path: &str, depth: usize, f
             let path = format!("{path}.{name}");
             match has.get(name) {
                 None if given.is_closed() => {
-                    found.push(Difference { path, given: "no such field".to_owned(), taken })
+                    note(found, Difference { path, given: "no such field".to_owned(), taken });
                 }
-                Some(_) if !given.requires(name) => found.push(Difference {
-                    path,
-                    given: "a field that may be missing".to_owned(),
-                    taken: format!("{taken}, required"),
-                }),
+                Some(_) if !given.requires(name) => {
+                    let given = "a field that may be missing".to_owned();
+                    note(found, Difference { path, given, taken: format!("{taken}, required") });
+                }
                 _ => {}
             }
         }

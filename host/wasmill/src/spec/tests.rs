@@ -47,7 +47,7 @@ source:
     topic: i
     group: g
     security:
-      tls: { ca_file: ca.pem, certificate_file: /abs/c.pem, key_file: ${KEY}, key_password: '${KEY_PASSWORD}' }
+      tls: { ca_file: ca.pem, certificate_file: /abs/c.pem, key_file: '${KEY}', key_password: '${KEY_PASSWORD}' }
       sasl: { mechanism: scram_sha_256, username: u, password_file: ../password }
 stages: [{ filter: drop-ignored }]
 sink: { kafka: { brokers: b:9093, topic: o, security: { tls: {}, sasl: { mechanism: plain, username: u, password: \"${PASSWORD}\" } } } }

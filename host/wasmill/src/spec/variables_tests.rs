@@ -87,7 +87,11 @@ fn each_variable_has_a_default_and_takes_good_values_and_refuses_bad_ones() {
     for (name, default, good, read, bad, expected) in cases {
         assert_eq!(value(&Environment::default(), name).as_deref(), default, "the default of {name}");
         assert_eq!(value(&with(&[(name, "")]), name).as_deref(), default, "{name} set to nothing");
-        assert_eq!(value(&with(&[(name, good)]), name).as_deref(), Some(read), "{name}={good}");
+        // A user goes with a mechanism.
+        let beside = [("KAFKA_SASL_MECHANISM", "plain"), ("KAFKA_SASL_USERNAME", "u")];
+        let beside = beside.into_iter().filter(|(n, _)| name.starts_with("KAFKA_SASL_") && *n != name);
+        let set: Vec<_> = beside.chain([(name, good)]).collect();
+        assert_eq!(value(&with(&set), name).as_deref(), Some(read), "{name}={good}");
         let shown = Variables::read(&with(&[(name, bad)])).map(|_| ()).expect_err(name).to_string();
         let quoted = bad.split(['\t', '\n']).next().unwrap_or_default();
         for part in [name, quoted, expected] {
