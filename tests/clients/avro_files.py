@@ -2,8 +2,12 @@
 
     avro_files.py write FILE SCHEMA CODEC    writes the records below
     avro_files.py check FILE                 reads a file and compares it with them
+    avro_files.py datums FILE SCHEMA         writes datums, each behind its length as four bytes, and their schema
 """
 
+import io
+import json
+import struct
 import sys
 import uuid
 from datetime import date, datetime, time, timezone
@@ -12,7 +16,7 @@ from decimal import Decimal
 import fastavro
 
 
-def logical(base, name, **more):
+def logical(base, name, /, **more):
     return {"type": base, "logicalType": name, **more}
 
 
@@ -57,9 +61,37 @@ def record(n, inner):
 
 RECORDS = [record(n, [None, n, "text", record(n, None)][n % 4]) for n in range(3000)]
 
-if sys.argv[1] == "write":
-    import json
+# Bare datums, with what fastavro's container files above don't have.
+DATUMS_SCHEMA = {"type": "record", "name": "Datum", "fields": [
+    {"name": "ns", "type": logical("long", "timestamp-nanos")},
+    {"name": "lns", "type": logical("long", "local-timestamp-nanos")},
+    {"name": "dec", "type": logical("fixed", "decimal", name="Dec", size=6, precision=12, scale=3)},
+    {"name": "id", "type": logical("string", "uuid")},
+    {"name": "bin", "type": logical("fixed", "uuid", name="Bin", size=16)},
+    {"name": "took", "type": logical("fixed", "duration", name="Took", size=12)},
+    {"name": "more", "type": ["null", "Dec", "Datum"]},
+]}
 
+
+def datum(n, more):
+    # fastavro has no nanoseconds, no duration and no uuid of a fixed: they are what they stand on.
+    return {
+        "ns": 1359676799123456789 + n, "lns": -n, "dec": Decimal(-n).scaleb(-3), "id": uuid.UUID(int=n),
+        "bin": uuid.UUID(int=n << 64).bytes, "took": struct.pack("<III", n, 2, 3004), "more": more,
+    }
+
+
+if sys.argv[1] == "datums":
+    with open(sys.argv[3], "w") as file:
+        json.dump(DATUMS_SCHEMA, file)
+    schema = fastavro.parse_schema(DATUMS_SCHEMA)
+    with open(sys.argv[2], "wb") as file:
+        for n in range(100):
+            out = io.BytesIO()
+            more = [None, Decimal("0.001"), datum(n, None)][n % 3]
+            fastavro.schemaless_writer(out, schema, datum(n, more))
+            file.write(struct.pack(">I", len(out.getvalue())) + out.getvalue())
+elif sys.argv[1] == "write":
     with open(sys.argv[3], "w") as file:
         json.dump(SCHEMA, file)
     with open(sys.argv[2], "wb") as file:

@@ -7,13 +7,11 @@ mod length;
 mod lines;
 mod objects;
 mod pieces;
-mod prefixed;
 
 pub use delimited::Delimited;
 pub use length::Length;
 pub use lines::Lines;
 pub use objects::Objects;
-pub use prefixed::Prefixed;
 
 /// How records stand one behind the other.
 pub trait Framing: Send + Sync {

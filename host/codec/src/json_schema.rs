@@ -19,7 +19,7 @@ use wasmill_engine::output::{EncodedBatch, EncodedRecord};
 use wasmill_frame::{FrameBuf, Message};
 
 use crate::around::{Around, Body, HeaderNames, TYPE};
-use crate::framing::{Framing, Lines, Prefixed};
+use crate::framing::{Framing, Length, Lines};
 use crate::json::one_line;
 use crate::registry::{
     Fetched, Reference, Registered, Registry, RegistrySettings, SchemaKind, put_wire, wire,
@@ -102,7 +102,7 @@ impl CodecSettings for JsonSchemaSettings {
         };
         let fetched = Arc::new(Fetched::new(Registry::new(settings)?, Schema::registered));
         let decoder = Arc::new(JsonSchemaDecoder { around, schemas: Schemas::Fetched(Arc::clone(&fetched)) });
-        Ok(Reading { decoder, framing: Arc::new(Prefixed), ahead: Some(fetched as Arc<dyn Ahead>) })
+        Ok(Reading { decoder, framing: Arc::new(Length), ahead: Some(fetched as Arc<dyn Ahead>) })
     }
 
     async fn writing(&self, name: &str) -> Result<Writing, CodecError> {
@@ -122,7 +122,7 @@ impl CodecSettings for JsonSchemaSettings {
                 let schema = Schema::registered(&schema).map_err(|why| {
                     CodecError::Wrong(format!("schema registry {registry}: schema {id}: {why}"))
                 })?;
-                (schema, Some(id), Arc::new(Prefixed))
+                (schema, Some(id), Arc::new(Length))
             }
         };
         Ok(Writing { writer: Arc::new(JsonSchemaWriter { around: self.around(), schema, id }), framing })

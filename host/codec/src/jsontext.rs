@@ -358,11 +358,7 @@ pub(crate) fn integer(value: impl itoa::Integer, out: &mut Vec<u8>) {
 
 /// The head of a text in quotes, for an error: a stranger's may be long.
 pub(crate) fn quoted(text: &str) -> String {
-    const CHARS_MAX: usize = 48;
-    match text.char_indices().nth(CHARS_MAX) {
-        Some((at, _)) => format!("`{}…`", &text[..at]),
-        None => format!("`{text}`"),
-    }
+    format!("`{}`", crate::bounded::shown(text))
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@
 pub mod around;
 pub mod asking;
 pub mod avro;
+mod bounded;
 pub mod cloudevents;
 pub mod csv;
 pub mod framing;

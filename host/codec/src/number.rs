@@ -3,6 +3,8 @@
 //! What a type can't give back is refused, not rounded: a JSON number goes into a double only where the
 //! double's shortest text is the same number.
 
+use crate::bounded::shown;
+
 /// How a JSON number goes into a binary one that can't hold all its digits.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
@@ -48,7 +50,7 @@ pub fn double(text: &str, numbers: Numbers) -> Result<f64, String> {
     }
     // Up to fifteen digits always come back.
     let same = (text.len() <= 15 && double.is_finite() && !text.contains(['e', 'E']))
-        || (double.is_finite() && comes_back(text, |out| write_double(double, out)));
+        || (double.is_finite() && comes_back(text, double, |out| write_double(double, out)));
     if same { Ok(double) } else { Err(lossy(text, "double", numbers)) }
 }
 
@@ -58,16 +60,23 @@ pub fn double(text: &str, numbers: Numbers) -> Result<f64, String> {
 /// As of [`double`].
 pub fn float(text: &str, numbers: Numbers) -> Result<f32, String> {
     let float: f32 = text.parse().map_err(|_| format!("{} is no number", shown(text)))?;
-    let same =
-        float.is_finite() && (numbers == Numbers::Round || comes_back(text, |out| write_float(float, out)));
+    let same = float.is_finite()
+        && (numbers == Numbers::Round || comes_back(text, float.into(), |out| write_float(float, out)));
     if same { Ok(float) } else { Err(lossy(text, "float of 32 bits", numbers)) }
 }
 
-/// Whether what is written of a number is the same number again.
-fn comes_back(text: &str, write: impl FnOnce(&mut Vec<u8>)) -> bool {
+/// Whether what is written of a number is the same number again; or could be, for where a number lies in the middle
+/// between two shortest texts, some programs write the one and some the other.
+fn comes_back(text: &str, value: f64, write: impl FnOnce(&mut Vec<u8>)) -> bool {
     let mut back = Vec::new();
     write(&mut back);
-    std::str::from_utf8(&back).is_ok_and(|back| Decimal::of(text) == Decimal::of(back))
+    let back = std::str::from_utf8(&back).ok().and_then(Decimal::of);
+    match (Decimal::of(text), back) {
+        (Some(text), Some(back)) => {
+            text == back || (text.is_beside(&back) && text.is_half_a_step_from(value))
+        }
+        _ => false,
+    }
 }
 
 fn lossy(text: &str, kind: &str, numbers: Numbers) -> String {
@@ -159,12 +168,25 @@ impl Decimal {
     }
 }
 
-/// The head of a number: a stranger's may be long.
-fn shown(text: &str) -> String {
-    const CHARS_MAX: usize = 48;
-    match text.char_indices().nth(CHARS_MAX) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text.to_owned(),
+impl Decimal {
+    /// Whether the two have as many digits, and differ by one step of the last.
+    fn is_beside(&self, other: &Self) -> bool {
+        let digits = |of: &Self| of.digits.parse::<u64>().ok();
+        (self.negative, self.exponent, self.digits.len())
+            == (other.negative, other.exponent, other.digits.len())
+            && digits(self).zip(digits(other)).is_some_and(|(one, other)| one.abs_diff(other) == 1)
+    }
+
+    /// Whether a double lies exactly half a step of the last digit away.
+    fn is_half_a_step_from(&self, value: f64) -> bool {
+        // No double has more digits, and they are all of it.
+        const DIGITS_MAX: usize = 767;
+        let exact = Self::of(&format!("{value:.DIGITS_MAX$e}"));
+        let Some(exact) = exact.filter(|exact| exact.exponent == self.exponent - 1) else { return false };
+        match (self.digits.parse::<u128>(), exact.digits.parse::<u128>()) {
+            (Ok(own), Ok(exact)) => (own * 10).abs_diff(exact) == 5,
+            _ => false,
+        }
     }
 }
 
@@ -205,7 +227,40 @@ mod tests {
         assert!(float("0.123456789", Numbers::Exact).is_err());
     }
 
+    #[test]
+    fn of_two_shortest_texts_either_is_taken() {
+        for text in ["-1580285232015348.3", "-1580285232015348.2"] {
+            assert_eq!(double(text, Numbers::Exact), Ok(-1_580_285_232_015_348.25), "{text}");
+        }
+        // The same double, but neither is a text that anyone writes of it.
+        for text in ["-1580285232015348.24", "-1580285232015348.1", "-1580285232015348.4", "9007199254740993"]
+        {
+            assert!(double(text, Numbers::Exact).is_err(), "{text}");
+        }
+        for text in ["2097152.2", "2097152.3"] {
+            assert_eq!(float(text, Numbers::Exact), Ok(2_097_152.25), "{text}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn what_other_programs_write_of_a_double_is_taken(
+            value in prop_oneof![any::<f64>(), (-9e15..9e15), (-9e18..9e18)]
+        ) {
+            prop_assume!(value.is_finite());
+            for text in [format!("{value:?}"), format!("{value:e}")] {
+                prop_assert_eq!(double(&text, Numbers::Exact), Ok(value));
+            }
+        }
+
+        #[test]
+        fn what_other_programs_write_of_a_float_is_taken(
+            value in prop_oneof![any::<f32>(), (-2e7f32..2e7f32)]
+        ) {
+            prop_assume!(value.is_finite());
+            prop_assert_eq!(float(&format!("{value:?}"), Numbers::Exact), Ok(value));
+        }
+
         #[test]
         fn a_double_comes_back(value in any::<f64>()) {
             let mut text = Vec::new();

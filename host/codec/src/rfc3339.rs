@@ -8,6 +8,8 @@ use std::io::Write;
 use jiff::civil;
 use wasmill_engine::time::timestamp_in_range;
 
+use crate::bounded::shown;
+
 /// The range that event times have, as error texts name it.
 pub const RANGE: &str = "1970-01-01T00:00:00Z to 9999-12-31T23:59:59.999Z";
 
@@ -40,15 +42,6 @@ pub fn format(ms: i64) -> String {
     let mut bytes = Vec::new();
     write(ms, &mut bytes);
     String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// The head of a text, for an error: a stranger's text may be long.
-fn shown(text: &str) -> String {
-    const CHARS_MAX: usize = 48;
-    match text.char_indices().nth(CHARS_MAX) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text.to_owned(),
-    }
 }
 
 fn read(text: &[u8]) -> Result<i64, String> {

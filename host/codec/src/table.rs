@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -15,6 +16,7 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::json;
 
+use crate::bounded::{BoundedDecoder, BoundedWriter};
 use crate::{CodecError, Reading, Writing};
 
 /// The settings of a codec.
@@ -198,9 +200,11 @@ impl<T: CodecSettings> CodecOf for T {
         self.declared()
     }
     async fn read(&self, name: &str) -> Result<Reading, CodecError> {
-        self.reading(name).await
+        let reading = self.reading(name).await?;
+        Ok(Reading { decoder: Arc::new(BoundedDecoder(reading.decoder)), ..reading })
     }
     async fn write(&self, name: &str) -> Result<Writing, CodecError> {
-        self.writing(name).await
+        let writing = self.writing(name).await?;
+        Ok(Writing { writer: Arc::new(BoundedWriter(writing.writer)), ..writing })
     }
 }

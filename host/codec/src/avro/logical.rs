@@ -5,6 +5,7 @@
 
 use std::io::Write as _;
 
+pub(super) use crate::bounded::shown;
 use crate::number::{Decimal, Numbers};
 
 /// How fine a time is.
@@ -479,15 +480,6 @@ fn rounded(digits: &str, cut: usize) -> String {
         return "0".into();
     }
     head.into_iter().map(char::from).collect()
-}
-
-/// The head of a stranger's text, for an error.
-pub(super) fn shown(text: &str) -> String {
-    const CHARS_MAX: usize = 48;
-    match text.char_indices().nth(CHARS_MAX) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text.to_owned(),
-    }
 }
 
 #[cfg(test)]

@@ -185,7 +185,13 @@ impl CodecSettings for AvroSettings {
 
     async fn writing(&self, name: &str) -> Result<Writing, CodecError> {
         self.check()?;
-        let file = schema_of("schema_file", self.schema_file.as_deref())?;
+        let file = schema_of("schema_file", self.schema_file.as_deref()).map_err(|e| match e {
+            // Which subjects have what it refers to, only its owner knows.
+            CodecError::Wrong(why) if self.registry.is_some() => CodecError::Wrong(format!(
+                "{why}; where it refers to types of other subjects, register it yourself, with its references, and leave `schema_file` out"
+            )),
+            e => e,
+        })?;
         let mut prefix = Vec::new();
         let schema = match (&self.registry, file) {
             (Some(settings), file) => {

@@ -9,6 +9,7 @@ use wasmill_engine::time::{TIMESTAMP_NONE, timestamp_in_range};
 use wasmill_frame::{FrameBuf, MetaKind, MetaWriter, Parts};
 
 use super::{CLOUDEVENTS, CONTENT_TYPE, STRUCTURED, VERSION, check_text, integer, is_json_type, is_name};
+use crate::bounded::shown;
 use crate::json::decode::{kind_of, unescaped, unescaped_name};
 use crate::json::scan::{self, Members, Next};
 use crate::unseen::{keep_headers, tombstone};
@@ -34,7 +35,7 @@ struct Event<'a> {
 impl<'a> Event<'a> {
     /// Takes an attribute that is text.
     fn text(&mut self, name: &str, text: Cow<'a, str>) -> Result<(), String> {
-        check_text(&text).map_err(|why| format!("the attribute `{name}` {why}"))?;
+        check_text(&text).map_err(|why| format!("the attribute `{}` {why}", shown(name)))?;
         let not_empty = |what: &str| match text.is_empty() {
             true => Err(format!("the attribute `{name}` is empty: expected {what}")),
             false => Ok(()),
@@ -98,10 +99,13 @@ impl<'a> Event<'a> {
                 Ok(())
             }
             Some(b'-' | b'0'..=b'9') => Err(format!(
-                "the attribute `{name}` is {value}: expected an integer of 32 bits, for CloudEvents has no other numbers"
+                "the attribute `{}` is {}: expected an integer of 32 bits, for CloudEvents has no other numbers",
+                shown(name),
+                shown(value)
             )),
             _ => Err(format!(
-                "the attribute `{name}` is {}: expected text, an integer, true or false",
+                "the attribute `{}` is {}: expected text, an integer, true or false",
+                shown(name),
                 kind_of(value)
             )),
         }
@@ -119,7 +123,8 @@ impl<'a> Event<'a> {
             Some(VERSION) => {}
             Some(other) => {
                 return Err(format!(
-                    "`specversion` is `{other}`: expected {VERSION}, the version of CloudEvents that is read"
+                    "`specversion` is `{}`: expected {VERSION}, the version of CloudEvents that is read",
+                    shown(other)
                 ));
             }
             None => return Err("no `specversion`: an event of CloudEvents needs it".to_owned()),

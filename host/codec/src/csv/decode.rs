@@ -10,6 +10,7 @@ use wasmill_frame::FrameBuf;
 use super::{Dialect, Empty, Type, check_names};
 use crate::Around;
 use crate::around::{Body, TYPE};
+use crate::bounded::shown;
 use crate::json::{encode, scan};
 
 /// A column as rows are read by.
@@ -152,15 +153,6 @@ fn utf8(row: &[u8]) -> Result<&str, String> {
         let at = e.valid_up_to();
         format!("not UTF-8: byte {at} is 0x{:02x}", row.get(at).copied().unwrap_or_default())
     })
-}
-
-/// The head of a field, for an error.
-fn shown(text: &str) -> String {
-    const CHARS_MAX: usize = 48;
-    match text.char_indices().nth(CHARS_MAX) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text.to_owned(),
-    }
 }
 
 impl Decoder for CsvDecoder {

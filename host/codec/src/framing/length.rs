@@ -1,29 +1,22 @@
-//! Cuts bytes of any kind: before each record stands its length, four bytes, the greatest first.
+//! Bytes of any kind: before each record stands its length, four bytes, the greatest first.
 
-use wasmill_engine::input::{RawBatch, RawRecord};
-
+use super::pieces::{Pieces, Scan, Scanner};
 use super::{Cutter, Framing, Joiner, Place};
 
-const PREFIX_BYTES: usize = 4;
-/// How much of a rejected record goes on.
-const HEAD_BYTES: usize = 256;
+/// How many bytes a length has.
+const LENGTH_BYTES: usize = 4;
 
 /// One record behind its length.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Length;
 
 impl Framing for Length {
+    fn resumes(&self) -> bool {
+        true
+    }
+
     fn cutter(&self, from: Place, message_bytes_max: usize) -> Box<dyn Cutter> {
-        Box::new(Splitter {
-            message_bytes_max,
-            from: from.offset,
-            next: from.offset,
-            offset: 0,
-            chunk: Vec::new(),
-            at: 0,
-            held: Vec::new(),
-            held_bytes: 0,
-        })
+        Box::new(Pieces::<Prefix>::new(from, message_bytes_max))
     }
 
     fn extension(&self) -> &'static str {
@@ -54,122 +47,118 @@ impl Joiner for Length {
     }
 }
 
-/// The state between two pieces of the stream.
-struct Splitter {
-    message_bytes_max: usize,
-    /// Records before this offset are passed over.
-    from: u64,
-    /// Behind the last record that was moved.
-    next: u64,
-    /// Where the record that is next starts.
-    offset: u64,
-    chunk: Vec<u8>,
-    at: usize,
-    /// A record's beginning from earlier chunks, with its length; only its head once it is too long.
-    held: Vec<u8>,
-    /// How long that beginning is.
-    held_bytes: u64,
+/// Reads a length, then passes over so many bytes.
+#[derive(Default)]
+struct Prefix {
+    length: u32,
+    length_bytes: usize,
+    /// How many of the record's bytes are still to come, once the length is known.
+    left: u64,
 }
 
-fn length_of(bytes: &[u8]) -> Option<u64> {
-    bytes.first_chunk::<PREFIX_BYTES>().map(|prefix| u64::from(u32::from_be_bytes(*prefix)))
-}
+impl Scanner for Prefix {
+    const WHAT: &'static str = "a record";
 
-impl Cutter for Splitter {
-    fn feed(&mut self, chunk: Vec<u8>) {
-        debug_assert!(self.at == self.chunk.len(), "the piece before is used up");
-        self.chunk = chunk;
-        self.at = 0;
-    }
-
-    fn take(&mut self, batch: &mut RawBatch, messages_max: usize, bytes_max: usize) {
-        let chunk = std::mem::take(&mut self.chunk);
-        while self.at < chunk.len()
-            && batch.records.len() < messages_max
-            && (batch.records.is_empty() || batch.data.len() < bytes_max)
-        {
-            let rest = &chunk[self.at..];
-            if self.held_bytes == 0
-                && let Some(length) = length_of(rest)
-                && let Ok(end) = usize::try_from(PREFIX_BYTES as u64 + length)
-                && let Some(record) = rest.get(..end)
-            {
-                self.at += end;
-                self.push(batch, record, end as u64);
-                continue;
-            }
-            let more = match length_of(&self.held) {
-                Some(length) => PREFIX_BYTES as u64 + length - self.held_bytes,
-                None => (PREFIX_BYTES - self.held.len()) as u64,
-            };
-            let more = usize::try_from(more).unwrap_or(usize::MAX).min(rest.len());
-            self.hold(&rest[..more]);
-            self.at += more;
-            if length_of(&self.held).is_some_and(|length| PREFIX_BYTES as u64 + length == self.held_bytes) {
-                let held = std::mem::take(&mut self.held);
-                self.push(batch, &held, self.held_bytes);
-                self.held_bytes = 0;
+    fn scan(&mut self, bytes: &[u8]) -> Scan {
+        let more = (LENGTH_BYTES - self.length_bytes).min(bytes.len());
+        for byte in &bytes[..more] {
+            self.length = self.length << 8 | u32::from(*byte);
+        }
+        self.length_bytes += more;
+        if self.length_bytes < LENGTH_BYTES {
+            return Scan::More;
+        }
+        if more > 0 {
+            self.left = u64::from(self.length);
+        }
+        let there = bytes.len() - more;
+        match usize::try_from(self.left) {
+            Ok(left) if left <= there => Scan::Ends(more + left),
+            _ => {
+                self.left -= there as u64;
+                Scan::More
             }
         }
-        self.chunk = chunk;
     }
 
-    fn end(&mut self, batch: &mut RawBatch) {
-        if self.held_bytes == 0 {
-            return;
-        }
-        let held = std::mem::take(&mut self.held);
-        let there = self.held_bytes;
-        self.held_bytes = 0;
-        let reason = match length_of(&held) {
-            Some(length) => format!(
-                "the stream ends within a record: its length is {length} bytes, of which there are {}",
-                there - PREFIX_BYTES as u64
-            ),
-            None => format!("the stream ends within the length of a record: {there} of {PREFIX_BYTES} bytes"),
-        };
-        self.add(batch, held.get(PREFIX_BYTES..).unwrap_or_default(), there, Some(reason));
+    fn before(&self) -> usize {
+        self.length_bytes
     }
 
-    fn next(&self) -> u64 {
-        self.next
+    fn expected(&self) -> Option<u64> {
+        (self.length_bytes == LENGTH_BYTES).then(|| LENGTH_BYTES as u64 + u64::from(self.length))
     }
 }
 
-impl Splitter {
-    fn hold(&mut self, part: &[u8]) {
-        // The length is a stranger's claim: memory grows with what is there.
-        let too_long = length_of(&self.held).is_some_and(|length| length > self.message_bytes_max as u64);
-        let room = PREFIX_BYTES + if too_long { HEAD_BYTES } else { self.message_bytes_max };
-        let more = part.len().min(room.saturating_sub(self.held.len()));
-        self.held.extend_from_slice(&part[..more]);
-        self.held_bytes += part.len() as u64;
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::pieces::tests::{cut, resumes_anywhere};
+    use super::*;
+
+    fn joined(records: &[Vec<u8>]) -> Vec<u8> {
+        let (mut joiner, mut out) = (Length.joiner(), Vec::new());
+        records.iter().for_each(|r| joiner.push(r, &mut out));
+        joiner.finish(&mut out);
+        out
     }
 
-    /// Adds a record whose bytes, or their head, are `record`, its length first.
-    fn push(&mut self, batch: &mut RawBatch, record: &[u8], whole: u64) {
-        let (length, max) = (whole - PREFIX_BYTES as u64, self.message_bytes_max);
-        let rejected = (length > max as u64)
-            .then(|| format!("record of {length} bytes is above message_bytes_max of {max}"));
-        self.add(batch, &record[PREFIX_BYTES..], whole, rejected);
-    }
-
-    fn add(&mut self, batch: &mut RawBatch, value: &[u8], whole: u64, rejected: Option<String>) {
-        let offset = self.offset;
-        self.offset += whole;
-        if offset < self.from {
-            return;
+    proptest! {
+        #[test]
+        fn cuts_are_the_same_however_the_stream_comes(
+            records in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..20),
+            cut_off in 0usize..50, piece in 1usize..90, max in 1usize..30, messages_max in 1usize..9,
+            bytes_max in 1usize..100,
+        ) {
+            let mut stream = joined(&records);
+            stream.truncate(stream.len().saturating_sub(cut_off));
+            let cuts = cut(&Length, (0, &stream), piece, max, messages_max, bytes_max);
+            let mut at = 0;
+            for (record, (offset, next, value, rejected)) in records.iter().zip(&cuts) {
+                prop_assert_eq!(*offset, at);
+                let whole = at as usize + LENGTH_BYTES + record.len();
+                at = *next;
+                prop_assert_eq!(at as usize, whole.min(stream.len()));
+                prop_assert_eq!(rejected.is_some(), record.len() > max || whole > stream.len());
+                prop_assert!(if rejected.is_some() { record.starts_with(value) } else { record == value });
+            }
+            prop_assert_eq!(at as usize, stream.len());
+            resumes_anywhere(&Length, &stream, max);
         }
-        self.next = self.offset;
-        let value = &value[..if rejected.is_some() { value.len().min(HEAD_BYTES) } else { value.len() }];
-        let start = batch.data.len();
-        batch.data.extend_from_slice(value);
-        batch.records.push(RawRecord {
-            offset,
-            next: self.offset,
-            value: start..start + value.len(),
-            rejected,
-            ..RawRecord::default()
-        });
+    }
+
+    #[test]
+    fn reasons() {
+        for (stream, expected) in [
+            (&b"\0\0\0\x09123456789"[..], "a record of 9 bytes is above message_bytes_max of 8"),
+            (b"\xff\xff\xff\xff12", "a record is cut off: the stream ends after 6 of its 4294967299 bytes"),
+            (b"\0\0", "a record is cut off: the stream ends after 2 of its bytes"),
+        ] {
+            for piece in [1, 3, 100] {
+                let cuts = cut(&Length, (0, stream), piece, 8, 10, 100);
+                assert_eq!(cuts.len(), 1);
+                assert_eq!(cuts[0].3.as_deref(), Some(expected));
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_far_above_the_limit_is_not_held() {
+        let mut cutter = Pieces::<Prefix>::new(Place::START, 1000);
+        let mut batch = wasmill_engine::input::RawBatch::of_value(b"");
+        cutter.feed(10_000_000u32.to_be_bytes().to_vec());
+        for _ in 0..1000 {
+            cutter.take(&mut batch, 10, 1 << 20);
+            cutter.feed(vec![b'x'; 10_000]);
+            assert!(cutter.held_capacity() < 4096);
+        }
+        cutter.take(&mut batch, 10, 1 << 20);
+        cutter.feed(b"\0\0\0\x02{}".to_vec());
+        cutter.take(&mut batch, 10, 1 << 20);
+        let last = batch.records.last().expect("a record");
+        assert_eq!((&batch.data[last.value.clone()], last.offset), (&b"{}"[..], 10_000_004));
+        let long = &batch.records[batch.records.len() - 2];
+        assert!(long.rejected.is_some() && long.value.len() == 256);
     }
 }

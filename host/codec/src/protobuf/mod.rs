@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use prost_reflect::prost::Message as _;
+use prost_reflect::prost_types::FileDescriptorProto;
 use prost_reflect::{DescriptorPool, FileDescriptor, MessageDescriptor};
 use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver, IncludeFileResolver};
 use schemars::JsonSchema;
@@ -176,7 +178,7 @@ fn compile(text: &str, imports: impl FileResolver + 'static) -> Result<Descripto
     impl FileResolver for Root {
         fn open_file(&self, name: &str) -> Result<File, protox::Error> {
             if name == ROOT_FILE {
-                return File::from_source(name, &self.0);
+                return file(name, &self.0);
             }
             Err(protox::Error::file_not_found(name))
         }
@@ -194,13 +196,26 @@ fn compile(text: &str, imports: impl FileResolver + 'static) -> Result<Descripto
     Ok(compiler.descriptor_pool())
 }
 
+/// A file of a `.proto` text; or of a descriptor in base64, as which Confluent's client for Python registers schemas.
+fn file(name: &str, text: &str) -> Result<File, protox::Error> {
+    let mut bytes = Vec::new();
+    if !text.is_empty()
+        && jsontext::of_base64(text, &mut bytes).is_ok()
+        && let Ok(mut descriptor) = FileDescriptorProto::decode(bytes.as_slice())
+    {
+        descriptor.name = Some(name.to_owned());
+        return Ok(File::from_file_descriptor_proto(descriptor));
+    }
+    File::from_source(name, text)
+}
+
 /// The texts that a schema of the registry imports.
 struct Imports(Vec<(String, String)>);
 
 impl FileResolver for Imports {
     fn open_file(&self, name: &str) -> Result<File, protox::Error> {
         match self.0.iter().find(|(known, _)| known == name) {
-            Some((_, text)) => File::from_source(name, text),
+            Some((_, text)) => file(name, text),
             None => Err(protox::Error::file_not_found(name)),
         }
     }
@@ -221,11 +236,6 @@ fn root_file(pool: &DescriptorPool) -> Result<FileDescriptor, String> {
     pool.get_file_by_name(ROOT_FILE).ok_or_else(|| "the compiled schema is not there".to_owned())
 }
 
-/// The message types of a message or a file, in the order of the text. The pairs of maps don't count.
-fn own_types(types: impl Iterator<Item = MessageDescriptor>) -> Vec<MessageDescriptor> {
-    types.filter(|m| !m.is_map_entry()).collect()
-}
-
 /// A message type, ready.
 #[derive(Clone)]
 struct Typed {
@@ -237,32 +247,49 @@ struct Typed {
 struct Schema {
     plan: Arc<Plan>,
     types: Vec<(Vec<u32>, usize)>,
+    /// The same, where the pairs of maps count as types, which they are in descriptors.
+    with_pairs: Vec<(Vec<u32>, usize)>,
 }
 
 impl Schema {
     fn of(registered: &Registered, names: Names) -> Result<Self, String> {
         let pool = compile_registered(registered)?;
         let plan = Plan::new(&pool, names);
-        let mut types = Vec::new();
-        let mut open: Vec<(Vec<u32>, Vec<MessageDescriptor>)> =
-            vec![(Vec::new(), own_types(root_file(&pool)?.messages()))];
-        while let Some((path, messages)) = open.pop() {
+        let (mut types, mut with_pairs) = (Vec::new(), Vec::new());
+        let messages: Vec<MessageDescriptor> = root_file(&pool)?.messages().collect();
+        let mut open = vec![(Vec::new(), Vec::new(), messages)];
+        while let Some((path, path_with_pairs, messages)) = open.pop() {
+            let below = |path: &Vec<u32>, n| path.iter().copied().chain([n]).collect::<Vec<u32>>();
+            let mut own = 0;
             for (n, message) in (0..).zip(messages) {
-                let mut path = path.clone();
-                path.push(n);
+                if message.is_map_entry() {
+                    continue;
+                }
+                let (path, path_with_pairs) = (below(&path, own), below(&path_with_pairs, n));
+                own += 1;
                 if let Some(at) = plan.find(message.full_name()) {
                     types.push((path.clone(), at));
+                    with_pairs.push((path_with_pairs.clone(), at));
                 }
-                open.push((path, own_types(message.child_messages())));
+                open.push((path, path_with_pairs, message.child_messages().collect()));
             }
         }
         types.sort();
-        Ok(Self { plan: Arc::new(plan), types })
+        with_pairs.sort();
+        Ok(Self { plan: Arc::new(plan), types, with_pairs })
     }
 
-    fn find(&self, indexes: &[u32]) -> Option<usize> {
-        let found = self.types.binary_search_by(|(path, _)| path.as_slice().cmp(indexes)).ok()?;
-        Some(self.types[found].1)
+    /// The message type at these indexes. Confluent's own clients don't agree whether the pairs of maps count: in
+    /// Java they don't, and so not here; in Python and Go they do, and such indexes are understood where nothing
+    /// else is at the place, or where they lead to the type that `only` names.
+    fn find(&self, indexes: &[u32], only: Option<&str>) -> Option<usize> {
+        let of = |types: &[(Vec<u32>, usize)]| {
+            let found = types.binary_search_by(|(path, _)| path.as_slice().cmp(indexes)).ok()?;
+            Some(types[found].1)
+        };
+        let (plain, with_pairs) = (of(&self.types), of(&self.with_pairs));
+        let is_named = |at: &usize| only == Some(self.plan.messages[*at].name.as_str());
+        plain.filter(is_named).or_else(|| with_pairs.filter(is_named)).or(plain).or(with_pairs)
     }
 }
 
@@ -435,7 +462,7 @@ impl Decoder for ProtobufDecoder {
                 let indexes = indexes(value, &mut at)?;
                 let read = |found: &Result<Arc<Schema>, String>| {
                     let schema = found.as_ref().map_err(Clone::clone)?;
-                    let Some(root) = schema.find(&indexes) else {
+                    let Some(root) = schema.find(&indexes, only.as_deref()) else {
                         return Err(format!(
                             "schema {id} has no message type at the indexes {:?}: it was written by another schema",
                             indexes.as_slice()

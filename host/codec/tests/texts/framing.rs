@@ -136,13 +136,13 @@ fn what_is_cut_off_or_too_long_is_told() {
     assert_eq!(
         told,
         [
-            (0, Some("record of 6 bytes is above message_bytes_max of 5")),
+            (0, Some("a record of 6 bytes is above message_bytes_max of 5")),
             (10, None),
-            (16, Some("the stream ends within a record: its length is 9 bytes, of which there are 3")),
+            (16, Some("a record is cut off: the stream ends after 7 of its 13 bytes")),
         ]
     );
     let cuts = cut(&*raw, b"\0\0", 0, limits);
-    assert_eq!(cuts[0].4.as_deref(), Some("the stream ends within the length of a record: 2 of 4 bytes"));
+    assert_eq!(cuts[0].4.as_deref(), Some("a record is cut off: the stream ends after 2 of its bytes"));
 
     let csv = reading(json!("csv")).framing;
     let cuts = cut(&*csv, b"a\n123456\n\"1\n2\"\nx", 0, limits);
@@ -173,7 +173,8 @@ fn what_is_far_above_the_limit_is_not_held() {
         assert!(batch.records.is_empty());
         cutter.end(&mut batch);
         assert!(batch.records[0].rejected.is_some());
-        assert!(batch.data.len() <= 256);
+        // The length stands before it.
+        assert!(batch.records[0].value.len() <= 256 && batch.data.len() <= 256 + 4);
     }
 }
 

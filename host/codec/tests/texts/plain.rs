@@ -144,3 +144,39 @@ proptest! {
         prop_assert_eq!(read, json!(text));
     }
 }
+
+#[test]
+fn reasons_are_short_however_long_what_is_wrong() {
+    let long = "é".repeat(500_000);
+    let event = |more: &str| {
+        rec(format!(r#"{{"specversion":"1.0","id":"1","type":"t","source":"/s",{more}}}"#).as_bytes())
+    };
+    let good = event(r#""data":1"#);
+    let events = reading(json!("cloudevents"));
+    for bad in [
+        event(&format!(r#""{long}":1"#)),
+        event(&format!(r#""a":{}"#, "1".repeat(1_000_000))),
+        event(&format!(r#""time":"{long}""#)),
+        event(&format!(r#""subject":["{long}"]"#)),
+        rec(format!(r#"{{"specversion":"{long}","id":"1","type":"t","source":"/s"}}"#).as_bytes()),
+    ] {
+        let why = refused(&events, &good, &bad);
+        assert!(why.len() <= 2048, "{} bytes: {}", why.len(), &why[..100]);
+    }
+    let timed = rec("{}").with("timestamp", &long);
+    let why = refused(&reading(json!("json_body")), &rec("{}"), &timed);
+    assert!(why.len() <= 2048 && why.contains('…'), "{why}");
+    // Of a schema with long names, which are in each of its reasons.
+    let name = "n".repeat(1_000_000);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("s.avsc");
+    let schema = json!({ "type": "record", "name": name, "fields": [{ "name": "a", "type": { "type": "enum", "name": name.replace('n', "m"), "symbols": ["x"] } }] });
+    std::fs::write(&file, schema.to_string()).expect("a file");
+    let writing = writing(json!({ "avro": { "schema_file": file } }));
+    for payload in [r#"{"a":"y"}"#.to_owned(), format!(r#"{{"a":"x","{long}":1}}"#), r#"{}"#.to_owned()] {
+        let mut frame = decode(&reading(json!("json_body")), &rec("{}")).expect("a message");
+        frame.set_payload(0, payload.as_bytes(), true);
+        let why = encode(&writing, &frame).expect_err("refused");
+        assert!(why.len() <= 2048, "{} bytes", why.len());
+    }
+}
