@@ -12,15 +12,30 @@
 //! A header that metadata can't hold, for it has no value or is not text, or its name stands again later, stays with
 //! the message unseen. Metadata that is JSON becomes text.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wasmill_engine::input::{Header, RawBatch, RawRecord};
 use wasmill_engine::output::{EncodedBatch, EncodedRecord};
+use wasmill_engine::position::PartitionId;
 use wasmill_engine::time::{TIMESTAMP_MAX_MS, TIMESTAMP_NONE, timestamp_in_range};
 use wasmill_frame::{FrameBuf, Message, MetaKind, MetaWriter, Parts};
 
-use crate::unseen::{Unseen, append, is_tombstone, keep_headers, tombstone};
+use crate::unseen::{NAME_BYTES_MAX, Unseen, append, is_tombstone, keep_headers, tombstone};
 use crate::{Takes, rfc3339};
+
+/// Buffers that a thread uses for one message after the other.
+#[derive(Default)]
+struct Scratch {
+    metadata: MetaWriter,
+    place: String,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
 
 /// The type of messages of which nothing tells one.
 pub const TYPE: &str = "message";
@@ -84,13 +99,30 @@ impl Around {
         if record.tombstone {
             return tombstone(record, of, frame);
         }
-        let mut column = MetaWriter::new();
+        SCRATCH.with_borrow_mut(|scratch| self.push_value(record, of, kind, body, frame, scratch))
+    }
+
+    fn push_value(
+        &self,
+        record: &RawRecord,
+        of: &RawBatch,
+        kind: &str,
+        body: Body<'_>,
+        frame: &mut FrameBuf,
+        scratch: &mut Scratch,
+    ) -> Result<(), String> {
+        let Scratch { metadata: column, place } = scratch;
+        column.clear();
         let (mut id, mut header_kind, mut timestamp) = (None, None, None);
         let mut kept: Vec<&Header> = Vec::new();
+        let last = last_of_each(&record.headers, &of.data);
         for (at, header) in record.headers.iter().enumerate() {
             let name = &of.data[header.name.clone()];
             let value = header.value.clone().and_then(|v| std::str::from_utf8(&of.data[v]).ok());
-            let comes_again = || record.headers[at + 1..].iter().any(|h| &of.data[h.name.clone()] == name);
+            let comes_again = || match &last {
+                Some(last) => last.get(name) != Some(&at),
+                None => record.headers[at + 1..].iter().any(|h| &of.data[h.name.clone()] == name),
+            };
             let (Some(value), false, Ok(name)) = (value, comes_again(), std::str::from_utf8(name)) else {
                 kept.push(header);
                 continue;
@@ -99,19 +131,18 @@ impl Around {
                 _ if name == self.names.id => id = Some(value),
                 _ if name == self.names.kind => header_kind = Some(value),
                 _ if name == self.names.timestamp => timestamp = Some(value),
-                _ if name.len() > usize::from(u16::MAX) => kept.push(header),
+                _ if name.len() > NAME_BYTES_MAX => kept.push(header),
                 _ => column.push(MetaKind::Text, name.as_bytes(), value.as_bytes()),
             }
         }
-        let place;
         let id = match id {
             Some(id) => id,
             None => {
-                place = format!("{}:{}", of.partition, record.offset);
-                &place
+                write_place(of.partition, record.offset, place);
+                place.as_str()
             }
         };
-        keep_headers(kept, &of.data, &mut column);
+        keep_headers(kept, &of.data, column)?;
         for (name, value) in body.unseen {
             column.push(MetaKind::Field, name.as_bytes(), value);
         }
@@ -186,6 +217,25 @@ impl Around {
         }
         Ok(record)
     }
+}
+
+/// `SOURCE/PARTITION:OFFSET`. Each message without an id has one, and `write!` takes several times as long.
+fn write_place(partition: PartitionId, offset: u64, place: &mut String) {
+    let mut number = itoa::Buffer::new();
+    place.clear();
+    place.push_str(number.format(partition.source));
+    place.push('/');
+    place.push_str(number.format(partition.partition));
+    place.push(':');
+    place.push_str(number.format(offset));
+}
+
+/// Where each name stands last, of many headers. Few are compared pair by pair, which is faster than a table; many
+/// would make that quadratic in a stranger's record.
+fn last_of_each<'a>(headers: &[Header], data: &'a [u8]) -> Option<HashMap<&'a [u8], usize>> {
+    const PAIRWISE_MAX: usize = 16;
+    let names = headers.iter().enumerate().map(|(at, header)| (&data[header.name.clone()], at));
+    (headers.len() > PAIRWISE_MAX).then(|| names.collect())
 }
 
 /// A timestamp as text or a number; and whether it was text.

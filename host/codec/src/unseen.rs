@@ -21,13 +21,13 @@ pub fn is_tombstone(message: Message<'_>) -> bool {
 /// Reads a record without a value: its key is all that it says.
 ///
 /// # Errors
-/// That it has no key either.
+/// That it has no key either, or a header that can't be kept.
 pub fn tombstone(record: &RawRecord, of: &RawBatch, frame: &mut FrameBuf) -> Result<(), String> {
     let Some(key) = record.key.clone().map(|k| &of.data[k]) else {
         return Err("neither a value nor a key: expected a message as the value".to_owned());
     };
     let mut column = MetaWriter::new();
-    keep_headers(&record.headers, &of.data, &mut column);
+    keep_headers(&record.headers, &of.data, &mut column)?;
     frame.push(&Parts {
         id: &String::from_utf8_lossy(key),
         kind: TOMBSTONE,
@@ -40,18 +40,30 @@ pub fn tombstone(record: &RawRecord, of: &RawBatch, frame: &mut FrameBuf) -> Res
     Ok(())
 }
 
+/// What a metadata or field name may have at most: the column's own limit.
+pub(crate) const NAME_BYTES_MAX: usize = u16::MAX as usize;
+
 /// Keeps headers of a record with its message, unseen by plugins.
+///
+/// # Errors
+/// That the name of one is too long.
 pub(crate) fn keep_headers<'a>(
     headers: impl IntoIterator<Item = &'a Header>,
     data: &[u8],
     column: &mut MetaWriter,
-) {
+) -> Result<(), String> {
     let mut headers = headers.into_iter().peekable();
     if headers.peek().is_none() {
-        return;
+        return Ok(());
     }
     let mut all = MetaWriter::new();
     for header in headers {
+        if header.name.len() > NAME_BYTES_MAX {
+            return Err(format!(
+                "a header whose name has {} bytes, above the limit of {NAME_BYTES_MAX}",
+                header.name.len()
+            ));
+        }
         let (kind, value) = match header.value.clone() {
             Some(value) => (MetaKind::Text, &data[value]),
             None => (MetaKind::Json, &b""[..]),
@@ -59,6 +71,7 @@ pub(crate) fn keep_headers<'a>(
         all.push(kind, &data[header.name.clone()], value);
     }
     column.push(MetaKind::Field, HEADERS, all.as_bytes());
+    Ok(())
 }
 
 /// Puts bytes behind the others; answers where they are.

@@ -462,7 +462,7 @@ fn rich_value() -> impl Strategy<Value = Theirs> {
         any::<[u8; 3]>(),
         (any::<i64>(), any::<i32>(), any::<i64>()),
     );
-    let make = |(l, s, f, d, b, u, a, m, e, x, (t, y, c)): (
+    type Chosen = (
         i64,
         String,
         f32,
@@ -474,7 +474,8 @@ fn rich_value() -> impl Strategy<Value = Theirs> {
         u32,
         [u8; 3],
         (i64, i32, i64),
-    )| {
+    );
+    let make = |(l, s, f, d, b, u, a, m, e, x, (t, y, c)): Chosen| {
         let field = |name: &str, value: Theirs| (name.to_owned(), value);
         // The fewest bytes, as ours are.
         let mut unscaled = c.to_be_bytes().to_vec();

@@ -1,9 +1,11 @@
 //! Reads events.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use smallvec::SmallVec;
 use wasmill_engine::input::{Decoder, Header, RawBatch, RawRecord};
 use wasmill_engine::time::{TIMESTAMP_NONE, timestamp_in_range};
 use wasmill_frame::{FrameBuf, MetaKind, MetaWriter, Parts};
@@ -12,16 +14,20 @@ use super::{CLOUDEVENTS, CONTENT_TYPE, STRUCTURED, VERSION, check_text, integer,
 use crate::bounded::shown;
 use crate::json::decode::{kind_of, unescaped, unescaped_name};
 use crate::json::scan::{self, Members, Next};
-use crate::unseen::{keep_headers, tombstone};
+use crate::unseen::{NAME_BYTES_MAX, keep_headers, tombstone};
 use crate::{json_body, rfc3339};
 
 /// Reads one event a record.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CloudEventsDecoder;
 
+thread_local! {
+    /// The metadata of a message: used for one after the other.
+    static METADATA: RefCell<MetaWriter> = RefCell::default();
+}
+
 /// An event as it was found.
-#[derive(Default)]
-struct Event<'a> {
+struct Event<'a, 'm> {
     version: Option<Cow<'a, str>>,
     id: Option<Cow<'a, str>>,
     kind: Option<Cow<'a, str>>,
@@ -29,10 +35,25 @@ struct Event<'a> {
     time: Option<Cow<'a, str>>,
     content_type: Option<Cow<'a, str>>,
     partition_key: Option<Cow<'a, str>>,
-    metadata: MetaWriter,
+    metadata: &'m mut MetaWriter,
 }
 
-impl<'a> Event<'a> {
+impl<'a, 'm> Event<'a, 'm> {
+    /// Nothing yet; its metadata is to stand in the column.
+    fn new(metadata: &'m mut MetaWriter) -> Self {
+        metadata.clear();
+        Self {
+            version: None,
+            id: None,
+            kind: None,
+            source: false,
+            time: None,
+            content_type: None,
+            partition_key: None,
+            metadata,
+        }
+    }
+
     /// Takes an attribute that is text.
     fn text(&mut self, name: &str, text: Cow<'a, str>) -> Result<(), String> {
         check_text(&text).map_err(|why| format!("the attribute `{}` {why}", shown(name)))?;
@@ -112,7 +133,7 @@ impl<'a> Event<'a> {
     }
 
     fn push(
-        mut self,
+        self,
         record: &RawRecord,
         of: &RawBatch,
         payload: &[u8],
@@ -138,7 +159,7 @@ impl<'a> Event<'a> {
             let name = &of.data[h.name.clone()];
             name.eq_ignore_ascii_case(CONTENT_TYPE.as_bytes()) || attribute(name).is_some()
         };
-        keep_headers(record.headers.iter().filter(|h| !is_own(h)), &of.data, &mut self.metadata);
+        keep_headers(record.headers.iter().filter(|h| !is_own(h)), &of.data, self.metadata)?;
         let timestamp = match &self.time {
             Some(time) => {
                 let ms = rfc3339::parse(time).map_err(|why| {
@@ -226,7 +247,7 @@ impl Decoder for CloudEventsDecoder {
             Some(kind) if begins_with(kind, CLOUDEVENTS) => {
                 let essence = kind.split(';').next().unwrap_or_default().trim();
                 if essence.eq_ignore_ascii_case(STRUCTURED) {
-                    return structured(record, of, frame);
+                    return METADATA.with_borrow_mut(|column| structured(record, of, column, frame));
                 }
                 if begins_with(kind, "application/cloudevents-batch") {
                     return Err(
@@ -238,8 +259,10 @@ impl Decoder for CloudEventsDecoder {
                     "the content type is `{kind}`: expected {STRUCTURED}, the one format of CloudEvents that is read"
                 ))
             }
-            _ if record.headers.iter().any(|h| is_version(h, of)) => binary(record, of, content_type, frame),
-            _ => structured(record, of, frame),
+            _ if record.headers.iter().any(|h| is_version(h, of)) => {
+                METADATA.with_borrow_mut(|column| binary(record, of, content_type, column, frame))
+            }
+            _ => METADATA.with_borrow_mut(|column| structured(record, of, column, frame)),
         }
     }
 }
@@ -253,12 +276,14 @@ fn binary(
     record: &RawRecord,
     of: &RawBatch,
     content_type: Option<&str>,
+    column: &mut MetaWriter,
     frame: &mut FrameBuf,
 ) -> Result<(), String> {
-    let mut event = Event::default();
-    let mut seen: Vec<String> = Vec::new();
+    let mut event = Event::new(column);
+    let mut seen: Vec<Cow<'_, str>> = Vec::new();
     for header in &record.headers {
         let Some((name, encoded)) = attribute(&of.data[header.name.clone()]) else { continue };
+        check_length(name.len())?;
         let name = String::from_utf8_lossy(name).to_ascii_lowercase();
         if !is_name(&name) {
             return Err(format!(
@@ -270,13 +295,13 @@ fn binary(
                 "`{name}` is an attribute in a header: a binary event has its data as the value, and the type of it in the header `{CONTENT_TYPE}`"
             ));
         }
-        if seen.contains(&name) {
-            return Err(format!("two headers of the attribute `{name}`: an event has it once"));
-        }
         let text = header_text(header, of)?;
         let text = if encoded { percent_decoded(&name, text)? } else { Cow::Borrowed(text) };
         event.text(&name, text)?;
-        seen.push(name);
+        seen.push(name.into());
+    }
+    if let Some(name) = twice(&mut seen) {
+        return Err(format!("two headers of the attribute `{name}`: an event has it once"));
     }
     if let Some(kind) = content_type {
         event.text("datacontenttype", Cow::Borrowed(kind))?;
@@ -294,7 +319,34 @@ fn binary(
     }
 }
 
-fn structured(record: &RawRecord, of: &RawBatch, frame: &mut FrameBuf) -> Result<(), String> {
+fn check_length(name_bytes: usize) -> Result<(), String> {
+    if name_bytes <= NAME_BYTES_MAX {
+        return Ok(());
+    }
+    Err(format!("the name of an attribute has {name_bytes} bytes, above the limit of {NAME_BYTES_MAX}"))
+}
+
+/// Whether a name stands twice. Few names are compared pair by pair, which is faster than to sort them; many would
+/// make that quadratic in a stranger's event.
+fn twice<'n>(names: &'n mut [Cow<'_, str>]) -> Option<&'n str> {
+    const PAIRWISE_MAX: usize = 16;
+    if names.len() <= PAIRWISE_MAX {
+        return names
+            .iter()
+            .enumerate()
+            .find(|(at, name)| names[..*at].contains(*name))
+            .map(|(_, name)| &**name);
+    }
+    names.sort_unstable();
+    names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| &*pair[0])
+}
+
+fn structured(
+    record: &RawRecord,
+    of: &RawBatch,
+    column: &mut MetaWriter,
+    frame: &mut FrameBuf,
+) -> Result<(), String> {
     let value = &of.data[record.value.clone()];
     // What is broken is told by the slower reader, which knows place and cause.
     let start = scan::blanks(value, 0);
@@ -306,9 +358,9 @@ fn structured(record: &RawRecord, of: &RawBatch, frame: &mut FrameBuf) -> Result
             kind_of(text)
         ));
     }
-    let mut event = Event::default();
+    let mut event = Event::new(column);
     let (mut data, mut data_base64) = (None, None);
-    let mut names: Vec<Cow<'_, str>> = Vec::new();
+    let mut names: SmallVec<[Cow<'_, str>; 12]> = SmallVec::new();
     let mut members = Members::new(text, start);
     let end = loop {
         let (name, value) = match members.next() {
@@ -326,16 +378,18 @@ fn structured(record: &RawRecord, of: &RawBatch, frame: &mut FrameBuf) -> Result
                     name.chars().take(48).collect::<String>()
                 ));
             }
-            _ => event.member(&name, value)?,
+            _ => {
+                check_length(name.len())?;
+                event.member(&name, value)?;
+            }
         }
         names.push(name);
     };
     if scan::blanks(text.as_bytes(), end) != text.len() {
         return json_body::json(text.as_bytes()).and(Err("broken JSON".to_owned()));
     }
-    names.sort_unstable();
-    if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(format!("`{}` stands twice: an event has it once", twice[0]));
+    if let Some(name) = twice(&mut names) {
+        return Err(format!("`{name}` stands twice: an event has it once"));
     }
     let is_json = event.content_type.as_deref().is_none_or(is_json_type);
     match (data, data_base64) {

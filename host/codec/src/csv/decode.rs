@@ -81,12 +81,12 @@ impl CsvDecoder {
             Vec::with_capacity(row.len() + columns.iter().map(|c| c.opening.len() + 3).sum::<usize>());
         let mut fields = Fields::new(row, self.dialect);
         for (at, column) in columns.iter().enumerate() {
-            let named = |why: String| format!("column {} (`{}`): {why}", at + 1, column.name);
+            let named = |why: String| format!("column {} (`{}`): {why}", at + 1, shown(&column.name));
             let Some(field) = fields.next() else {
                 return Err(format!(
                     "{at} fields, where there are {} columns: `{}` and what follows is missing",
                     columns.len(),
-                    column.name
+                    shown(&column.name)
                 ));
             };
             let field = field.map_err(named)?;

@@ -196,7 +196,8 @@ fn check_names<'a>(
         if !seen.insert(name) {
             return Err(format!(
                 "column {} has the name `{name}`, which stands there twice: a payload can have it once",
-                at + 1
+                at + 1,
+                name = crate::bounded::shown(name)
             ));
         }
     }

@@ -121,7 +121,8 @@ mod tests {
                 at = *next;
                 prop_assert_eq!(at as usize, whole.min(stream.len()));
                 prop_assert_eq!(rejected.is_some(), record.len() > max || whole > stream.len());
-                prop_assert!(if rejected.is_some() { record.starts_with(value) } else { record == value });
+                let fits = if rejected.is_some() { record.starts_with(value) } else { record == value };
+                prop_assert!(fits);
             }
             prop_assert_eq!(at as usize, stream.len());
             resumes_anywhere(&Length, &stream, max);

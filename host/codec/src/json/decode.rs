@@ -13,10 +13,7 @@ use wasmill_frame::{FrameBuf, Meta, MetaKind, MetaWriter, Parts};
 
 use super::scan::{self, Members, Next};
 use crate::rfc3339;
-use crate::unseen::{NUMBER_ID, keep_headers, tombstone};
-
-/// What a metadata or field name may have at most: the column's own limit.
-const NAME_BYTES_MAX: usize = u16::MAX as usize;
+use crate::unseen::{NAME_BYTES_MAX, NUMBER_ID, keep_headers, tombstone};
 
 /// Reads one envelope a record.
 #[derive(Debug, Clone, Copy, Default)]
@@ -89,7 +86,7 @@ fn decode(
     if let Some(number) = id_number {
         column.push(MetaKind::Field, NUMBER_ID, number.as_bytes());
     }
-    keep_headers(&record.headers, data, column);
+    keep_headers(&record.headers, data, column)?;
     for field in Meta::new(scratch.fields.as_bytes()).entries() {
         column.push(field.kind, field.name, field.value);
     }

@@ -185,6 +185,17 @@ fn what_is_no_event_is_told() {
     for (bad, reason) in cases {
         assert_eq!(refused(&reading, &ce("x"), &bad), reason, "{bad:?}");
     }
+    // Names that no column of metadata can hold.
+    let name = "n".repeat(65_536);
+    for bad in [structured(&format!("\"{name}\":\"x\"")), ce("x").with(&format!("ce_{name}"), "x")] {
+        let reason = refused(&reading, &ce("x"), &bad);
+        assert_eq!(reason, "the name of an attribute has 65536 bytes, above the limit of 65535");
+    }
+    // So many that they are sorted.
+    let many: String = (0..30).map(|n| format!("\"n{n}\":1,")).collect();
+    assert!(decode(&reading, &structured(many.trim_end_matches(','))).is_ok());
+    let bad = structured(&format!("{many}\"n7\":2"));
+    assert_eq!(refused(&reading, &ce("x"), &bad), "`n7` stands twice: an event has it once");
     // Every cut of a good one.
     let good = structured(r#""time":"2018-04-05T17:31:00Z","x":5,"data":{"a":[1]}"#);
     for at in 0..good.value.len() {

@@ -50,6 +50,40 @@ fn what_is_around_a_body_is_in_headers() {
 }
 
 #[test]
+fn of_headers_that_come_again_the_last_counts_however_many_there_are() {
+    for others in [0, 100] {
+        let others = (0..others).map(|n| (format!("h{n}"), vec![b'x']));
+        let mut sent = rec("7").with("id", "a1").with("a", "1");
+        sent.headers.extend(others.clone());
+        let sent = sent.with("id", "a2").with("a", "2");
+        let frame = decode(&reading(json!("raw")), &sent).expect("a message");
+        let rest: String = others.map(|(name, _)| format!("{name}=x ")).collect();
+        assert_eq!(
+            shown(frame.get(0)).replace(&i64::MIN.to_string(), "-"),
+            format!("a2 message - 7 [{rest}a=2]")
+        );
+        let back = encode(&writing(json!("raw")), &frame).expect("a record");
+        let earlier = |name: &str, value: &[u8]| back.headers.contains(&(name.to_owned(), value.to_vec()));
+        assert!(earlier("id", b"a1") && earlier("a", b"1"), "what stood earlier travels along: {back:?}");
+    }
+}
+
+#[test]
+fn a_header_whose_name_is_too_long_to_be_kept_is_told() {
+    let name = "n".repeat(65_536);
+    let reason = "a header whose name has 65536 bytes, above the limit of 65535";
+    for codec in ["json_body", "raw", "text"] {
+        assert_eq!(refused(&reading(json!(codec)), &rec("7"), &rec("7").with(&name, "x")), reason, "{codec}");
+        assert!(decode(&reading(json!(codec)), &rec("7").with(&name[1..], "x")).is_ok(), "{codec}");
+    }
+    let envelope = rec(r#"{"id":"1","type":"t"}"#);
+    let bad = envelope.clone().with(&name, "x");
+    assert_eq!(refused(&reading(json!("json")), &envelope, &bad), reason);
+    let event = rec(r#"{"specversion":"1.0","id":"1","source":"/a","type":"t"}"#);
+    assert_eq!(refused(&reading(json!("cloudevents")), &event, &event.clone().with(&name, "x")), reason);
+}
+
+#[test]
 fn what_is_no_json_is_told_with_its_place() {
     let body = reading(json!("json_body"));
     for (value, reason) in [
