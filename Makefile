@@ -20,6 +20,9 @@ KAFKA_ROUNDS ?= 30
 ENDS_ROUNDS ?= 20
 DAMAGES ?= 5000
 KEYS ?= 10000000
+# How long each decoder is fuzzed, by `make fuzz` and by `make test-long`.
+fuzz: FUZZ_SECONDS ?= 10
+test-long: FUZZ_SECONDS ?= 1200
 
 .PHONY: help
 help: ## Shows this list
@@ -79,13 +82,18 @@ test: setup-test guests typed-js ## Runs all tests
 
 .PHONY: test-long
 test-long: setup-test guests typed-js build ## Runs what takes rounds: make test-long SEEDS=100000 KILL_ROUNDS=200
-	@echo "$(DAMAGES) damages of the store, $(SEEDS) simulator seeds, $(KILL_ROUNDS) kill rounds, $(KEYS) keys"
+	@echo "$(DAMAGES) damages of the store, $(SEEDS) simulator seeds, $(KILL_ROUNDS) kill rounds, $(KEYS) keys, $(FUZZ_SECONDS) s of fuzzing"
 	@WASMILL_DAMAGES=$(DAMAGES) cargo test --release --workspace --test stores
 	@WASMILL_SEEDS=$(SEEDS) cargo test --release --workspace --test law_one --test windows
 	@WASMILL_KILL_ROUNDS=$(KILL_ROUNDS) cargo test --release --workspace --test end_to_end
 	@WASMILL_KEYS=$(KEYS) cargo test --release --workspace --test end_to_end many_keys
 	@WASMILL_ENDS_ROUNDS=$(ENDS_ROUNDS) cargo test --release --workspace --test ends
 	@WASMILL_KILL_ROUNDS=$(KAFKA_ROUNDS) WASMILL_EXACT_ROUNDS=$(KAFKA_ROUNDS) WASMILL_STOP_SECONDS=60 cargo test --release --workspace --test kafka
+	@scripts/fuzz.sh $(FUZZ_SECONDS)
+
+.PHONY: fuzz
+fuzz: setup ## Feeds each decoder what a fuzzer makes up: make fuzz FUZZ_SECONDS=10
+	@scripts/fuzz.sh $(FUZZ_SECONDS)
 
 .PHONY: bench
 bench: setup guests build ## Measures; prints a table
@@ -99,11 +107,13 @@ coverage: setup-test guests typed-js ## Runs all tests and tells which lines the
 fmt: ## Formats the code
 	@scripts/setup.sh lint
 	@cargo fmt --all
+	@cargo fmt --manifest-path fuzz/Cargo.toml
 
 .PHONY: lint
 lint: ## Checks formatting, lints, documentation, licences and sources of dependencies
 	@scripts/setup.sh build lint
 	@cargo fmt --all --check
+	@cargo fmt --manifest-path fuzz/Cargo.toml --check
 	@cargo clippy --release --workspace --all-targets --quiet -- -D warnings
 	@RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --release --workspace --no-deps --document-private-items --quiet
 	@scripts/check-dependencies.sh

@@ -1,29 +1,57 @@
 #!/usr/bin/env bash
-# Feeds each decoder what a fuzzer makes up: scripts/fuzz.sh [SECONDS-EACH] [CODEC...]. Needs no other toolchain: the
-# coverage counters are the stable compiler's. The inputs that it keeps are in target/fuzz/corpus, and what made a
-# decoder panic in target/fuzz/artifacts: put it into fuzz/seeds/CODEC once it is mended.
+# Feeds each decoder what a fuzzer makes up: scripts/fuzz.sh [SECONDS-EACH] [NAME...], as many at once as there are
+# cores, or FUZZ_JOBS. Needs no other toolchain: the coverage counters are the stable compiler's. The inputs that it keeps are in
+# target/fuzz/corpus, and what made a decoder fail in target/fuzz/artifacts: once that is mended, it belongs into the
+# codec's tests, or into fuzz/seeds/NAME.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:-10}
 shift || true
+jobs_max=${FUZZ_JOBS:-$(nproc)}
+
+say() { echo "fuzz: $*" >&2; }
+
+# Names, each with the codec and its settings as JSON.
+codecs=$(grep -v -e '^#' -e '^$' fuzz/codecs.txt)
+for name in "$@"; do
+  if ! grep -q "^$name " <<<"$codecs"; then
+    say "no $name in fuzz/codecs.txt, which has: $(cut -d' ' -f1 <<<"$codecs" | paste -sd' ')"
+    exit 2
+  fi
+done
+
 host=$(rustc -vV | sed -n 's/^host: //p')
-# Each codec with its settings, as JSON.
-codecs=$(grep -v '^#' fuzz/codecs.txt)
-export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares"
-cargo build --release --quiet --locked --manifest-path fuzz/Cargo.toml --target "$host" --target-dir target/fuzz/build
+counters="-Cpasses=sancov-module"
+for arg in level=4 inline-8bit-counters pc-table trace-compares; do
+  counters+=" -Cllvm-args=-sanitizer-coverage-$arg"
+done
+RUSTFLAGS="--cfg fuzzing $counters" cargo build --release --quiet --locked --manifest-path fuzz/Cargo.toml \
+  --target "$host" --target-dir target/fuzz/build
 binary=$PWD/target/fuzz/build/$host/release/wasmill-fuzz
-while read -r name spec; do
-	if [ $# -gt 0 ] && [[ " $* " != *" $name "* ]]; then continue; fi
-	corpus=target/fuzz/corpus/$name artifacts=target/fuzz/artifacts/$name/
-	mkdir -p "$corpus" "$artifacts"
-	seeds=()
-	[ -d "fuzz/seeds/$name" ] && seeds=("fuzz/seeds/$name")
-	if ! WASMILL_CODEC=$spec "$binary" "$corpus" "${seeds[@]}" -max_total_time="$seconds" -max_len=4096 -timeout=10 \
-		-rss_limit_mb=2048 -artifact_prefix="$artifacts" -print_final_stats=1 >"target/fuzz/$name.log" 2>&1; then
-		tail -n 40 "target/fuzz/$name.log" >&2
-		echo "fuzz: the decoder of $name failed: see $artifacts and target/fuzz/$name.log" >&2
-		exit 1
-	fi
-	runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "target/fuzz/$name.log")
-	echo "fuzz: $name took $runs inputs in $seconds s"
-done <<<"$codecs"
+
+fuzz() {
+  local name=$1 spec=$2 log=target/fuzz/$1.log corpus=target/fuzz/corpus/$1 artifacts=target/fuzz/artifacts/$1/
+  mkdir -p "$corpus" "$artifacts"
+  if ! WASMILL_CODEC=$spec "$binary" "$corpus" "fuzz/seeds/$name" -max_total_time="$seconds" -max_len=4096 -timeout=10 \
+    -rss_limit_mb=2048 -artifact_prefix="$artifacts" -print_final_stats=1 </dev/null >"$log" 2>&1; then
+    tail -n 40 "$log" >&2
+    say "$name failed: the input is in $artifacts, the whole output in $log"
+    return 1
+  fi
+  local runs coverage
+  runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
+  coverage=$(sed -n 's/.* DONE *cov: \([0-9]*\) .*/\1/p' "$log")
+  say "$name: $runs inputs, $coverage places of the code reached"
+  touch "target/fuzz/$name.passed"
+}
+
+# Each runs to its end, so that one that fails hides no other.
+asked=("$@")
+if [ $# -eq 0 ]; then readarray -t asked < <(cut -d' ' -f1 <<<"$codecs"); fi
+for name in "${asked[@]}"; do rm -f "target/fuzz/$name.passed"; done
+for name in "${asked[@]}"; do
+  while [ "$(jobs -rp | wc -l)" -ge "$jobs_max" ]; do wait -n || true; done
+  fuzz "$name" "$(sed -n "s/^$name //p" <<<"$codecs")" &
+done
+wait
+for name in "${asked[@]}"; do [ -e "target/fuzz/$name.passed" ] || exit 1; done

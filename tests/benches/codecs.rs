@@ -1,17 +1,21 @@
 //! What codecs cost a message, against the libraries alone.
 
 use std::future::Future;
+use std::path::Path;
 use std::pin::pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use serde_json::json;
+use apache_avro::reader::datum::GenericDatumReader;
+use apache_avro::writer::datum::GenericDatumWriter;
+use prost_reflect::prost::Message as _;
+use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use wasmill_connect::codec::{CodecSpec, Reading, Takes, Writing};
 use wasmill_engine::input::{RawBatch, RawRecord};
 use wasmill_engine::output::EncodedBatch;
 use wasmill_engine::position::PartitionId;
-use wasmill_frame::FrameBuf;
+use wasmill_frame::{FrameBuf, Parts};
 
 use crate::clock::{Contender, Times, by_turns, timed};
 use crate::report::{Report, Row, Target};
@@ -31,15 +35,15 @@ fn ready<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-fn spec(settings: &serde_json::Value) -> CodecSpec {
+fn spec(settings: &Value) -> CodecSpec {
     serde_json::from_value(settings.clone()).unwrap_or_else(|e| panic!("{settings}: {e}"))
 }
 
-fn reading(settings: &serde_json::Value) -> Reading {
+fn reading(settings: &Value) -> Reading {
     ready(spec(settings).reading("bench")).unwrap_or_else(|e| panic!("{settings}: {e}"))
 }
 
-fn writing(settings: &serde_json::Value) -> Writing {
+fn writing(settings: &Value) -> Writing {
     ready(spec(settings).writing("bench")).unwrap_or_else(|e| panic!("{settings}: {e}"))
 }
 
@@ -80,17 +84,53 @@ fn event(n: usize, bytes: usize) -> String {
     format!("{head}{}}}", payload(n, bytes.saturating_sub(head.len() + 1)))
 }
 
-fn row(n: usize) -> String {
-    format!(
+/// Of 8 columns for each group.
+fn row(n: usize, groups: usize) -> String {
+    let group = format!(
         "UA,{},{}.5,{},\"a note, of some length\",N{n},some text of a value,{}",
         n * 7,
         n % 60,
         n % 2 == 0,
         n % 9
-    )
+    );
+    vec![group; groups].join(",")
 }
 
-const COLUMNS: [&str; 8] = ["carrier", "flight", "delay", "ok", "note", "tail", "text", "n"];
+/// An order as the schemas below have it, with so many legs.
+fn order(n: usize, legs: usize) -> Value {
+    let leg =
+        |i: usize| json!({ "from": ["JFK", "Frankfurt"][i % 2], "miles": i * n, "on_time": i % 3 == 0 });
+    json!({
+        "id": n * 1_000_003, "carrier": ["AA", "UA", "B6"][n % 3], "delay": n as f64 / 8.0, "note": "some text of a value",
+        "sent": n % 2 == 0, "counts": [1, n, 70_000], "legs": (0..legs).map(leg).collect::<Vec<_>>(),
+    })
+}
+
+const AVRO: &str = r#"{ "type": "record", "name": "Order", "fields": [
+    { "name": "id", "type": "long" }, { "name": "carrier", "type": "string" }, { "name": "delay", "type": "double" },
+    { "name": "note", "type": ["null", "string"] }, { "name": "sent", "type": "boolean" },
+    { "name": "counts", "type": { "type": "array", "items": "long" } },
+    { "name": "legs", "type": { "type": "array", "items": { "type": "record", "name": "Leg", "fields": [
+        { "name": "from", "type": "string" }, { "name": "miles", "type": "int" }, { "name": "on_time", "type": "boolean" }
+    ] } } }
+] }"#;
+
+const PROTOBUF: &str = r#"syntax = "proto3";
+message Order {
+    int64 id = 1; string carrier = 2; double delay = 3; string note = 4; bool sent = 5; repeated int64 counts = 6;
+    repeated Leg legs = 7;
+}
+message Leg { string from = 1; int32 miles = 2; bool on_time = 3; }
+"#;
+
+const JSON_SCHEMA: &str = r#"{ "type": "object", "additionalProperties": false, "required": ["id", "carrier"], "properties": {
+    "id": { "type": "integer" }, "carrier": { "type": "string" }, "delay": { "type": "number" },
+    "note": { "type": ["null", "string"] }, "sent": { "type": "boolean" },
+    "counts": { "type": "array", "items": { "type": "integer", "minimum": 0 } },
+    "legs": { "type": "array", "items": { "type": "object", "required": ["from"], "properties": {
+        "from": { "type": "string" }, "miles": { "type": "integer" }, "on_time": { "type": "boolean" }
+    } } }
+} }"#;
 
 fn batch(value: impl Fn(usize) -> String) -> RawBatch {
     let mut batch = RawBatch::new(PartitionId { source: 0, partition: 0 });
@@ -126,15 +166,123 @@ fn bare_json(batch: &RawBatch) -> usize {
     values(batch).filter_map(|v| serde_json::from_slice::<&RawValue>(v).ok()).map(|raw| raw.get().len()).sum()
 }
 
+/// A codec, and the messages that it is measured with.
+struct Measured {
+    what: String,
+    reading: Reading,
+    writing: Writing,
+    records: RawBatch,
+    messages: FrameBuf,
+}
+
+impl Measured {
+    /// With messages of these records.
+    fn records(name: &str, settings: &Value, value: impl Fn(usize) -> String) -> Self {
+        let (records, mut messages) = (batch(value), FrameBuf::default());
+        let (reading, writing) = (reading(settings), writing(settings));
+        decode_all(&reading, &records, &mut messages);
+        let bytes = records.data.len() / MESSAGES;
+        Self { what: format!("{name}, {bytes} bytes"), reading, writing, records, messages }
+    }
+
+    /// With orders that have as many legs as make records of about so many bytes.
+    fn orders(name: &str, settings: &Value, bytes: usize) -> Self {
+        let (reading, writing) = (reading(settings), writing(settings));
+        let mut legs = 0;
+        loop {
+            let messages = orders(legs);
+            let (mut batch, mut records) = (EncodedBatch::default(), RawBatch::of_value(b""));
+            records.records.clear();
+            for n in 0..MESSAGES {
+                let record = writing.writer.write(messages.get(n), Takes::default(), &mut batch);
+                let value = record.unwrap_or_else(|e| panic!("the bench's own order: {e}")).value;
+                let offset = n as u64;
+                records.records.push(RawRecord { offset, next: offset + 1, value, ..RawRecord::default() });
+            }
+            records.data = batch.data;
+            let found = records.data.len() / MESSAGES;
+            if found + 8 >= bytes {
+                return Self { what: format!("{name}, {found} bytes"), reading, writing, records, messages };
+            }
+            legs += 1;
+        }
+    }
+
+    fn payloads(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.messages.len()).map(|n| self.messages.get(n).payload())
+    }
+
+    /// Against what a library alone takes for all records, and for all messages.
+    fn against<R, W>(
+        &self,
+        report: &mut Report,
+        (read_name, read): (&str, impl FnMut() -> R),
+        (write_name, write): (&str, impl FnMut() -> W),
+    ) {
+        let mut frame = FrameBuf::default();
+        let mut contenders = [
+            contender(read_name, read),
+            contender("decode", || decode_all(&self.reading, &self.records, &mut frame)),
+            contender(write_name, write),
+            contender("encode", || encode_all(&self.writing, &self.messages)),
+        ];
+        let times = by_turns(&mut contenders, ROUNDS);
+        let most = Some(Target::AtMost(RATIO_MAX));
+        report.push(Row::ratio(&self.what, read_name, &times[0], &times[0], None));
+        report.push(Row::ratio(&self.what, "decoded", &times[1], &times[0], most));
+        report.push(Row::ratio(&self.what, write_name, &times[2], &times[2], None));
+        report.push(Row::ratio(&self.what, "encoded", &times[3], &times[2], most));
+    }
+}
+
+/// Messages with the payloads of orders.
+fn orders(legs: usize) -> FrameBuf {
+    let mut messages = FrameBuf::default();
+    for n in 0..MESSAGES {
+        messages.push(&Parts {
+            id: &n.to_string(),
+            kind: "order",
+            key: None,
+            payload: order(n, legs).to_string().as_bytes(),
+            timestamp: 1_700_000_000_000,
+            metadata: b"",
+            payload_is_json: true,
+        });
+    }
+    messages
+}
+
+/// The bench's own messages can be read.
+fn own<T, E: std::fmt::Display>(result: Result<T, E>) -> T {
+    result.unwrap_or_else(|e| panic!("the bench's own message: {e}"))
+}
+
 /// Measures all of them.
 pub fn measure(report: &mut Report) {
-    for bytes in [200, 1000] {
+    for bytes in [200, 500, 1000] {
         envelopes(report, bytes);
     }
-    let size = 1000;
-    against_json(report, "json_body", &json!("json_body"), |n| payload(n, size));
-    against_json(report, "cloudevents, structured", &json!("cloudevents"), |n| event(n, size));
-    rows(report);
+    let files = own(tempfile::tempdir());
+    let file = |name: &str, text: &str| {
+        let path = files.path().join(name);
+        own(std::fs::write(&path, text));
+        path
+    };
+    let (avro, protobuf) = (file("order.avsc", AVRO), file("order.proto", PROTOBUF));
+    let schema = file("order.schema.json", JSON_SCHEMA);
+    for bytes in [200, 1000] {
+        json_alone(report, Measured::records("json_body", &json!("json_body"), |n| payload(n, bytes)));
+        json_alone(
+            report,
+            Measured::records("cloudevents, structured", &json!("cloudevents"), |n| event(n, bytes)),
+        );
+        text(report, bytes);
+        rows(report, bytes);
+        json_schema(report, &schema, bytes);
+        messagepack(report, bytes);
+        self::protobuf(report, &protobuf, bytes);
+        self::avro(report, &avro, bytes);
+    }
 }
 
 fn envelopes(report: &mut Report, bytes: usize) {
@@ -155,27 +303,22 @@ fn envelopes(report: &mut Report, bytes: usize) {
     report.push(Row::ratio(&what, "the codec", &times[1], &times[0], None));
 }
 
-/// Decoded and encoded, against serde_json that only looks whether it is JSON.
-fn against_json(
-    report: &mut Report,
-    name: &str,
-    settings: &serde_json::Value,
-    value: impl Fn(usize) -> String,
-) {
-    let (batch, reading, writing) = (batch(value), reading(settings), writing(settings));
-    let (mut frame, mut decoded) = (FrameBuf::default(), FrameBuf::default());
-    decode_all(&reading, &batch, &mut decoded);
-    let decoded = Arc::new(decoded);
-    let mut contenders = [
-        contender("serde_json", || bare_json(&batch)),
-        contender("decode", || decode_all(&reading, &batch, &mut frame)),
-        contender("encode", || encode_all(&writing, &decoded)),
-    ];
-    let times = by_turns(&mut contenders, ROUNDS);
-    let what = format!("{name}, 1000 bytes");
-    report.push(Row::ratio(&what, "serde_json's RawValue alone", &times[0], &times[0], None));
-    report.push(Row::ratio(&what, "decoded", &times[1], &times[0], Some(Target::AtMost(RATIO_MAX))));
-    report.push(Row::ratio(&what, "encoded", &times[2], &times[0], Some(Target::AtMost(RATIO_MAX))));
+/// Against serde_json that only looks whether it is JSON.
+fn json_alone(report: &mut Report, of: Measured) {
+    let name = "serde_json's RawValue alone";
+    of.against(report, (name, || bare_json(&of.records)), (name, || bare_json(&of.records)));
+}
+
+/// No library does as much as nothing: against bytes that nobody looks into.
+fn text(report: &mut Report, bytes: usize) {
+    let text = |n: usize| payload(n, bytes);
+    let raw = Measured::records("raw", &json!("raw"), text);
+    let mut frame = FrameBuf::default();
+    Measured::records("text", &json!("text"), text).against(
+        report,
+        ("the codec raw, decoded", || decode_all(&raw.reading, &raw.records, &mut frame)),
+        ("the codec raw, encoded", || encode_all(&raw.writing, &raw.messages)),
+    );
 }
 
 fn encode_all(writing: &Writing, frame: &FrameBuf) -> usize {
@@ -187,45 +330,112 @@ fn encode_all(writing: &Writing, frame: &FrameBuf) -> usize {
     batch.data.len()
 }
 
-fn rows(report: &mut Report) {
-    let settings = json!({ "csv": {
-        "columns": COLUMNS, "types": { "flight": "integer", "delay": "number", "ok": "boolean", "n": "integer" },
-    } });
-    let (batch, reading, writing) = (batch(row), reading(&settings), writing(&settings));
-    let file: Vec<u8> = values(&batch).flat_map(|row| [row, b"\n"].concat()).collect();
-    let (mut frame, mut decoded) = (FrameBuf::default(), FrameBuf::default());
-    decode_all(&reading, &batch, &mut decoded);
+fn rows(report: &mut Report, bytes: usize) {
+    let groups = bytes.div_ceil(row(0, 1).len() + 8);
+    let columns: Vec<String> = (0..8 * groups).map(|n| format!("column{n}")).collect();
+    let types: serde_json::Map<String, Value> = columns
+        .iter()
+        .zip(["text", "integer", "number", "boolean", "text", "text", "text", "integer"].into_iter().cycle())
+        .map(|(column, kind)| (column.clone(), kind.into()))
+        .collect();
+    let settings = json!({ "csv": { "columns": columns, "types": types } });
+    let of = Measured::records("csv", &settings, |n| row(n, groups));
+    let file: Vec<u8> = values(&of.records).flat_map(|row| [row, b"\n"].concat()).collect();
     // The crate's own way to JSON: each record to a map of its columns, that to JSON.
-    let bare = || {
+    let read = || {
         let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(file.as_slice());
-        reader.set_headers(csv::StringRecord::from(COLUMNS.to_vec()));
         let (mut record, mut bytes) = (csv::StringRecord::new(), 0);
-        while reader.read_record(&mut record).unwrap_or_else(|e| panic!("the bench's own rows: {e}")) {
-            let fields: Vec<(&str, &str)> = COLUMNS.into_iter().zip(&record).collect();
-            bytes += serde_json::to_vec(&fields).map_or(0, |json| json.len());
+        while own(reader.read_record(&mut record)) {
+            let fields: Vec<(&str, &str)> = columns.iter().map(String::as_str).zip(&record).collect();
+            bytes += own(serde_json::to_vec(&fields)).len();
         }
         bytes
     };
-    let bare_write = || {
+    let write = || {
         let mut writer = csv::Writer::from_writer(Vec::with_capacity(file.len()));
-        for index in 0..decoded.len() {
-            let fields: serde_json::Map<String, serde_json::Value> =
-                serde_json::from_slice(decoded.get(index).payload()).unwrap_or_default();
-            let texts = fields.values().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned));
-            writer.write_record(texts).unwrap_or_else(|e| panic!("a row: {e}"));
+        for payload in of.payloads() {
+            let fields: serde_json::Map<String, Value> = own(serde_json::from_slice(payload));
+            own(writer.write_record(
+                fields.values().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)),
+            ));
         }
-        writer.into_inner().map_or(0, |rows| rows.len())
+        own(writer.into_inner()).len()
     };
-    let mut contenders = [
-        contender("csv and serde_json", bare),
-        contender("decode", || decode_all(&reading, &batch, &mut frame)),
-        contender("csv and serde_json, written", bare_write),
-        contender("encode", || encode_all(&writing, &decoded)),
-    ];
-    let times = by_turns(&mut contenders, ROUNDS);
-    let what = "csv, rows of 8 fields";
-    report.push(Row::ratio(what, "read by the csv crate, JSON by serde_json", &times[0], &times[0], None));
-    report.push(Row::ratio(what, "decoded", &times[1], &times[0], Some(Target::AtMost(RATIO_MAX))));
-    report.push(Row::ratio(what, "written by the csv crate, JSON by serde_json", &times[2], &times[2], None));
-    report.push(Row::ratio(what, "encoded", &times[3], &times[2], Some(Target::AtMost(RATIO_MAX))));
+    of.against(report, ("the csv crate, then serde_json", read), ("serde_json, then the csv crate", write));
+}
+
+/// Against the same validator over serde_json's values.
+fn json_schema(report: &mut Report, file: &Path, bytes: usize) {
+    let of = Measured::orders("json_schema", &json!({ "json_schema": { "schema_file": file } }), bytes);
+    let schema: Value = own(serde_json::from_str(JSON_SCHEMA));
+    let validator = own(jsonschema::validator_for(&schema));
+    let valid = |json: &[u8]| validator.is_valid(&own(serde_json::from_slice(json)));
+    let name = "serde_json and jsonschema";
+    of.against(
+        report,
+        (name, || values(&of.records).filter(|v| valid(v)).count()),
+        (name, || of.payloads().filter(|v| valid(v)).count()),
+    );
+}
+
+/// Against rmp-serde's way from and to JSON, by serde_json's values: ours begins and ends at JSON too.
+fn messagepack(report: &mut Report, bytes: usize) {
+    let of = Measured::orders("messagepack", &json!("messagepack"), bytes);
+    let read = || {
+        values(&of.records)
+            .map(|v| own(serde_json::to_vec(&own(rmp_serde::from_slice::<Value>(v)))).len())
+            .sum::<usize>()
+    };
+    let write = || {
+        of.payloads()
+            .map(|v| own(rmp_serde::to_vec(&own(serde_json::from_slice::<Value>(v)))).len())
+            .sum::<usize>()
+    };
+    of.against(
+        report,
+        ("rmp-serde and serde_json's Value", read),
+        ("serde_json's Value and rmp-serde", write),
+    );
+}
+
+/// Against prost-reflect's messages, and its JSON.
+fn protobuf(report: &mut Report, file: &Path, bytes: usize) {
+    let settings = json!({ "protobuf": { "schema_file": file, "message": "Order" } });
+    let of = Measured::orders("protobuf", &settings, bytes);
+    let set = own(protox::compile([file], file.parent()));
+    let pool = own(DescriptorPool::from_file_descriptor_set(set));
+    let order = pool.get_message_by_name("Order").unwrap_or_else(|| panic!("the bench's own type"));
+    let read = || {
+        values(&of.records)
+            .map(|v| own(serde_json::to_vec(&own(DynamicMessage::decode(order.clone(), v)))).len())
+            .sum::<usize>()
+    };
+    let write = || {
+        of.payloads()
+            .map(|v| {
+                let mut json = serde_json::Deserializer::from_slice(v);
+                own(DynamicMessage::deserialize(order.clone(), &mut json)).encode_to_vec().len()
+            })
+            .sum::<usize>()
+    };
+    of.against(report, ("prost-reflect, to JSON", read), ("prost-reflect, from JSON", write));
+}
+
+/// Against apache-avro's values, without JSON, which ours does beside it.
+fn avro(report: &mut Report, file: &Path, bytes: usize) {
+    let of = Measured::orders("avro", &json!({ "avro": { "schema_file": file } }), bytes);
+    let schema = own(apache_avro::Schema::parse_str(AVRO));
+    let reader = own(GenericDatumReader::builder(&schema).build());
+    let writer = own(GenericDatumWriter::builder(&schema).build());
+    let read = |mut datum: &[u8]| own(reader.read_value(&mut datum));
+    let all: Vec<_> = values(&of.records).map(read).collect();
+    let write = |value| {
+        let mut out = Vec::new();
+        own(writer.write_value_ref(&mut out, value))
+    };
+    of.against(
+        report,
+        ("apache-avro, to its Value", || values(&of.records).for_each(|v| drop(read(v)))),
+        ("apache-avro, from its Value", || all.iter().map(write).sum::<usize>()),
+    );
 }
