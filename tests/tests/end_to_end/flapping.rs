@@ -279,8 +279,8 @@ fn a_message_that_is_given_up_becomes_a_dead_letter_and_the_others_arrive() {
                 assert_eq!(field(line, "/payload/attempts"), 3, "{line}");
                 assert_eq!(field(line, "/payload/kind"), "refused", "{line}");
                 assert!(line.contains("however often it is posted: it answered 503"), "{line}");
-                let original = field(line, "/payload/original");
-                field(original.as_str().expect("its bytes"), "/id").as_str().expect("an id").to_owned()
+                let output = field(line, "/payload/output");
+                field(output.as_str().expect("its bytes"), "/id").as_str().expect("an id").to_owned()
             })
             .collect();
         found.sort_by_key(|id| id.parse::<usize>().unwrap_or_default());

@@ -36,7 +36,7 @@ use super::retry::{Ends, insist, off_the_network};
 use super::transaction::{TRANSACTION, Transacted};
 use crate::cli::{Exit, RunFailure, sandbox as admission};
 use crate::spec::{Delivery, Kept, Part, Pipeline, Sharing};
-use codecs::{aheads, decoders, readings};
+use codecs::{aheads, decoders, envelope_decoders, readings};
 use exchange::{begin_new_parts, behind, exchange_source};
 use joint::Joint;
 use sinks::{begin, open_sinks, recover_sinks};
@@ -359,7 +359,8 @@ fn first_checkpoint(generation: u64, shape: String, found: &[(FoundPartition, Op
 /// The shape of a pipeline's state.
 pub(super) fn shape(pipeline: &Pipeline) -> anyhow::Result<String> {
     let sandbox = admission::open(Some(&pipeline.limits), 0).map_err(stopped)?;
-    Ok(topology(pipeline, &sandbox, Vec::new(), None)?.shape())
+    // How records are read is no part of it, but how many sources there are is.
+    Ok(topology(pipeline, &sandbox, envelope_decoders(pipeline), None)?.shape())
 }
 
 /// A failure of something outside: it ends the process with its own exit code.

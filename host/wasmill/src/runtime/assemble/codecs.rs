@@ -69,6 +69,11 @@ pub(super) fn envelopes() -> Writing {
     json::writing()
 }
 
+/// Decoders of as many sources as a pipeline has, for who never reads.
+pub(super) fn envelope_decoders(pipeline: &Pipeline) -> Vec<Arc<dyn Decoder>> {
+    pipeline.sources.iter().map(|_| json::reading().decoder).collect()
+}
+
 /// The decoders of readings.
 pub(super) fn decoders(readings: &[Reading]) -> Vec<Arc<dyn Decoder>> {
     readings.iter().map(|r| Arc::clone(&r.decoder)).collect()
