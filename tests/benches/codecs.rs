@@ -90,7 +90,7 @@ fn row(n: usize, groups: usize) -> String {
         "UA,{},{}.5,{},\"a note, of some length\",N{n},some text of a value,{}",
         n * 7,
         n % 60,
-        n % 2 == 0,
+        n.is_multiple_of(2),
         n % 9
     );
     vec![group; groups].join(",")
@@ -98,11 +98,10 @@ fn row(n: usize, groups: usize) -> String {
 
 /// An order as the schemas below have it, with so many legs.
 fn order(n: usize, legs: usize) -> Value {
-    let leg =
-        |i: usize| json!({ "from": (["JFK", "Frankfurt"][i % 2]), "miles": i * n, "on_time": i % 3 == 0 });
+    let leg = |i: usize| json!({ "from": (["JFK", "Frankfurt"][i % 2]), "miles": i * n, "on_time": i.is_multiple_of(3) });
     json!({
         "id": n * 1_000_003, "carrier": (["AA", "UA", "B6"][n % 3]), "delay": (n as f64 / 8.0), "note": "some text of a value",
-        "sent": n % 2 == 0, "counts": [1, n, 70_000], "legs": (0..legs).map(leg).collect::<Vec<_>>(),
+        "sent": n.is_multiple_of(2), "counts": [1, n, 70_000], "legs": (0..legs).map(leg).collect::<Vec<_>>(),
     })
 }
 

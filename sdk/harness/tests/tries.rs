@@ -139,9 +139,12 @@ fn message(id: usize, kind: &str, times: u64) -> String {
     )
 }
 
+/// What passed with its count, and what is dead with its attempts.
+type Ran = (Vec<(String, String)>, Vec<(String, u64)>);
+
 /// Puts messages of one key through a stage, all in one batch; answers what passed with its count, and what is dead
 /// with its attempts.
-fn run(plugin: &PluginRef, messages: &[String]) -> (Vec<(String, String)>, Vec<(String, u64)>) {
+fn run(plugin: &PluginRef, messages: &[String]) -> Ran {
     let mut frame = FrameBuf::default();
     let mut batch = Batch::with_capacity(PARTITION, messages.len() as u64, messages.len(), 0);
     for (i, message) in messages.iter().enumerate() {

@@ -11,11 +11,14 @@ use wasmill_tests::http::{free_address, get};
 use wasmill_tests::output::{field, finished_lines, sorted};
 use wasmill_tests::{Place, Signal};
 
+/// Whether a request fails, for what is posted.
+type Failing = Box<dyn FnMut(&Told, &str) -> bool + Send>;
+
 /// What the receiver goes by.
 #[derive(Default)]
 struct Told {
     /// It answers 503 at these of its requests, counted from 0.
-    failing: Option<Box<dyn FnMut(&Told, &str) -> bool + Send>>,
+    failing: Option<Failing>,
     /// The ids of what it took, in the order in which it did.
     taken: Vec<String>,
     /// How many requests it answered 503.
