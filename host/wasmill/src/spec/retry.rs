@@ -52,7 +52,7 @@ pub struct RawStageRetry {
     /// to the half is taken away. Default: 100ms.
     pub backoff: Option<Located<HumanDuration>>,
     /// What is tried again: `trap`, where the plugin gave no answer, and `error`, where it answered that it can't.
-    /// Default: [trap].
+    /// Default: trap alone.
     pub on: Option<Located<Vec<Located<RetriedOn>>>>,
 }
 
