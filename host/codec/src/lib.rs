@@ -20,6 +20,7 @@ pub mod json_body;
 pub mod json_schema;
 mod jsontext;
 pub mod messagepack;
+pub mod named;
 pub mod number;
 mod place;
 pub mod protobuf;

@@ -4,15 +4,8 @@
 //! users' documentation, and a line below. From the lines come [`SourceSpec`] and [`SinkSpec`], which a
 //! pipeline spec holds: `file: {path: flights.jsonl}`, or `stdin` alone where a spec needs nothing.
 
-use std::borrow::Cow;
-use std::fmt;
-
-use schemars::{JsonSchema, Schema, SchemaGenerator};
-use serde::de::value::MapDeserializer;
-use serde::de::{DeserializeOwned, Error as _, IgnoredAny, MapAccess, Visitor};
-use serde::ser::SerializeMap;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
 
 use crate::kafka::KafkaSinkSpec;
 use crate::{ConnectorError, Sink, SinkTraits, Source, SourceTraits};
@@ -109,107 +102,7 @@ pub fn connectors() -> Vec<Connector> {
     names.into_iter().map(connector).collect()
 }
 
-macro_rules! register {
-    ($(#[$doc:meta])* $specs:ident, $connector:ident, $what:literal: $($name:literal => $variant:ident($spec:ty);)+) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq)]
-        #[allow(clippy::large_enum_variant, reason = "a pipeline has few, and they are moved once")]
-        pub enum $specs {
-            $(#[doc = concat!("`", $name, "`")] $variant($spec),)+
-        }
-
-        impl $specs {
-            /// The names, as a pipeline spec has them.
-            pub const NAMES: &'static [&'static str] = &[$($name),+];
-
-            /// The connector's name.
-            #[must_use]
-            pub fn name(&self) -> &'static str {
-                match self { $(Self::$variant(_) => $name,)+ }
-            }
-
-            fn spec(&self) -> &dyn $connector {
-                match self { $(Self::$variant(spec) => spec,)+ }
-            }
-
-            /// The names of those that need nothing but their name.
-            #[must_use]
-            pub fn names_alone() -> Vec<&'static str> {
-                let mut names = Vec::new();
-                $(if from_nothing::<$spec, serde::de::value::Error>().is_ok() { names.push($name); })+
-                names
-            }
-        }
-
-        impl Serialize for $specs {
-            fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-                let mut map = s.serialize_map(Some(1))?;
-                match self { $(Self::$variant(spec) => map.serialize_entry($name, spec)?,)+ }
-                map.end()
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $specs {
-            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-                struct Named;
-                impl<'de> Visitor<'de> for Named {
-                    type Value = $specs;
-                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                        write!(f, concat!("a ", $what, ": one of {}, with its settings"), $specs::NAMES.join(", "))
-                    }
-                    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Self::Value, E> {
-                        match name {
-                            $($name => from_nothing(). map($specs::$variant),)+
-                            _ => Err(E::unknown_variant(name, $specs::NAMES)),
-                        }
-                    }
-                    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                        let Some(name) = map.next_key::<Cow<'de, str>>()? else {
-                            return Err(A::Error::invalid_length(0, &self));
-                        };
-                        let spec = match &*name {
-                            $($name => $specs::$variant(map.next_value()?),)+
-                            other => return Err(A::Error::unknown_variant(other, $specs::NAMES)),
-                        };
-                        if let Some((more, IgnoredAny)) = map.next_entry::<Cow<'de, str>, _>()? {
-                            return Err(A::Error::custom(format_args!(
-                                concat!("`{}` beside `{}`: a ", $what, " has one name; indent its settings below it"),
-                                more, name
-                            )));
-                        }
-                        Ok(spec)
-                    }
-                }
-                d.deserialize_any(Named)
-            }
-        }
-
-        impl JsonSchema for $specs {
-            fn schema_name() -> Cow<'static, str> {
-                stringify!($specs).into()
-            }
-            fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-                let mut forms = vec![json!({ "type": "string", "enum": Self::names_alone() })];
-                $(forms.push(json!({
-                    "type": "object",
-                    "properties": { $name: generator.subschema_for::<$spec>() },
-                    "required": [$name],
-                    "additionalProperties": false
-                }));)+
-                let mut schema = Schema::default();
-                schema.insert("oneOf".into(), forms.into());
-                schema
-            }
-        }
-    };
-}
-
-/// A spec of which every setting has a default.
-fn from_nothing<T: DeserializeOwned, E: serde::de::Error>() -> Result<T, E> {
-    T::deserialize(MapDeserializer::<_, E>::new(std::iter::empty::<(&str, &str)>()))
-}
-
-register! {
+wasmill_codec::named! {
     /// A source in a pipeline spec.
     SourceSpec, SourceOf, "source":
     "file" => File(crate::file::FileSourceSpec);
@@ -222,7 +115,7 @@ register! {
     "stdin" => Stdin(crate::stdio::StdinSourceSpec);
 }
 
-register! {
+wasmill_codec::named! {
     /// A sink in a pipeline spec.
     SinkSpec, SinkOf, "sink":
     "file" => File(crate::file::FileSinkSpec);
