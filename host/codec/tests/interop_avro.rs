@@ -1,6 +1,9 @@
 //! Avro's container files, to and from fastavro: `tests/clients/avro_files.py`.
 
-use std::path::{Path, PathBuf};
+#[path = "clients/mod.rs"]
+mod clients;
+
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::json;
@@ -13,10 +16,9 @@ use wasmill_frame::FrameBuf;
 
 fn python(arguments: &[&str]) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let python = std::env::var_os("WASMILL_PYTHON")
-        .map_or_else(|| root.join("target/clients/python/bin/python"), PathBuf::from);
-    let run = Command::new(&python).arg(root.join("tests/clients/avro_files.py")).args(arguments).output();
-    let run = run.unwrap_or_else(|e| panic!("{}: {e}: run scripts/clients.sh", python.display()));
+    let mut run = Command::new(clients::python());
+    let run =
+        run.arg(root.join("tests/clients/avro_files.py")).args(arguments).output().expect("python runs");
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
 }
 

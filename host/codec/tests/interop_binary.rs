@@ -1,6 +1,9 @@
 //! Protocol Buffers and MessagePack with Python's own implementations, both ways: files that wasmill writes are read
 //! and written again there, then read here.
 
+#[path = "clients/mod.rs"]
+mod clients;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -24,10 +27,8 @@ fn root() -> PathBuf {
 }
 
 fn python(arguments: &[&Path], command: &str, more: &[&str]) {
-    let python = root().join("target/clients/python/bin/python");
-    assert!(python.exists(), "there is no {}: scripts/clients.sh makes it", python.display());
     let script = root().join("tests/clients/codecs.py");
-    let mut run = Command::new(python);
+    let mut run = Command::new(clients::python());
     run.arg(script).arg(command);
     // The descriptors go before the message's name.
     let (first, rest) = arguments.split_at(more.len());

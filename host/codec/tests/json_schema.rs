@@ -2,6 +2,8 @@
 
 #[path = "apicurio/mod.rs"]
 mod apicurio;
+#[path = "clients/mod.rs"]
+mod clients;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -458,17 +460,6 @@ fn a_schema_may_refer_to_others_of_the_registry() {
     assert!(why.starts_with(r#"breaks the schema: payload.qty: "1" is not of type "integer""#), "{why}");
 }
 
-/// The Python that has the clients of other languages.
-fn python() -> PathBuf {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/clients.sh");
-    if let Some(python) = std::env::var_os("WASMILL_PYTHON") {
-        return python.into();
-    }
-    let made = Command::new(script).output().expect("scripts/clients.sh");
-    assert!(made.status.success(), "this test needs clients: {}", String::from_utf8_lossy(&made.stderr));
-    String::from_utf8(made.stdout).expect("a path").trim().into()
-}
-
 /// Confluent's client for Python reads what is written here, and writes what is read here.
 #[test]
 fn confluents_client_and_ours_read_each_other() {
@@ -476,7 +467,7 @@ fn confluents_client_and_ours_read_each_other() {
     let folder = tempfile::tempdir().expect("a folder");
     let client = |arguments: &[&str]| {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/clients/json_schema.py");
-        let ended = Command::new(python())
+        let ended = Command::new(clients::python())
             .arg(script)
             .args(arguments)
             .current_dir(folder.path())

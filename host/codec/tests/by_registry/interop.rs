@@ -1,6 +1,6 @@
 //! Confluent's client for Python, `tests/clients/by_registry.py`, with the same registry.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use prost_reflect::prost::Message as _;
@@ -12,20 +12,9 @@ use wasmill_engine::position::PartitionId;
 use super::apicurio::shared;
 use super::{client, payloads, reading, run, spec, write, writing};
 
-/// The Python that has the clients of other languages.
-fn python() -> PathBuf {
-    if let Some(python) = std::env::var_os("WASMILL_PYTHON") {
-        return python.into();
-    }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/clients.sh");
-    let made = Command::new(script).output().expect("scripts/clients.sh");
-    assert!(made.status.success(), "this test needs clients: {}", String::from_utf8_lossy(&made.stderr));
-    String::from_utf8(made.stdout).expect("a path").trim().into()
-}
-
 fn client_of_python(arguments: &[&str]) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/clients/by_registry.py");
-    let ended = Command::new(python()).arg(script).args(arguments).output().expect("Python");
+    let ended = Command::new(super::clients::python()).arg(script).args(arguments).output().expect("Python");
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
 }
 

@@ -3,6 +3,8 @@
 #[path = "../apicurio/mod.rs"]
 mod apicurio;
 mod avro;
+#[path = "../clients/mod.rs"]
+mod clients;
 mod interop;
 mod protobuf;
 // The half that speaks TLS has no use here.

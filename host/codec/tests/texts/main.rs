@@ -1,5 +1,7 @@
 //! The codecs of text, CSV, bytes and CloudEvents, through the table that users name them by.
 
+#[path = "../clients/mod.rs"]
+mod clients;
 mod cloudevents;
 mod csv;
 mod framing;
