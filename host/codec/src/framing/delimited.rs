@@ -92,7 +92,7 @@ impl Scanner for Length {
     }
 
     fn expected(&self) -> Option<u64> {
-        self.left.map(|_| self.length + self.length_bytes as u64)
+        self.left.map(|_| self.length.saturating_add(self.length_bytes as u64))
     }
 }
 
