@@ -1,11 +1,12 @@
 //! What clients of HTTP servers share: whom they trust, and what went wrong in words.
 
 use std::error::Error;
-use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use reqwest::{Certificate, Client, ClientBuilder, Identity, Response, redirect};
+
+use crate::os::refusal;
 
 /// How long a connection may take to come about.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
@@ -73,16 +74,7 @@ pub fn showing(builder: ClientBuilder, cert_file: &Path, key_file: &Path) -> Res
 /// # Errors
 /// That it can't be read, with the setting's name.
 pub fn read_file(setting: &str, file: &Path) -> Result<Vec<u8>, String> {
-    std::fs::read(file).map_err(|e| {
-        let cause = match e.kind() {
-            io::ErrorKind::NotFound => "no such file or directory".to_owned(),
-            io::ErrorKind::PermissionDenied => {
-                "permission denied; run as a user who may, or choose another path".to_owned()
-            }
-            _ => e.to_string(),
-        };
-        format!("`{setting}`: cannot read {}: {cause}", file.display())
-    })
+    std::fs::read(file).map_err(|e| format!("`{setting}`: cannot read {}: {}", file.display(), refusal(&e)))
 }
 
 /// The beginning of an answer's body; what a broken connection cuts off is missing.

@@ -22,6 +22,7 @@ mod jsontext;
 pub mod messagepack;
 pub mod named;
 pub mod number;
+pub mod os;
 mod place;
 pub mod protobuf;
 pub mod raw;

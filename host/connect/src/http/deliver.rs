@@ -1,19 +1,17 @@
 //! Posts one request, and says what its answer means.
 
 use std::collections::BTreeSet;
-use std::error::Error as _;
 use std::path::Path;
 use std::time::Duration;
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
-use reqwest::{Certificate, Client, Response, StatusCode, Url, redirect};
+use reqwest::{Client, Response, StatusCode, Url};
+use wasmill_codec::asking::{self, NOT_TRUSTED, beginning, cause, on_one_line};
 
 use super::packages::{BatchForm, Package};
+use crate::ConnectorError;
 use crate::local_log::now_ms;
-use crate::{ConnectorError, os};
 
-/// How long a connection may take.
-const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// How much of an answer is shown.
 const SHOWN_BYTES: usize = 200;
 /// How much of a good answer is read, so that its connection can be used again.
@@ -87,24 +85,9 @@ impl Receiver {
         timeout: Duration,
         ca_file: Option<&Path>,
     ) -> Result<Self, ConnectorError> {
-        let mut builder = Client::builder()
-            .user_agent(concat!("wasmill/", env!("CARGO_PKG_VERSION")))
-            .redirect(redirect::Policy::none())
-            .referer(false)
-            .no_proxy()
-            .connect_timeout(CONNECT_MAX.min(timeout))
-            .timeout(timeout);
+        let mut builder = asking::client(timeout);
         if let Some(file) = ca_file {
-            let shown = file.display();
-            let pem =
-                std::fs::read(file).map_err(|e| os::fatal(format!("`ca_file`: cannot read {shown}"), &e))?;
-            let certificates = Certificate::from_pem_bundle(&pem).ok().filter(|all| !all.is_empty());
-            let certificates = certificates.ok_or_else(|| {
-                ConnectorError::Fatal(format!("`ca_file`: {shown} holds no certificates in PEM"))
-            })?;
-            for certificate in certificates {
-                builder = builder.add_root_certificate(certificate);
-            }
+            builder = asking::trusting(builder, file).map_err(ConnectorError::Fatal)?;
         }
         let client = builder
             .build()
@@ -128,10 +111,7 @@ impl Receiver {
             Err(e) => {
                 let cause = cause(&e);
                 if cause.contains("certificate verify failed") {
-                    return Outcome::Fatal(format!(
-                        "{}: {cause}; the certificate is not trusted: name a file with its issuer's as `ca_file`, or put that into the system's store; it must be for the host in the URL",
-                        self.shown
-                    ));
+                    return Outcome::Fatal(format!("{}: {cause}; {NOT_TRUSTED}", self.shown));
                 }
                 if e.is_builder() {
                     return Outcome::Fatal(format!("{}: the request can't be made: {cause}", self.shown));
@@ -146,13 +126,13 @@ impl Receiver {
         let (shown, number) = (&self.shown, status.as_u16());
         if status.is_success() {
             // It is taken, whatever the body says, or whether it comes.
-            let _ = read(&mut response, READ_BYTES_MAX).await;
+            let _ = beginning(&mut response, READ_BYTES_MAX).await;
             return Outcome::Done;
         }
         let after = response.headers().get(RETRY_AFTER).and_then(|v| retry_after(v.to_str().ok()?));
         let location =
             response.headers().get(LOCATION).map(|l| String::from_utf8_lossy(l.as_bytes()).into_owned());
-        let said = said(&read(&mut response, SHOWN_BYTES).await);
+        let said = said(&beginning(&mut response, SHOWN_BYTES).await);
         if status.is_server_error()
             || matches!(number, 408 | 425 | 429)
             || self.retry_statuses.contains(&number)
@@ -182,34 +162,9 @@ impl Receiver {
     }
 }
 
-/// The beginning of an answer's body.
-async fn read(response: &mut Response, bytes_max: usize) -> Vec<u8> {
-    let mut read = Vec::new();
-    while read.len() < bytes_max
-        && let Ok(Some(piece)) = response.chunk().await
-    {
-        read.extend_from_slice(&piece);
-    }
-    read.truncate(bytes_max);
-    read
-}
-
 fn said(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(body);
-    let text: String = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let text = on_one_line(body);
     if text.is_empty() { text } else { format!(", saying: {text}") }
-}
-
-/// What an error is at the bottom, without the URL.
-fn cause(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        return "no answer in time".to_owned();
-    }
-    let mut deepest: Option<&dyn std::error::Error> = error.source();
-    while let Some(deeper) = deepest.and_then(std::error::Error::source) {
-        deepest = Some(deeper);
-    }
-    deepest.map_or_else(|| "the request failed".to_owned(), ToString::to_string)
 }
 
 /// How long to wait, of seconds or of a date.
