@@ -23,7 +23,7 @@ use wasmill_engine::position::PartitionId;
 use wasmill_engine::time::{TIMESTAMP_MAX_MS, TIMESTAMP_NONE, timestamp_in_range};
 use wasmill_frame::{FrameBuf, Message, MetaKind, MetaWriter, Parts};
 
-use crate::unseen::{NAME_BYTES_MAX, Unseen, append, is_tombstone, keep_headers, tombstone};
+use crate::unseen::{NAME_BYTES_MAX, Unseen, append, keep_headers, record, tombstone};
 use crate::{Takes, rfc3339};
 
 /// Buffers that a thread uses for one message after the other.
@@ -181,23 +181,12 @@ impl Around {
         into: &mut EncodedBatch,
         write: impl FnOnce(&mut Vec<u8>) -> Result<(), String>,
     ) -> Result<EncodedRecord, String> {
-        let timestamp = Some(message.timestamp()).filter(|t| *t != TIMESTAMP_NONE);
-        let mut record = EncodedRecord { timestamp, ..EncodedRecord::default() };
-        let unseen = Unseen::of(message.metadata());
-        if takes.tombstones && is_tombstone(message) {
-            record.tombstone = true;
-            if takes.headers {
-                unseen.write_headers(into, &mut record);
-            }
+        let mut record = record(message, takes, &mut into.data, write)?;
+        if !takes.headers {
             return Ok(record);
         }
-        let start = into.data.len();
-        if let Err(reason) = write(&mut into.data) {
-            into.data.truncate(start);
-            return Err(reason);
-        }
-        record.value = start..into.data.len();
-        if takes.headers {
+        let unseen = Unseen::of(message.metadata());
+        if !record.tombstone {
             let mut add = |name: &[u8], value: &[u8]| {
                 let name = append(name, &mut into.data);
                 let value = Some(append(value, &mut into.data));
@@ -205,7 +194,7 @@ impl Around {
             };
             add(self.names.id.as_bytes(), message.id().as_bytes());
             add(self.names.kind.as_bytes(), message.kind().as_bytes());
-            if let Some(ms) = timestamp {
+            if let Some(ms) = record.timestamp {
                 let mut text = Vec::new();
                 write_timestamp(ms, unseen.timestamp_text, &mut text);
                 add(self.names.timestamp.as_bytes(), &text);
@@ -213,8 +202,8 @@ impl Around {
             for entry in message.metadata().entries().filter(|e| e.kind.is_metadata()) {
                 add(entry.name, entry.value);
             }
-            unseen.write_headers(into, &mut record);
         }
+        unseen.write_headers(into, &mut record);
         Ok(record)
     }
 }

@@ -9,6 +9,8 @@ use wasmill_engine::output::{EncodedBatch, EncodedRecord};
 use wasmill_engine::time::{TIMESTAMP_NONE, timestamp_in_range};
 use wasmill_frame::{FrameBuf, Message, Meta, MetaKind, MetaWriter, Parts};
 
+use crate::Takes;
+
 /// The type of a message that came as a record without a value.
 pub const TOMBSTONE: &str = "tombstone";
 
@@ -72,6 +74,32 @@ pub(crate) fn keep_headers<'a>(
     }
     column.push(MetaKind::Field, HEADERS, all.as_bytes());
     Ok(())
+}
+
+/// A message's record with its time: without a value where it is a tombstone and the sink takes such, else with the value
+/// that `write` adds to the data it is given. What it adds before it fails is taken back. There are no headers yet.
+///
+/// # Errors
+/// Those of `write`.
+pub fn record(
+    message: Message<'_>,
+    takes: Takes,
+    data: &mut Vec<u8>,
+    write: impl FnOnce(&mut Vec<u8>) -> Result<(), String>,
+) -> Result<EncodedRecord, String> {
+    let timestamp = Some(message.timestamp()).filter(|t| *t != TIMESTAMP_NONE);
+    let mut record = EncodedRecord { timestamp, ..EncodedRecord::default() };
+    if takes.tombstones && is_tombstone(message) {
+        record.tombstone = true;
+        return Ok(record);
+    }
+    let start = data.len();
+    if let Err(reason) = write(data) {
+        data.truncate(start);
+        return Err(reason);
+    }
+    record.value = start..data.len();
+    Ok(record)
 }
 
 /// Puts bytes behind the others; answers where they are.

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::json::decode::unescaped;
 use crate::json::{encode, scan};
-use crate::unseen::{Unseen, append, is_tombstone};
+use crate::unseen::{Unseen, append, record};
 use crate::{RecordWriter, Takes, rfc3339};
 
 /// Writes one event a message.
@@ -202,28 +202,38 @@ impl RecordWriter for CloudEventsWriter {
         into: &mut EncodedBatch,
     ) -> Result<EncodedRecord, String> {
         let unseen = Unseen::of(message.metadata());
-        let timestamp = Some(message.timestamp()).filter(|t| *t != TIMESTAMP_NONE);
-        let mut record = EncodedRecord { timestamp, ..EncodedRecord::default() };
-        if takes.tombstones && is_tombstone(message) {
-            record.tombstone = true;
-            if takes.headers {
-                unseen.write_headers(into, &mut record);
+        let mut event = None;
+        let mut record = record(message, takes, &mut into.data, |out| {
+            if self.mode == Mode::Binary && !takes.headers {
+                return Err("a binary event has its attributes in headers, and this sink has none: set `mode: structured` on the codec".to_owned());
             }
-            return Ok(record);
-        }
-        if self.mode == Mode::Binary && !takes.headers {
-            return Err("a binary event has its attributes in headers, and this sink has none: set `mode: structured` on the codec".to_owned());
-        }
-        let event = self.event(message, &unseen)?;
-        let start = into.data.len();
-        match self.mode {
-            Mode::Structured => structured(message, &event, &mut into.data),
-            Mode::Binary => into.data.extend_from_slice(message.payload()),
-        }
-        record.value = start..into.data.len();
+            let event = event.insert(self.event(message, &unseen)?);
+            match self.mode {
+                Mode::Structured => structured(message, event, out),
+                Mode::Binary => out.extend_from_slice(message.payload()),
+            }
+            Ok(())
+        })?;
         if !takes.headers {
             return Ok(record);
         }
+        if let Some(event) = &event {
+            self.add_headers(message, event, into, &mut record);
+        }
+        unseen.write_headers(into, &mut record);
+        Ok(record)
+    }
+}
+
+impl CloudEventsWriter {
+    /// Adds what of an event stands in headers.
+    fn add_headers(
+        &self,
+        message: Message<'_>,
+        event: &Event<'_>,
+        into: &mut EncodedBatch,
+        record: &mut EncodedRecord,
+    ) {
         let mut add = |prefix: &str, name: &str, value: &str| {
             let at = append(prefix.as_bytes(), &mut into.data).start;
             let end = append(name.as_bytes(), &mut into.data).end;
@@ -251,7 +261,5 @@ impl RecordWriter for CloudEventsWriter {
                 }
             }
         }
-        unseen.write_headers(into, &mut record);
-        Ok(record)
     }
 }

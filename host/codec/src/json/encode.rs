@@ -8,7 +8,7 @@ use wasmill_frame::meta::Entry;
 use wasmill_frame::{Message, MetaKind};
 
 use super::scan;
-use crate::unseen::{HEADERS, NUMBER_ID, Unseen, append, is_tombstone};
+use crate::unseen::{HEADERS, NUMBER_ID, Unseen, append, is_tombstone, record};
 use crate::{RecordWriter, Takes, rfc3339};
 
 /// How many bytes an envelope has above its message's, about: names, quotes, a timestamp as text.
@@ -40,18 +40,7 @@ impl RecordWriter for JsonEncoder {
         into: &mut EncodedBatch,
     ) -> Result<EncodedRecord, String> {
         let unseen = Unseen::of(message.metadata());
-        let timestamp = Some(message.timestamp()).filter(|t| *t != TIMESTAMP_NONE);
-        let mut record = EncodedRecord { timestamp, ..EncodedRecord::default() };
-        if takes.tombstones && is_tombstone(message) {
-            record.tombstone = true;
-        } else {
-            let start = into.data.len();
-            if let Err(reason) = envelope(message, &unseen, &mut into.data) {
-                into.data.truncate(start);
-                return Err(reason);
-            }
-            record.value = start..into.data.len();
-        }
+        let mut record = record(message, takes, &mut into.data, |out| envelope(message, &unseen, out))?;
         if takes.headers {
             unseen.write_headers(into, &mut record);
         }
