@@ -1,8 +1,11 @@
 //! The built binary, as people call it: exit codes and what is shown.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+mod ran;
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use ran::Ran;
 use tempfile::TempDir;
 
 /// A folder with files, and wasmill run in it with a clean environment.
@@ -38,38 +41,6 @@ impl Bench {
             .output()
             .expect("wasmill runs");
         Ran(output)
-    }
-}
-
-struct Ran(Output);
-
-impl Ran {
-    fn out(&self) -> String {
-        String::from_utf8_lossy(&self.0.stdout).into_owned()
-    }
-
-    fn err(&self) -> String {
-        String::from_utf8_lossy(&self.0.stderr).into_owned()
-    }
-
-    #[track_caller]
-    fn exits(self, code: i32) -> Self {
-        assert_eq!(self.0.status.code(), Some(code), "stdout:\n{}\nstderr:\n{}", self.out(), self.err());
-        self
-    }
-
-    #[track_caller]
-    fn says(self, parts: &[&str]) -> Self {
-        let all = self.out() + &self.err();
-        for part in parts {
-            assert!(all.contains(part), "no {part:?} in\n{all}");
-        }
-        self
-    }
-
-    #[track_caller]
-    fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.out()).unwrap_or_else(|e| panic!("{e}\n{}", self.out()))
     }
 }
 

@@ -1,8 +1,11 @@
 //! `wasmill dlq`, as people call it: what it shows of dead letters, what it copies, what it refuses.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+mod ran;
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use ran::Ran;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -19,8 +22,6 @@ const REPLAY: &str = "replay: { log: { path: replay } }\n";
 
 /// A folder with a pipeline, whose dead letters are made here.
 struct Bench(TempDir);
-
-struct Ran(Output);
 
 impl Bench {
     fn new(spec: &str) -> Self {
@@ -69,36 +70,6 @@ impl Bench {
         let all: Vec<&str> = ["list", "--json"].iter().chain(args).copied().collect();
         let out = self.dlq(&all).exits(0).out();
         out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
-    }
-}
-
-impl Ran {
-    fn out(&self) -> String {
-        String::from_utf8_lossy(&self.0.stdout).into_owned()
-    }
-
-    fn err(&self) -> String {
-        String::from_utf8_lossy(&self.0.stderr).into_owned()
-    }
-
-    #[track_caller]
-    fn exits(self, code: i32) -> Self {
-        assert_eq!(self.0.status.code(), Some(code), "stdout:\n{}\nstderr:\n{}", self.out(), self.err());
-        self
-    }
-
-    #[track_caller]
-    fn says(self, parts: &[&str]) -> Self {
-        let all = self.out() + &self.err();
-        for part in parts {
-            assert!(all.contains(part), "no {part:?} in\n{all}");
-        }
-        self
-    }
-
-    #[track_caller]
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.out()).unwrap_or_else(|e| panic!("{e}\n{}", self.out()))
     }
 }
 

@@ -257,3 +257,14 @@ pub struct Connectors {
     #[arg(long)]
     pub json: bool,
 }
+
+/// How a command that shows what a pipeline has shows it, and of which one.
+#[derive(Debug, Args)]
+pub struct Shown {
+    /// Print it as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// What overrides the spec.
+    #[command(flatten)]
+    pub overrides: Overrides,
+}

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
-use crate::cli::args::Overrides;
+use crate::cli::args::Shown;
 
 /// What to do with dead letters.
 #[derive(Debug, Subcommand)]
@@ -49,17 +49,6 @@ pub struct Common {
     /// What all of them take.
     #[command(flatten)]
     pub shown: Shown,
-}
-
-/// What all of them take.
-#[derive(Debug, Args)]
-pub struct Shown {
-    /// Print it as JSON
-    #[arg(long)]
-    pub json: bool,
-    /// What overrides the spec.
-    #[command(flatten)]
-    pub overrides: Overrides,
 }
 
 /// `wasmill dlq list`.
