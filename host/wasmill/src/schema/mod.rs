@@ -35,18 +35,20 @@ struct Declared {
 #[must_use]
 pub fn compare(pipeline: &Pipeline, sandbox: Option<&Sandbox>) -> Vec<Diagnostic> {
     let mut found = Vec::new();
+    // What is wrong with a schema's file is told elsewhere.
+    let mut sources: Vec<Option<Known>> = Vec::new();
     for (number, (source, codec)) in pipeline.sources.iter().zip(&pipeline.codecs).enumerate() {
-        // What is wrong with a schema's file is told elsewhere.
-        let Ok(Some(schema)) = codec.declared() else { continue };
-        let says = format!("the schema of the source `{}`", source.name());
-        let known = Known { schema, says, span: pipeline.source_span(number) };
-        if let Err(problem) = time(pipeline, &known) {
-            found.push(problem);
-        }
-        follow(pipeline, sandbox, Some(known), &mut found);
+        let Ok(declared) = codec.declared() else { continue };
+        sources.push(declared.map(|schema| {
+            let says = format!("the schema of the source `{}`", source.name());
+            Known { schema, says, span: pipeline.source_span(number) }
+        }));
     }
-    if found.is_empty() && pipeline.codecs.iter().all(|c| matches!(c.declared(), Ok(None))) {
-        follow(pipeline, sandbox, None, &mut found);
+    // Of those that declare nothing one way is as good as another.
+    sources.dedup_by(|a, b| a.is_none() && b.is_none());
+    for known in sources {
+        found.extend(known.as_ref().and_then(|known| time(pipeline, known).err()));
+        follow(pipeline, sandbox, known, &mut found);
     }
     // Several sources may come to the same mistake.
     let mut told = Vec::new();
