@@ -32,7 +32,7 @@ binary=$PWD/target/fuzz/build/$host/release/wasmill-fuzz
 fuzz() {
   local name=$1 spec=$2 log=target/fuzz/$1.log corpus=target/fuzz/corpus/$1 artifacts=target/fuzz/artifacts/$1/
   mkdir -p "$corpus" "$artifacts"
-  if ! WASMILL_CODEC=$spec "$binary" "$corpus" "fuzz/seeds/$name" -max_total_time="$seconds" -max_len=4096 -timeout=10 \
+  if ! WASMILL_CODEC=$spec "$binary" "$corpus" "fuzz/seeds/$name" -max_total_time="$seconds" -max_len=4096 -timeout="${FUZZ_TIMEOUT:-10}" \
     -rss_limit_mb=2048 -artifact_prefix="$artifacts" -print_final_stats=1 </dev/null >"$log" 2>&1; then
     tail -n 40 "$log" >&2
     say "$name failed: the input is in $artifacts, the whole output in $log"
@@ -40,7 +40,7 @@ fuzz() {
   fi
   local runs coverage
   runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
-  coverage=$(sed -n 's/.* DONE *cov: \([0-9]*\) .*/\1/p' "$log")
+  coverage=$(sed -n 's/.*DONE *cov: \([0-9]*\) .*/\1/p' "$log")
   say "$name: $runs inputs, $coverage places of the code reached"
   touch "target/fuzz/$name.passed"
 }
