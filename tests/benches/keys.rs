@@ -213,6 +213,7 @@ impl Run {
             positions: Vec::new(),
             sinks: Vec::new(),
             counts: Default::default(),
+            ..Checkpoint::default()
         };
         self.store.commit(&delta, &checkpoint).unwrap_or_else(|e| panic!("{e}"));
         self.lane.committed(self.epoch, &[]);

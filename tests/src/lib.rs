@@ -11,6 +11,7 @@ pub mod place;
 pub mod process;
 pub mod proxy;
 pub mod random;
+pub mod stamps;
 
 pub use place::Place;
 pub use process::{Ended, Running, Signal};

@@ -347,6 +347,7 @@ fn exactly_once(world: &World, way: &Way) {
             positions: Vec::new(),
             sinks: Vec::new(),
             counts: Default::default(),
+            ..Checkpoint::default()
         };
         for (name, commits) in [("given up", false), ("committed", true)] {
             transactions.begin().await.expect("begun");

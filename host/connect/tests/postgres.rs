@@ -57,6 +57,7 @@ fn checkpoint(epoch: u64, positions: &[(u32, u64)]) -> Checkpoint {
         positions: positions.iter().map(|(p, offset)| (partition(*p), position(*offset))).collect(),
         sinks: Vec::new(),
         counts: BTreeMap::from([("read".into(), positions.iter().map(|(_, offset)| offset).sum())]),
+        ..Checkpoint::default()
     }
 }
 

@@ -384,6 +384,7 @@ fn checkpoint(number: u32, offset: u64) -> Checkpoint {
         positions: vec![(PartitionId { source: 0, partition: number }, position)],
         sinks: Vec::new(),
         counts: BTreeMap::new(),
+        ..Checkpoint::default()
     }
 }
 

@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use servers::RedisServer;
 use wasmill_connect::postgres::{PostgresAddress, PostgresStore};
 use wasmill_connect::store::{DiskStore, MemoryStore, RedisStore};
+use wasmill_engine::edition::{Before, Plugins, StagePlugin};
 use wasmill_engine::position::{PartitionId, Position, Progress};
 use wasmill_engine::state::{Change, Checkpoint, Delta, StateStore, StoreError};
 
@@ -33,6 +34,24 @@ fn checkpoint(epoch: u64, generation: u64) -> Checkpoint {
         positions: vec![(PartitionId { source: 0, partition: 1 }, position)],
         sinks: vec![("out".into(), "token".into())],
         counts: BTreeMap::from([("in".into(), u64::MAX)]),
+        plugins: plugins(),
+    }
+}
+
+fn plugins() -> Plugins {
+    let plugin = |digest: &str| StagePlugin {
+        stage: "stage".into(),
+        plugin: "plugin".into(),
+        digest: digest.into(),
+        version: Some("1.2.0".into()),
+    };
+    let until = vec![(PartitionId { source: 0, partition: 1 }, 7)];
+    Plugins {
+        now: vec![plugin("now")],
+        before: vec![Before { plugins: vec![plugin("before")], until }],
+        previous: vec![plugin("before")],
+        refused: vec![plugin("refused")],
+        settled: true,
     }
 }
 

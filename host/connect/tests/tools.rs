@@ -27,6 +27,7 @@ fn checkpoint(epoch: u64, generation: u64) -> Checkpoint {
         positions: vec![(PartitionId { source: 0, partition: 1 }, position)],
         sinks: vec![("out".into(), "token".into())],
         counts: BTreeMap::from([("read".into(), 3)]),
+        ..Checkpoint::default()
     }
 }
 

@@ -67,6 +67,11 @@ impl Collector {
         self.complete(epoch)
     }
 
+    /// State is of another shape from the next barrier on: what other plugins have migrated it to.
+    pub fn reshape(&mut self, shape: String) {
+        self.shape = shape;
+    }
+
     /// The totals since the pipeline's first run, of the epochs put together so far.
     #[must_use]
     pub fn totals(&self) -> Counts {
@@ -82,11 +87,13 @@ impl Collector {
         let barrier = barrier?;
         let mut counts = barrier.counts;
         let mut out = barrier.out;
+        let mut plugins = barrier.plugins;
         let mut delta = Delta::default();
         for part in parts {
             out.append(part.out);
             delta.changes.extend(part.delta.changes);
             counts.add(part.counts);
+            plugins.settled &= !part.owes;
             self.open_windows = self.open_windows.saturating_add_signed(part.opened_windows);
         }
         self.totals.add(counts);
@@ -98,6 +105,7 @@ impl Collector {
             positions: barrier.positions,
             sinks: self.sinks.clone(),
             counts: counts_to(self.totals, self.open_windows),
+            plugins,
         };
         let open_windows = self.open_windows;
         Some(Commit { foretell: barrier.foretell, out, delta, checkpoint, counts, open_windows })

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::edition::{Editions, Plugins};
 use crate::exchange::Exchange;
 use crate::lane::{Counts, KeyedSpec, LaneInput};
 use crate::output::{Outbox, Routes};
@@ -32,6 +33,8 @@ pub struct Barrier {
     pub counts: Counts,
     /// Facts that the epoch's outputs depend on.
     pub foretell: Option<Vec<u8>>,
+    /// Which plugins do what comes.
+    pub plugins: Plugins,
 }
 
 /// What an epoch's outputs depend on and its messages don't tell.
@@ -122,6 +125,9 @@ pub struct Coordinator {
     touched: bool,
     released_bytes: usize,
     sent_stream_time: i64,
+    editions: Editions,
+    /// Whether nothing was read that is not here already.
+    settles: bool,
 }
 
 #[derive(Default)]
@@ -215,7 +221,40 @@ impl Coordinator {
             touched: false,
             released_bytes: 0,
             sent_stream_time: START,
+            editions: Editions::new(checkpoint.map(|c| c.plugins.clone()).unwrap_or_default()),
+            settles: false,
         })
+    }
+
+    /// Which plugins do what comes.
+    #[must_use]
+    pub fn plugins(&self) -> &Plugins {
+        self.editions.plugins()
+    }
+
+    /// The number of the edition that does a message, and up to which offset it does those behind; none: all of them.
+    #[must_use]
+    pub fn edition_at(&self, partition: PartitionId, offset: u64) -> (u64, Option<u64>) {
+        self.editions.at(partition, offset)
+    }
+
+    /// Whether an edition has messages to come.
+    #[must_use]
+    pub fn has_edition(&self, number: u64) -> bool {
+        self.editions.has(number)
+    }
+
+    /// Which plugins there are, where nothing was committed of it yet.
+    pub fn begin_with(&mut self, plugins: Plugins) {
+        self.editions = Editions::new(plugins);
+    }
+
+    /// Other plugins take over at the barrier that comes next, which must be drawn before anything else is released.
+    /// `edges` tells how far each partition was read, for the stages before the key_by: what is behind is the new
+    /// ones'. Answers the number of their edition.
+    pub fn swap(&mut self, plugins: Plugins, edges: &BTreeMap<PartitionId, u64>) -> u64 {
+        self.touched = true;
+        self.editions.swap(plugins, edges)
     }
 
     /// Of the lanes only these are here.
@@ -426,6 +465,21 @@ impl Coordinator {
         self.here.as_ref().is_none_or(|here| here.contains(&lane))
     }
 
+    /// Nothing is read any more, and all that was is here: where the next barrier leaves nothing of it behind, it says
+    /// so ([`Plugins::settled`]).
+    pub fn settle(&mut self) {
+        self.settles = true;
+    }
+
+    fn has_unreleased(&self) -> bool {
+        let waits = |(id, pending): (&PartitionId, &Pending)| {
+            !pending.results.is_empty()
+                || !pending.held.is_empty()
+                || self.log.queue(*id).is_some_and(|queue| !queue.is_empty())
+        };
+        self.pending.iter().any(waits)
+    }
+
     /// Ends the epoch: everything released so far belongs to it.
     ///
     /// # Panics
@@ -486,7 +540,10 @@ impl Coordinator {
             let reached = positions.iter().map(|(id, p)| (*id, p.offset, p.index)).collect();
             serde_json::to_vec(&Facts { runs, reached }).unwrap_or_default()
         });
-        Barrier { epoch, positions, stream_time, out, counts, foretell }
+        self.editions.prune(&positions);
+        let settled = std::mem::take(&mut self.settles) && !self.has_unreleased();
+        let plugins = Plugins { settled, ..self.editions.plugins().clone() };
+        Barrier { epoch, positions, stream_time, out, counts, foretell, plugins }
     }
 
     /// Whether every partition has ended and everything of it is released.

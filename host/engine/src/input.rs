@@ -86,6 +86,20 @@ impl RawBatch {
         self.data.len() + self.records.len() * size_of::<RawRecord>()
     }
 
+    /// Its records before an offset, and those from it on: each with all the bytes.
+    #[must_use]
+    pub fn split_at(mut self, offset: u64) -> (Self, Self) {
+        let behind = self.records.partition_point(|record| record.offset < offset);
+        let back = Self {
+            records: self.records.split_off(behind),
+            data: self.data.clone(),
+            preamble: self.preamble.clone(),
+            ..self
+        };
+        self.next = self.next.min(offset);
+        (self, back)
+    }
+
     /// The record at an offset.
     #[must_use]
     pub fn at(&self, offset: u64) -> Option<&RawRecord> {

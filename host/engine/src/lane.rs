@@ -9,7 +9,8 @@ use crate::plugin_state::{CACHE_BYTES_MAX, PluginState};
 use crate::residents::UNBOUNDED;
 use crate::running::{Running, RunningSpec};
 use crate::stage::{Firing, Origins, Stage, StageSpec};
-use crate::state::{Delta, Epoch, StateStore, StoreError};
+use crate::state::{Change, Delta, Epoch, StateStore, StoreError};
+use crate::swap;
 use crate::time::START;
 use crate::windowed::{WindowSpec, Windowed};
 
@@ -82,6 +83,8 @@ pub struct LaneEpoch {
     pub counts: Counts,
     /// How many more windows are open than at the barrier before; of overlapping ones, panes.
     pub opened_windows: i64,
+    /// Whether windows that are over fire behind the barrier, as of [`Lane::owes`].
+    pub owes: bool,
 }
 
 enum LaneStage {
@@ -104,6 +107,19 @@ pub struct Lane {
     epoch_bytes_max: usize,
     /// Whether windows that are over have not fired yet.
     owes: bool,
+    made: Made,
+    /// What other plugins have made of its accumulators, for the next barrier.
+    migrated: Vec<Change>,
+}
+
+/// How a lane was made.
+#[derive(Clone)]
+struct Made {
+    store: Arc<dyn StateStore>,
+    key_groups: u16,
+    place: (usize, usize),
+    bounds: LaneBounds,
+    clocks: Clocks,
 }
 
 /// What bounds a lane's memory.
@@ -201,6 +217,7 @@ impl Lane {
             }
             stages.push(stage);
         }
+        let made = Made { store: Arc::clone(store), key_groups, place: (lane, lanes), bounds, clocks };
         let (routes, out) = (Arc::clone(routes), Outbox::new(routes));
         // A stage's stored clock is that of all lanes, so at a barrier all must have come as far.
         let has_clock = |spec: &KeyedSpec| matches!(spec, KeyedSpec::Window(w) if w.needs_clock());
@@ -214,7 +231,56 @@ impl Lane {
             settled: START,
             epoch_bytes_max,
             owes: false,
+            made,
+            migrated: Vec::new(),
         })
+    }
+
+    /// Other plugins do what comes, with the state as it is: those of stages that are the same in all else.
+    pub fn swap(&mut self, specs: &[KeyedSpec]) {
+        for (stage, spec) in self.stages.iter_mut().zip(specs) {
+            match (stage, spec) {
+                (LaneStage::Stage(stage), KeyedSpec::Stage(spec)) => stage.swap(spec),
+                (LaneStage::Window(windowed), KeyedSpec::Window(spec)) => windowed.swap(spec),
+                (LaneStage::Running(running), KeyedSpec::Running(spec)) => running.swap(spec),
+                _ => debug_assert!(false, "another shape"),
+            }
+        }
+    }
+
+    /// Has other plugins migrate what the store has of this lane's accumulators, of the stages `from`, by number, with
+    /// the state version that they have. What comes of it is handed over at the next barrier; before that everything
+    /// must be in the store, and nothing may come in until [`Lane::restore`], or [`Lane::forget_migrated`].
+    ///
+    /// # Errors
+    /// Why they can't: nothing is changed.
+    pub fn migrate(&mut self, specs: &[KeyedSpec], from: &[(usize, u32)]) -> Result<(), String> {
+        let Made { store, key_groups, place: (lane, lanes), .. } = &self.made;
+        let mut migrated = Vec::new();
+        for (number, version) in from {
+            let Some(spec) = specs.get(*number) else { continue };
+            let groups = groups_of(*lane, *key_groups, *lanes);
+            let stage = u16::try_from(*number).unwrap_or(u16::MAX);
+            swap::migrate(store.as_ref(), stage, groups, spec, *version, &mut migrated)?;
+        }
+        self.migrated = migrated;
+        Ok(())
+    }
+
+    /// Another lane could not migrate its part: all stays as it was.
+    pub fn forget_migrated(&mut self) {
+        self.migrated = Vec::new();
+    }
+
+    /// What was migrated is in the store: goes on from there.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub fn restore(&mut self, specs: &[KeyedSpec]) -> Result<(), StoreError> {
+        let Made { store, key_groups, place, bounds, clocks } = self.made.clone();
+        let restored = Self::with_clocks(specs, &self.routes, &store, key_groups, place, bounds, clocks)?;
+        self.stages = restored.stages;
+        Ok(())
     }
 
     /// Takes a run of the virtual log in, then fires what is over, as [`Lane::go_on`] does.
@@ -298,11 +364,12 @@ impl Lane {
                 LaneStage::Stage(stage) => stage.take_delta(epoch, settled, &mut delta),
             }
         }
+        delta.changes.append(&mut self.migrated);
         let out = std::mem::replace(&mut self.out, Outbox::new(&self.routes));
         let mut counts = std::mem::take(&mut self.counts);
         counts.dead += out.dead;
         counts.dropped += out.unrouted + out.unrouted_beside;
-        LaneEpoch { out, delta, counts, opened_windows }
+        LaneEpoch { out, delta, counts, opened_windows, owes: self.owes }
     }
 
     /// An epoch is in the store; `merged` is what [`StateStore::merged`] told behind its commit. It may hold

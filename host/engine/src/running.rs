@@ -104,6 +104,12 @@ impl Running {
         }
     }
 
+    /// Another aggregate does what comes; the accumulators stay.
+    pub fn swap(&mut self, spec: &RunningSpec) {
+        self.aggregator = Aggregator::new(&spec.name, &spec.aggregate);
+        self.spec = spec.clone();
+    }
+
     /// Reads the accumulators of a key group back, as many as have room; where the store would be long at it,
     /// none before they are asked for.
     pub fn restore(&mut self, group: u16) -> Result<(), StoreError> {

@@ -130,6 +130,12 @@ impl Stage {
         Self { spec: Arc::clone(spec), guest: spec.plugin.guest(), state: Some(state) }
     }
 
+    /// Another plugin does what comes; the state stays.
+    pub(crate) fn swap(&mut self, spec: &Arc<StageSpec>) {
+        self.guest = spec.plugin.guest();
+        self.spec = Arc::clone(spec);
+    }
+
     /// What the epoch has changed of the stage's state, and what of it has expired for good by `time`.
     pub(crate) fn take_delta(&mut self, epoch: Epoch, time: i64, delta: &mut Delta) {
         let Some(state) = &self.state else { return };

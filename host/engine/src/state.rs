@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
 
+use crate::edition::Plugins;
 use crate::position::{PartitionId, Position};
 
 /// The number of a commit, from 1; it never returns to an older one.
@@ -36,7 +37,7 @@ pub enum Share {
 }
 
 /// Everything but state that a commit makes durable, all at once with it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Checkpoint {
     /// Which commit this is.
@@ -53,6 +54,9 @@ pub struct Checkpoint {
     pub sinks: Vec<(String, String)>,
     /// Counts since the pipeline's first run, by name: messages in, dropped, late, dead letters and so on.
     pub counts: std::collections::BTreeMap<String, u64>,
+    /// Which plugins do what comes; nothing where processes share the pipeline, for each has its own.
+    #[serde(default, skip_serializing_if = "Plugins::is_empty")]
+    pub plugins: Plugins,
 }
 
 /// Why a store can't do what was asked.

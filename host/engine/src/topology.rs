@@ -4,10 +4,15 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use crate::aggregate::Aggregate;
+use crate::edition::StagePlugin;
+use crate::guest::{GuestInfo, PluginRef};
 use crate::input::Decoder;
 use crate::key::{KeySpec, Path};
 use crate::lane::KeyedSpec;
+use crate::running::RunningSpec;
 use crate::stage::StageSpec;
+use crate::windowed::WindowSpec;
 
 /// In which order the stateful part takes the messages of several partitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -106,6 +111,48 @@ impl Topology {
     pub fn replay(&self) -> Option<u16> {
         let place = self.decoders.iter().position(|decoder| decoder.replay().is_some())?;
         u16::try_from(place).ok()
+    }
+
+    /// The plugins of its stages, in their order.
+    #[must_use]
+    pub fn plugins(&self) -> Vec<StagePlugin> {
+        let prefix = self.prefix.iter().map(|stage| (stage.name.as_str(), &stage.plugin));
+        let keyed = self.keyed.iter().filter_map(|stage| match stage {
+            KeyedSpec::Stage(stage) => Some((stage.name.as_str(), &stage.plugin)),
+            KeyedSpec::Window(WindowSpec { name, aggregate: Aggregate::Plugin(plugin), .. })
+            | KeyedSpec::Running(RunningSpec { name, aggregate: Aggregate::Plugin(plugin), .. }) => {
+                Some((name, plugin))
+            }
+            KeyedSpec::Window(_) | KeyedSpec::Running(_) => None,
+        });
+        let of = |(stage, plugin): (&str, &PluginRef)| {
+            let GuestInfo { name, digest, version, .. } = plugin.info().clone();
+            StagePlugin { stage: stage.to_owned(), plugin: name, digest, version }
+        };
+        prefix.chain(keyed).map(of).collect()
+    }
+
+    /// The same with another plugin in a stage.
+    #[must_use]
+    pub fn with_plugin(&self, stage: &str, plugin: &PluginRef) -> Self {
+        let mut with = self.clone();
+        let replaced = |spec: &StageSpec| Arc::new(StageSpec { plugin: Arc::clone(plugin), ..spec.clone() });
+        for spec in with.prefix.iter_mut().filter(|spec| spec.name == stage) {
+            *spec = replaced(spec);
+        }
+        for keyed in &mut with.keyed {
+            match keyed {
+                KeyedSpec::Stage(spec) if spec.name == stage => *spec = replaced(spec),
+                KeyedSpec::Window(WindowSpec { name, aggregate, .. })
+                | KeyedSpec::Running(RunningSpec { name, aggregate, .. })
+                    if &**name == stage =>
+                {
+                    *aggregate = Aggregate::Plugin(Arc::clone(plugin));
+                }
+                _ => {}
+            }
+        }
+        with
     }
 
     /// Everything that stored state depends on, as text: state of another shape is refused.

@@ -52,7 +52,28 @@ pub struct Inspection {
     pub problem: Option<String>,
 }
 
+/// Which plugin a file is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Its name: the file's, without the ending.
+    pub name: String,
+    /// The version that its metadata names.
+    pub version: Option<String>,
+    /// The SHA-256 of the file.
+    pub digest: String,
+}
+
 impl Sandbox {
+    /// Which plugin a file is; nothing is compiled.
+    ///
+    /// # Errors
+    /// When the file can't be read, or is no component that exports what wasmill calls.
+    pub fn identify(&self, path: &Path) -> Result<Identity, AdmissionError> {
+        let (name, bytes) = (name_of(path), admission::read_file(path, self.limits())?);
+        let version = admission::check_form(&name, &bytes, self.limits())?.outline.version;
+        Ok(Identity { name, version, digest: digest(&bytes) })
+    }
+
     /// The schemas that a plugin's file declares.
     ///
     /// # Errors

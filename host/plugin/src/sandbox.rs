@@ -280,8 +280,9 @@ fn entry_name(engine: &wasmtime::Engine, digest: &str) -> String {
     hasher.0.finalize().to_hex().to_string()
 }
 
-/// SHA-256 in hexadecimal, as `sha256sum` prints it.
-pub(crate) fn digest(bytes: &[u8]) -> String {
+/// A plugin's digest: SHA-256 in hexadecimal, as `sha256sum` prints it.
+#[must_use]
+pub fn digest(bytes: &[u8]) -> String {
     use std::fmt::Write;
     let mut text = String::with_capacity(64);
     for byte in Sha256::digest(bytes) {
@@ -290,7 +291,11 @@ pub(crate) fn digest(bytes: &[u8]) -> String {
     text
 }
 
-/// A plugin's name: its file's, without the ending.
+/// A plugin's name: its file's, without the ending, and without the version behind an `@`.
 pub(crate) fn name_of(path: &Path) -> String {
-    path.file_stem().map_or_else(|| "plugin".to_owned(), |stem| stem.to_string_lossy().into_owned())
+    let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    match stem.split('@').next() {
+        Some(name) if !name.is_empty() => name.to_owned(),
+        _ => "plugin".to_owned(),
+    }
 }

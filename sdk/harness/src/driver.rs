@@ -20,6 +20,7 @@
 //! assert_eq!(driver.read()[0]["payload"]["value"], 1);
 //! ```
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -27,14 +28,16 @@ use wasmill_connect::codec::json::JsonDecoder;
 use wasmill_connect::store::MemoryStore;
 use wasmill_engine::batch::{Batch, Passed};
 use wasmill_engine::commit::counts_from;
+use wasmill_engine::edition::{Plugins, StagePlugin};
 use wasmill_engine::guest::PluginRef;
 use wasmill_engine::key::{KeySpec, OnNull};
-use wasmill_engine::lane::{Counts, KeyedSpec, LaneBounds};
+use wasmill_engine::lane::{Counts, KeyedSpec, Lane, LaneBounds};
 use wasmill_engine::output::{Outbox, SinkRoute, Takes};
 use wasmill_engine::position::PartitionId;
-use wasmill_engine::prefix::Prepared;
+use wasmill_engine::prefix::{Prefix, Prepared};
 use wasmill_engine::stage::{StageKind, StageSpec};
 use wasmill_engine::state::StateStore;
+use wasmill_engine::swap::{Swap, fits};
 use wasmill_engine::topology::{Order, Topology, Via};
 use wasmill_engine::window::{Emit, Late, Windows};
 use wasmill_engine::{RunningSpec, WindowSpec};
@@ -183,6 +186,10 @@ enum Entry {
 /// A pipeline under your hands.
 pub struct Driver {
     topology: Arc<Topology>,
+    /// Every edition that there was.
+    editions: Vec<Arc<Topology>>,
+    /// By the editions' numbers, the prefix of those that have messages to come.
+    prefixes: BTreeMap<u64, Prefix>,
     sinks: Vec<SinkRoute>,
     store: Arc<dyn StateStore>,
     logs: Vec<Vec<Entry>>,
@@ -215,7 +222,9 @@ impl Driver {
         let committed = vec![(Vec::new(), 0); sinks.len()];
         let logs = vec![Vec::new(); partitions];
         let readers = vec![(0, 0); partitions];
-        Self { topology, sinks, store, logs, parts, readers, committed }
+        let editions = vec![Arc::clone(&topology)];
+        let prefixes = BTreeMap::from([(0, Prefix::new(&topology, &parts.routes))]);
+        Self { topology, editions, prefixes, sinks, store, logs, parts, readers, committed }
     }
 
     /// Appends a message, as its JSON envelope, to a partition's log.
@@ -256,7 +265,9 @@ impl Driver {
         self.readers[partition] = (next + 1, sequence + 1);
         Some(match entry {
             Entry::Message(line) => {
-                self.parts.prefix.run(&raw_batch(id, next as u64, std::slice::from_ref(line)), sequence)
+                let (number, _) = self.parts.coordinator.edition_at(id, next as u64);
+                let Some(prefix) = self.prefixes.get_mut(&number) else { panic!("edition {number} is gone") };
+                prefix.run(&raw_batch(id, next as u64, std::slice::from_ref(line)), sequence)
             }
             Entry::Time(time) => {
                 let mut batch = Batch::with_capacity(id, next as u64 + 1, 0, 0);
@@ -295,6 +306,59 @@ impl Driver {
     /// When the store refuses.
     pub fn checkpoint(&mut self) {
         self.tick();
+        self.commit();
+        // What a barrier brought back goes on.
+        self.tick();
+    }
+
+    /// Other plugins take over: those of `steps`, which are the same in all else. What was read before is theirs who
+    /// were there; what comes is the new ones', and the windows that are open.
+    ///
+    /// # Errors
+    /// Why they can't: each reason a clause. All stays as it was.
+    ///
+    /// # Panics
+    /// When the store refuses.
+    pub fn swap(&mut self, steps: Steps) -> Result<(), Vec<String>> {
+        let new = Arc::new(steps.topology);
+        match fits(&self.topology, &new)? {
+            Swap::Plain => {
+                self.parts.lanes.iter_mut().for_each(|lane| lane.swap(&new.keyed));
+                self.take_over(&new);
+            }
+            Swap::Migrating(from) => {
+                self.commit();
+                let migrated: Result<Vec<()>, String> =
+                    self.parts.lanes.iter_mut().map(|lane| lane.migrate(&new.keyed, &from)).collect();
+                if let Err(why) = migrated {
+                    self.parts.lanes.iter_mut().for_each(Lane::forget_migrated);
+                    return Err(vec![why]);
+                }
+                self.parts.collector.reshape(new.shape());
+                self.take_over(&new);
+                for lane in &mut self.parts.lanes {
+                    if let Err(e) = lane.restore(&new.keyed) {
+                        panic!("{e}");
+                    }
+                }
+            }
+        }
+        self.editions.push(Arc::clone(&new));
+        self.topology = new;
+        Ok(())
+    }
+
+    fn take_over(&mut self, new: &Arc<Topology>) {
+        let ids = (0u32..).map(|partition| PartitionId { source: 0, partition });
+        let edges = ids.zip(&self.readers).map(|(id, (next, _))| (id, *next as u64)).collect();
+        let plugins = Plugins { now: new.plugins(), ..Plugins::default() };
+        let number = self.parts.coordinator.swap(plugins, &edges);
+        self.prefixes.insert(number, Prefix::new(new, &self.parts.routes));
+        self.commit();
+    }
+
+    /// Ends the epoch, and commits it.
+    fn commit(&mut self) {
         let barrier = self.parts.coordinator.barrier();
         let epoch = barrier.epoch;
         let mut commit = self.parts.collector.barrier(barrier);
@@ -311,13 +375,18 @@ impl Driver {
         for ((committed, _), batch) in self.committed.iter_mut().zip(&commit.out.sinks) {
             committed.extend(outputs(batch).map(|o| serde_json::from_str(&o.line).unwrap_or(Value::Null)));
         }
-        // What a barrier brought back goes on.
-        self.tick();
     }
 
     /// The process dies and comes back with `lanes` lanes: what was not committed is forgotten and done
     /// again.
     pub fn crash_and_restore(&mut self, lanes: usize) {
+        let committed = self.store.checkpoint().ok().flatten().map(|c| c.plugins).unwrap_or_default();
+        let with = |plugins: &[StagePlugin]| {
+            let edition = self.editions.iter().rev().find(|edition| edition.plugins() == plugins);
+            edition.map_or_else(|| Arc::clone(&self.editions[0]), Arc::clone)
+        };
+        let before: Vec<_> = committed.before.iter().map(|before| with(&before.plugins)).collect();
+        self.topology = with(&committed.now);
         self.parts = assemble(
             &self.topology,
             &self.sinks,
@@ -327,6 +396,8 @@ impl Driver {
             BATCH_MESSAGES_MAX,
             LaneBounds::NONE,
         );
+        let editions = before.iter().chain([&self.topology]);
+        self.prefixes = (0..).zip(editions.map(|edition| Prefix::new(edition, &self.parts.routes))).collect();
         for (id, position) in self.parts.coordinator.starts() {
             self.readers[id.partition as usize] = (usize::try_from(position.offset).unwrap_or(usize::MAX), 0);
         }

@@ -78,6 +78,115 @@ pub fn aggregate(name: &str, fns: AggregateFns, trap_on: Option<&'static str>) -
     Arc::new(Native { info, process: None, aggregate: Some(Arc::new(fns)), trap_on })
 }
 
+/// Another version of a plugin, for swaps: its digest follows the version.
+#[must_use]
+pub fn version_of(plugin: &PluginRef, version: &str) -> PluginRef {
+    let mut info = plugin.info().clone();
+    info.digest = format!("native-{}-{version}", info.name);
+    info.version = Some(version.to_owned());
+    Arc::new(Changed { info, inner: Arc::clone(plugin), migrate: None })
+}
+
+/// An aggregate that migrates accumulators of older state versions.
+#[must_use]
+pub fn migrating(plugin: &PluginRef, migrate: Migrate) -> PluginRef {
+    let mut info = plugin.info().clone();
+    info.kinds.migrate = true;
+    Arc::new(Changed { info, inner: Arc::clone(plugin), migrate: Some(migrate) })
+}
+
+/// Makes an accumulator of today's state version of one of an older version.
+pub type Migrate = fn(u32, &[u8]) -> Result<Vec<u8>, String>;
+
+struct Changed {
+    info: GuestInfo,
+    inner: PluginRef,
+    migrate: Option<Migrate>,
+}
+
+impl Plugin for Changed {
+    fn info(&self) -> &GuestInfo {
+        &self.info
+    }
+
+    fn guest(&self) -> Box<dyn Guest> {
+        match self.migrate {
+            Some(migrate) => Box::new(Migrating { inner: self.inner.guest(), migrate }),
+            None => self.inner.guest(),
+        }
+    }
+}
+
+struct Migrating {
+    inner: Box<dyn Guest>,
+    migrate: Migrate,
+}
+
+impl Guest for Migrating {
+    fn transform(&mut self, frame: &[u8], cx: &mut CallContext, trial: Trial) -> Result<Vec<u8>, CallError> {
+        self.inner.transform(frame, cx, trial)
+    }
+
+    fn filter(&mut self, frame: &[u8], cx: &mut CallContext, trial: Trial) -> Result<Vec<u8>, CallError> {
+        self.inner.filter(frame, cx, trial)
+    }
+
+    fn fold(
+        &mut self,
+        frame: &[u8],
+        groups: &[u8],
+        cx: &mut CallContext,
+        trial: Trial,
+    ) -> Result<Vec<u8>, CallError> {
+        self.inner.fold(frame, groups, cx, trial)
+    }
+
+    fn scan(
+        &mut self,
+        frame: &[u8],
+        groups: &[u8],
+        cx: &mut CallContext,
+        trial: Trial,
+    ) -> Result<(Vec<u8>, Vec<u8>), CallError> {
+        self.inner.scan(frame, groups, cx, trial)
+    }
+
+    fn merge(
+        &mut self,
+        accumulators: &[u8],
+        cx: &mut CallContext,
+        trial: Trial,
+    ) -> Result<Vec<u8>, CallError> {
+        self.inner.merge(accumulators, cx, trial)
+    }
+
+    fn finish(
+        &mut self,
+        accumulators: &[u8],
+        cx: &mut CallContext,
+        trial: Trial,
+    ) -> Result<Vec<u8>, CallError> {
+        self.inner.finish(accumulators, cx, trial)
+    }
+
+    fn migrate(
+        &mut self,
+        from: u32,
+        accumulators: &[u8],
+        _: &mut CallContext,
+        _: Trial,
+    ) -> Result<Vec<u8>, CallError> {
+        let mut migrated = BlobsWriter::new();
+        for (_, accumulator) in Blobs::parse(accumulators).map_err(malformed)?.iter() {
+            match (self.migrate)(from, accumulator) {
+                Ok(bytes) => migrated.push(0, &bytes),
+                Err(reason) => migrated.push(1, reason.as_bytes()),
+            }
+        }
+        Ok(migrated.finish())
+    }
+}
+
 impl Plugin for Native {
     fn info(&self) -> &GuestInfo {
         &self.info

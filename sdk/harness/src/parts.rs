@@ -6,6 +6,7 @@ use std::sync::Arc;
 use wasmill_connect::codec::json::JsonEncoder;
 use wasmill_engine::commit::Collector;
 use wasmill_engine::coordinator::{Coordinator, FoundPartition};
+use wasmill_engine::edition::Plugins;
 use wasmill_engine::input::{RawBatch, RawRecord};
 use wasmill_engine::lane::{Lane, LaneBounds};
 use wasmill_engine::output::{EncodedBatch, Encoder, OutputId, Routes, SinkRoute, Takes, When};
@@ -76,6 +77,8 @@ pub fn raw_batch(partition: PartitionId, first: u64, lines: &[String]) -> RawBat
 pub struct Parts {
     /// One worker's prefix.
     pub prefix: Prefix,
+    /// What leaves where.
+    pub routes: Arc<Routes>,
     /// The coordinator.
     pub coordinator: Coordinator,
     /// The lanes; none where nothing is stateful.
@@ -117,7 +120,7 @@ pub fn assemble(
     let names = found.iter().map(|f| (f.id, f.name.clone())).collect();
     let routes = Arc::new(Routes::new(sinks.to_vec(), names));
     let foretold = foretold.as_ref().map(|(epoch, facts)| (*epoch, facts.as_slice()));
-    let coordinator = match Coordinator::new(
+    let mut coordinator = match Coordinator::new(
         topology,
         &routes,
         lanes,
@@ -129,6 +132,9 @@ pub fn assemble(
         Ok(coordinator) => coordinator,
         Err(e) => panic!("{e}"),
     };
+    if coordinator.plugins().is_empty() {
+        coordinator.begin_with(Plugins { now: topology.plugins(), ..Plugins::default() });
+    }
     let lanes = if topology.has_lanes() { lanes } else { 0 };
     let lane = |n| {
         let (keyed, groups) = (&topology.keyed, topology.key_groups);
@@ -141,6 +147,7 @@ pub fn assemble(
     let generation = store.generation().unwrap_or_default();
     Parts {
         prefix: Prefix::new(topology, &routes),
+        routes,
         coordinator,
         collector: Collector::new(&lanes, generation, topology.shape(), checkpoint.as_ref()),
         lanes,

@@ -250,7 +250,7 @@ fn start(
     let lanes = 1 + random.below(chaos.lanes_max);
     let batch_messages_max = 1 + lanes * 7;
     let (partitions, bounds) = (scenario.logs.len(), chaos.bounds(random));
-    let Parts { prefix, coordinator, lanes, collector } =
+    let Parts { prefix, coordinator, lanes, collector, .. } =
         assemble(topology, &scenario.sinks, partitions, &world.store, lanes, batch_messages_max, bounds);
     let readers = coordinator
         .starts()

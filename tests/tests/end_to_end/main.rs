@@ -23,4 +23,5 @@ mod servers;
 mod signals;
 mod state;
 mod state_killed;
+mod swaps;
 mod tidy;

@@ -144,6 +144,7 @@ mod tests {
             sinks: Vec::new(),
             counts: BTreeMap::new(),
             shape: String::new(),
+            ..Checkpoint::default()
         };
         store.commit(&Delta { changes: keys.map(change).collect() }, &checkpoint).expect("it is taken");
         store.view().expect("it is read").expect("it can be looked at")

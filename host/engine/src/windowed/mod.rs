@@ -128,6 +128,13 @@ impl Windowed {
         }
     }
 
+    /// Another aggregate does what comes; the windows stay.
+    pub fn swap(&mut self, spec: &WindowSpec) {
+        debug_assert!(self.segment.is_empty(), "what was taken is folded at a barrier");
+        self.aggregator = Aggregator::new(&spec.name, &spec.aggregate);
+        self.spec = spec.clone();
+    }
+
     /// Reads back how far the stage had come; before any key group.
     pub fn restore_clock(&mut self) -> Result<(), StoreError> {
         if !self.spec.needs_clock() {

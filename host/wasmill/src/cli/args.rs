@@ -86,7 +86,7 @@ pub enum Command {
         keeps results from being the same in a replay."
     )]
     Explain(Explain),
-    /// Looks into plugins
+    /// Looks into plugins, and after those that run: inspect, list, history, promote, rollback
     Plugin {
         /// What to do with the plugin.
         #[command(subcommand)]
@@ -134,6 +134,11 @@ impl Command {
                 pipeline.is_none()
             }
             Self::State { command } => command.is_by_environment(),
+            Self::Plugin {
+                command:
+                    PluginCommand::List(PluginShown { pipeline, .. })
+                    | PluginCommand::History(PluginShown { pipeline, .. }),
+            } => pipeline.is_none(),
             Self::Dlq { command } => command.is_by_environment(),
             _ => false,
         }
@@ -216,6 +221,62 @@ pub enum PluginCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Lists which plugins a pipeline runs, and which versions are there and stay out
+    List(PluginShown),
+    /// Shows what became of each version of a pipeline's plugins, the newest first
+    History(PluginShown),
+    /// Has a version take over in a running pipeline, without a pause
+    #[command(long_about = "Has a version take over in a running pipeline, without a pause.\n\n\
+        NAME is what the plugin folder has as NAME.wasm; NAME@VERSION and NAME@sha256:DIGEST are looked for there \
+        and among the copies that wasmill keeps of what ran. The running process is asked over its HTTP pages \
+        (`http`, WASMILL_HTTP).")]
+    Promote(Promote),
+    /// Has the version before take over again in a running pipeline
+    #[command(long_about = "Has the version before take over again in a running pipeline.\n\n\
+        What is rolled back is not taken again, at a restart neither, unless it is promoted; a file that is new \
+        is. The running process is asked over its HTTP pages (`http`, WASMILL_HTTP).")]
+    Rollback(Rollback),
+}
+
+/// `wasmill plugin list`, `wasmill plugin history`.
+#[derive(Debug, Args)]
+pub struct PluginShown {
+    /// The pipeline; none: what the environment names
+    #[arg(value_name = "PIPELINE.yaml")]
+    pub pipeline: Option<PathBuf>,
+    /// How it is shown.
+    #[command(flatten)]
+    pub shown: Shown,
+}
+
+/// `wasmill plugin promote`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: wasmill plugin promote flights.yaml enrich@1.3.0")]
+pub struct Promote {
+    /// The pipeline
+    #[arg(value_name = "PIPELINE.yaml")]
+    pub pipeline: PathBuf,
+    /// Which version of which plugin
+    #[arg(value_name = "NAME[@VERSION]")]
+    pub plugin: String,
+    /// What overrides the spec.
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+/// `wasmill plugin rollback`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: wasmill plugin rollback flights.yaml enrich")]
+pub struct Rollback {
+    /// The pipeline
+    #[arg(value_name = "PIPELINE.yaml")]
+    pub pipeline: PathBuf,
+    /// Which plugin, or which stage's; none: all that have had another version
+    #[arg(value_name = "NAME")]
+    pub plugin: Option<String>,
+    /// What overrides the spec.
+    #[command(flatten)]
+    pub overrides: Overrides,
 }
 
 /// `wasmill test`.

@@ -10,7 +10,9 @@ mod explain;
 mod inspect;
 mod load;
 mod log;
+mod pages;
 mod plan;
+mod plugin;
 mod plugin_folder;
 mod run;
 mod runtime;
@@ -59,6 +61,10 @@ fn dispatch(command: &Command, runtime: &dyn Runtime) -> Result<(), Stop> {
         Command::Check(args) => check::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Plugin { command: PluginCommand::Inspect { file, json } } => inspect::run(file, *json),
+        Command::Plugin { command: PluginCommand::List(args) } => plugin::list(args),
+        Command::Plugin { command: PluginCommand::History(args) } => plugin::history(args),
+        Command::Plugin { command: PluginCommand::Promote(args) } => plugin::promote(args),
+        Command::Plugin { command: PluginCommand::Rollback(args) } => plugin::rollback(args),
         Command::Test(args) => cases::run(args),
         Command::Reset(args) => run::reset(args, runtime),
         Command::State { command } => state::run(command, runtime),

@@ -12,7 +12,7 @@ use crate::spec::guarantee::{Route, RouteSink, RouteSource, route, too_weak};
 use crate::spec::secrets::is_secret;
 use crate::spec::{
     AggregateStage, CodecSpec, ComputedBy, Delivery, Grant, Kept, Late, Order, Pipeline, Sharing, SinkSpec,
-    Stage, StateSpec, Then,
+    Stage, StateSpec, SwapBy, Then,
 };
 
 /// A pipeline as it will run.
@@ -491,6 +491,16 @@ fn not_replayable(pipeline: &Pipeline, sources: &[SourceTraits]) -> Vec<String> 
         reasons.push(
             "`replay` puts dead letters through when they come: where that was is remembered with the state, but a run from the start may take them in elsewhere".to_owned(),
         );
+    }
+    if pipeline.swap != SwapBy::Restart && pipeline.stages.iter().any(|stage| stage.plugin().is_some()) {
+        let forgotten = match (pipeline.sharing(), pipeline.kept()) {
+            (Sharing::Alone, Kept::Memory) => Some("and without a data_dir nothing remembers which did what"),
+            (Sharing::Alone, _) => None,
+            _ => Some("in each of its processes for itself, and no commit tells which did what"),
+        };
+        reasons.extend(forgotten.map(|forgotten| {
+            format!("new versions of its plugins take over while it runs, {forgotten}; with `swap: restart` one does all of a run")
+        }));
     }
     for stage in &pipeline.stages {
         if let Some(p) = stage.plugin().filter(|p| p.grants.contains(&Grant::WallClock)) {

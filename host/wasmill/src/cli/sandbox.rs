@@ -6,6 +6,7 @@ use wasmill_engine::guest::{Kinds, PluginRef};
 use wasmill_plugin::{AdmissionError, Grants, Sandbox, SandboxOptions, StageConfig};
 
 use super::exit::{Exit, Stop};
+use crate::plugins;
 use crate::report::{Diagnostic, nearest};
 use crate::spec::{Grant, Limits, Pipeline, PluginStage};
 
@@ -53,7 +54,12 @@ pub fn config(given: &BTreeMap<String, serde_json::Value>) -> StageConfig {
 /// # Errors
 /// Why it is refused, at its place in the spec.
 pub fn load(sandbox: &Sandbox, pipeline: &Pipeline, stage: &PluginStage) -> Result<PluginRef, Stop> {
-    sandbox.load(&stage.file, &grants(&stage.grants), config(&stage.config)).map_err(|error| {
+    let file = plugins::meant(sandbox, pipeline, stage).map_err(|why| {
+        let diagnostic = Diagnostic::at(stage.span, why, "no such version")
+            .help(format!("put it there as `{}@VERSION.wasm`, or take the pin away", stage.plugin));
+        Stop::problems(Exit::Plugin, &pipeline.problem(diagnostic))
+    })?;
+    sandbox.load(&file, &grants(&stage.grants), config(&stage.config)).map_err(|error| {
         let mut diagnostic = Diagnostic::at(stage.span, error.to_string(), "this plugin");
         if matches!(error, AdmissionError::Read { .. }) {
             let there = there(pipeline);

@@ -1,6 +1,7 @@
 //! From a checked spec to the parts that run: plugins loaded, ends opened, the last checkpoint read.
 
 mod codecs;
+mod editions;
 mod exchange;
 mod joint;
 mod reset;
@@ -18,6 +19,7 @@ use wasmill_connect::kafka::{Changelog, ExchangeMember};
 use wasmill_connect::{Membership, Partition, Positions, Sink, Source, Writer};
 use wasmill_engine::commit::Collector;
 use wasmill_engine::coordinator::{Coordinator, FoundPartition};
+use wasmill_engine::edition::Plugins;
 use wasmill_engine::lane::{Clocks, EVERYTHING, KeyedSpec, Lane, LaneBounds};
 use wasmill_engine::output::Routes;
 use wasmill_engine::position::{PartitionId, Position, Progress};
@@ -33,13 +35,16 @@ use super::guarded::{Guards, RunGuard};
 use super::members::SharedSource;
 use super::patient_store::PatientStore;
 use super::retry::{Ends, insist, off_the_network};
+use super::swapping::Edition;
 use super::transaction::{TRANSACTION, Transacted};
 use crate::cli::{Exit, RunFailure, sandbox as admission};
+use crate::plugins::Shelf;
 use crate::spec::{Delivery, Kept, Part, Pipeline, Sharing};
 use codecs::{aheads, decoders, envelope_decoders, readings};
+use editions::{Begun, Loading};
 use exchange::{begin_new_parts, behind, exchange_source};
 use joint::Joint;
-use sinks::{begin, open_sinks, recover_sinks};
+use sinks::{begin, begin_with_others, open_sinks, recover_sinks};
 use stores::{open_early, open_parts, open_store};
 use topology::topology;
 
@@ -92,6 +97,11 @@ pub(super) struct Assembled {
     pub sandbox: Sandbox,
     /// Held for as long as the run lasts.
     pub waits: RunGuard,
+    pub guards: Guards,
+    pub shelf: Shelf,
+    /// Which plugins the run begins with.
+    pub plugins: Plugins,
+    pub editions: BTreeMap<u64, Arc<Edition>>,
     pub topology: Arc<Topology>,
     pub routes: Arc<Routes>,
     pub sources: Vec<SharedSource>,
@@ -131,7 +141,10 @@ pub(super) async fn assemble(
     let sandbox = admission::open(Some(&pipeline.limits), instances).map_err(stopped)?;
     let readings = readings(pipeline, ends).await?;
     let (guards, waits) = Guards::new(ends);
-    let topology = Arc::new(topology(pipeline, &sandbox, decoders(&readings), Some(&guards))?);
+    let shelf = Shelf::of(pipeline);
+    let decoders = decoders(&readings);
+    let loading = Loading { pipeline, sandbox: &sandbox, guards: &guards, shelf: &shelf, decoders };
+    let topology = loading.newest()?;
     let opened = match kept.store {
         Some(_) => None,
         None => open_early(pipeline).await,
@@ -209,6 +222,11 @@ pub(super) async fn assemble(
     if owned.is_some() {
         begin_new_parts(checkpoint.as_mut(), &listed);
     }
+    // Where processes share the pipeline each has its own: what is in doubt is nobody's yet, or done again.
+    let is_alone = sharing == Sharing::Alone;
+    let committed = checkpoint.as_mut().filter(|_| is_alone);
+    let Begun { topology, plugins, editions, is_new } =
+        loading.go_on(topology, committed, foretold.is_some())?;
     let exact = pipeline.delivery == Delivery::ExactlyOnce;
     let writer = Writer {
         pipeline: pipeline.name.clone(),
@@ -236,6 +254,11 @@ pub(super) async fn assemble(
         let last =
             checkpoint.clone().unwrap_or_else(|| first_checkpoint(generation, topology.shape(), &found));
         checkpoint = begin(&mut sinks, &store, last, ends).await?.or(checkpoint);
+        // Nothing that a transactional sink has taken is seen before it is committed.
+        let shows = sinks.iter().any(|s| !s.sink.traits().transactional);
+        if let Some(last) = checkpoint.clone().filter(|_| is_new && shows && store.is_durable()) {
+            checkpoint = Some(begin_with_others(&store, last, ends).await?);
+        }
     }
     let positions = match sharing {
         Sharing::Alone | Sharing::Exchange => None,
@@ -281,6 +304,9 @@ pub(super) async fn assemble(
     if owned.is_some() {
         coordinator.keep_lanes(here.iter().copied());
     }
+    if is_alone && coordinator.plugins().is_empty() {
+        coordinator.begin_with(plugins.clone());
+    }
     refuse_grown(&topology, checkpoint.as_ref(), &found)?;
     let starts: BTreeMap<PartitionId, u64> = coordinator.starts().map(|(id, p)| (id, p.offset)).collect();
     let inputs = found
@@ -314,6 +340,10 @@ pub(super) async fn assemble(
     Ok(Assembled {
         sandbox,
         waits,
+        guards,
+        shelf,
+        plugins,
+        editions,
         topology,
         routes,
         sources,
@@ -351,8 +381,7 @@ fn first_checkpoint(generation: u64, shape: String, found: &[(FoundPartition, Op
         shape,
         stream_time: START,
         positions: found.iter().map(begin).collect(),
-        sinks: Vec::new(),
-        counts: BTreeMap::new(),
+        ..Checkpoint::default()
     }
 }
 

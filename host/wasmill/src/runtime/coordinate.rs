@@ -17,6 +17,7 @@ use wasmill_engine::state::{Epoch, Merged};
 
 use super::observe::Observed;
 use super::readers::Credit;
+use super::swapping::{Edition, Proposal, Swapping};
 use super::workers::{Job, LaneWork};
 
 /// What the coordinator is told.
@@ -31,8 +32,8 @@ pub(super) enum Event {
     Prepared(Prepared),
     /// A lane has taken in so many bytes, and so many wait in it for the next barrier.
     LaneDone { lane: usize, bytes: usize, waiting_bytes: usize },
-    /// A lane has handed its part of an epoch over; whether it owes windows to the next one.
-    LaneEpoch { lane: usize, epoch: Epoch, part: LaneEpoch, owes: bool },
+    /// A lane has handed its part of an epoch over.
+    LaneEpoch { lane: usize, epoch: Epoch, part: LaneEpoch },
     /// A lane has fired what it owed, as much as an epoch may have.
     LaneWentOn { lane: usize, waiting_bytes: usize },
     /// A partition's source is away: that it is quiet says nothing.
@@ -45,6 +46,10 @@ pub(super) enum Event {
     Lost(Vec<PartitionId>),
     /// An epoch is committed; of the keys that other processes share the store made this.
     Committed(Epoch, Merged),
+    /// Other plugins are to take over.
+    Swap(Box<Proposal>),
+    /// A lane has migrated its accumulators, or read back what came of it.
+    LaneSwapped(Result<(), String>),
     /// Stop reading, drain, end.
     Stop,
     /// It can't go on.
@@ -135,19 +140,25 @@ pub(super) struct Coordinate {
     pub members: usize,
     pub bounds: Bounds,
     pub observed: Arc<Observed>,
+    /// The editions that have messages to come, by number.
+    pub editions: BTreeMap<u64, Arc<Edition>>,
+    /// Whether the last checkpoint of a run that ends in order says that nothing is behind it.
+    pub settles: bool,
 }
 
 /// What is on its way.
-struct Flow {
+pub(super) struct Flow {
     sequences: BTreeMap<PartitionId, u64>,
+    /// How far each partition was read: the offset that comes next.
+    pub edges: BTreeMap<PartitionId, u64>,
     readers: usize,
     jobs: usize,
     lane_bytes: usize,
-    lane_inputs: usize,
-    lane_waiting: Vec<usize>,
+    pub lane_inputs: usize,
+    pub lane_waiting: Vec<usize>,
     /// Which lanes had windows left over at their last barrier: these are in the open epoch.
-    lane_owes: Vec<bool>,
-    epochs: usize,
+    pub lane_owes: Vec<bool>,
+    pub epochs: usize,
     epoch_since: Instant,
     /// When each partition was last heard of.
     heard: BTreeMap<PartitionId, Instant>,
@@ -155,7 +166,10 @@ struct Flow {
     unprepared: BTreeMap<PartitionId, usize>,
     stopping_since: Option<Instant>,
     /// Whether the last epoch of this run has ended.
-    is_over: bool,
+    pub is_over: bool,
+    /// Whether the last epoch has ended with nothing behind it.
+    settled: bool,
+    pub swapping: Option<Swapping>,
     /// Partitions on their way to other processes: let go of when this epoch is committed, which is none
     /// until its barrier.
     releases: Vec<(Option<Epoch>, oneshot::Sender<()>)>,
@@ -169,6 +183,7 @@ impl Coordinate {
     pub fn run(mut self) -> Result<Ended, Halt> {
         let mut flow = Flow {
             sequences: self.credits.keys().map(|id| (*id, 0)).collect(),
+            edges: self.coordinator.starts().map(|(id, position)| (id, position.offset)).collect(),
             readers: self.credits.len() + self.members,
             jobs: 0,
             lane_bytes: 0,
@@ -181,6 +196,8 @@ impl Coordinate {
             unprepared: BTreeMap::new(),
             stopping_since: None,
             is_over: false,
+            settled: false,
+            swapping: None,
             releases: Vec::new(),
         };
         loop {
@@ -197,6 +214,7 @@ impl Coordinate {
             }
             self.call_idle(&flow);
             self.release(&mut flow);
+            self.go_on_swapping(&mut flow);
             self.end_epoch_if_due(&mut flow);
             self.give_credit_back(&flow);
             self.observed.flow(
@@ -204,7 +222,7 @@ impl Coordinate {
                 self.coordinator.waiting_bytes() + flow.lane_bytes,
                 self.coordinator.waiting_for(),
             );
-            if let Some(ended) = self.has_ended(&flow)? {
+            if let Some(ended) = self.has_ended(&mut flow)? {
                 return Ok(ended);
             }
             if let Some(since) = flow.stopping_since
@@ -241,13 +259,7 @@ impl Coordinate {
             Event::Raw(raw) => {
                 self.observed.read(raw.records.len(), raw.data.len());
                 flow.heard.insert(raw.partition, Instant::now());
-                *flow.unprepared.entry(raw.partition).or_default() += 1;
-                let sequence = flow.sequences.entry(raw.partition).or_default();
-                flow.jobs += 1;
-                let job = (raw, *sequence);
-                *sequence += 1;
-                // Workers go away only after the coordinator, or with an event that says why.
-                let _ = self.jobs.send(job);
+                self.hand_to_workers(raw, flow);
             }
             Event::Prepared(prepared) => {
                 flow.jobs -= 1;
@@ -277,10 +289,10 @@ impl Coordinate {
                 flow.heard.remove(&partition);
             }
             Event::LaneWentOn { lane, waiting_bytes } => flow.lane_waiting[lane] = waiting_bytes,
-            Event::LaneEpoch { lane, epoch, part, owes } => {
+            Event::LaneEpoch { lane, epoch, part } => {
                 // What it had waiting is in the part.
                 flow.lane_waiting[lane] = 0;
-                flow.lane_owes[lane] = owes;
+                flow.lane_owes[lane] = part.owes;
                 let commit = self.collector.lane(epoch, part);
                 self.hand_over(commit);
             }
@@ -291,6 +303,18 @@ impl Coordinate {
                 for lane in &self.lanes {
                     let _ = lane.send(LaneWork::Committed(epoch, Arc::clone(&merged)));
                 }
+                if let Some(swapping) = &mut flow.swapping {
+                    swapping.committed(epoch, &self.lanes);
+                }
+            }
+            Event::Swap(proposal) => match &flow.swapping {
+                Some(_) => Swapping::new(*proposal).refuse("another swap is not done yet"),
+                None => flow.swapping = Some(Swapping::new(*proposal)),
+            },
+            Event::LaneSwapped(result) => {
+                if let Some(swapping) = &mut flow.swapping {
+                    swapping.lane_done(result);
+                }
             }
             Event::Stop => flow.stopping_since = flow.stopping_since.or_else(|| Some(Instant::now())),
             Event::Assigned { found, position, credit } => {
@@ -298,6 +322,7 @@ impl Coordinate {
                 flow.heard.insert(found.id, Instant::now());
                 self.credits.insert(found.id, credit);
                 let sequence = *flow.sequences.entry(found.id).or_default();
+                flow.edges.insert(found.id, position.as_ref().map_or(found.begin, |p| p.offset));
                 self.coordinator.assign(&found, position, sequence);
             }
             Event::Left { partitions, release } => {
@@ -326,9 +351,41 @@ impl Coordinate {
         Ok(())
     }
 
+    /// Has a batch decoded and put through the prefix: each record by the plugins that do it.
+    fn hand_to_workers(&mut self, raw: RawBatch, flow: &mut Flow) {
+        let partition = raw.partition;
+        flow.edges.insert(partition, raw.next);
+        let mut rest = Some(raw);
+        while let Some(mut raw) = rest.take() {
+            let first = raw.records.first().map_or(raw.next, |record| record.offset);
+            let (number, until) = self.coordinator.edition_at(partition, first);
+            if let Some(until) = until.filter(|until| raw.records.last().is_some_and(|r| r.offset >= *until))
+            {
+                let taken = raw.held_bytes();
+                let (front, back) = raw.split_at(until);
+                if let Some(credit) = self.credits.get(&partition) {
+                    // Both have the bytes, and both give them back.
+                    credit.take(front.held_bytes() + back.held_bytes() - taken);
+                }
+                (raw, rest) = (front, Some(back));
+            }
+            let Some(edition) = self.editions.get(&number) else {
+                unreachable!("an edition is kept as long as it has messages to come")
+            };
+            *flow.unprepared.entry(partition).or_default() += 1;
+            let sequence = flow.sequences.entry(partition).or_default();
+            flow.jobs += 1;
+            let job = (raw, *sequence, Arc::clone(edition));
+            *sequence += 1;
+            // Workers go away only after the coordinator, or with an event that says why.
+            let _ = self.jobs.send(job);
+        }
+    }
+
     /// A partition is not this process's any more.
     fn forget(&mut self, partition: PartitionId, flow: &mut Flow) {
         self.credits.remove(&partition);
+        flow.edges.remove(&partition);
         flow.heard.remove(&partition);
         self.observed.left(partition);
     }
@@ -341,6 +398,9 @@ impl Coordinate {
     /// Hands messages on as long as nothing behind is full. A slow sink holds its epochs up, then the
     /// open epoch fills, then nothing is released, then the readers' credit runs out.
     fn release(&mut self, flow: &mut Flow) {
+        if flow.swapping.as_ref().is_some_and(Swapping::holds) {
+            return;
+        }
         while flow.lane_bytes < self.bounds.lane_queue_bytes_max
             // A replay must come to where its epoch was, however many bytes that takes today.
             && (!self.coordinator.can_barrier() || self.epoch_bytes(flow) < self.bounds.epoch_bytes_max)
@@ -371,35 +431,54 @@ impl Coordinate {
         }
     }
 
+    /// Whether an epoch may end now.
+    pub(super) fn can_end_epoch(&self, flow: &Flow) -> bool {
+        flow.epochs < EPOCHS_IN_FLIGHT_MAX && self.coordinator.can_barrier()
+    }
+
     fn end_epoch_if_due(&mut self, flow: &mut Flow) {
-        if flow.is_over || flow.epochs >= EPOCHS_IN_FLIGHT_MAX || !self.coordinator.can_barrier() {
+        if flow.is_over || !self.can_end_epoch(flow) || flow.swapping.as_ref().is_some_and(Swapping::holds) {
             return;
         }
         let touched = self.is_touched(flow);
         let full = self.epoch_bytes(flow) >= self.bounds.epoch_bytes_max;
         let ending = flow.readers == 0 && flow.jobs == 0;
         let due = full || ending || flow.epoch_since.elapsed() >= self.bounds.epoch_interval;
-        if !(self.coordinator.wants_barrier() || (touched && due)) {
-            if flow.epoch_since.elapsed() >= self.bounds.epoch_interval {
-                flow.epoch_since = Instant::now();
-            }
-            return;
+        if self.coordinator.wants_barrier() || (touched && due) {
+            self.end_epoch(flow);
+        } else if flow.epoch_since.elapsed() >= self.bounds.epoch_interval {
+            flow.epoch_since = Instant::now();
         }
+    }
+
+    /// Ends the open epoch; answers its number.
+    pub(super) fn end_epoch(&mut self, flow: &mut Flow) -> Epoch {
         let leaving = self.coordinator.leaving();
         flow.is_over = self.ends_with_leaving && !leaving.is_empty();
+        flow.settled = flow.readers == 0 && flow.jobs == 0;
+        if flow.settled {
+            self.coordinator.settle();
+        }
         let barrier = self.coordinator.barrier();
+        flow.settled &= barrier.plugins.settled;
         leaving.into_iter().for_each(|partition| self.forget(partition, flow));
+        let epoch = barrier.epoch;
         for (of, _) in flow.releases.iter_mut().filter(|(of, _)| of.is_none()) {
-            *of = Some(barrier.epoch);
+            *of = Some(epoch);
         }
         flow.epochs += 1;
         flow.epoch_since = Instant::now();
         flow.lane_waiting.fill(0);
         for lane in &self.lanes {
-            let _ = lane.send(LaneWork::Barrier(barrier.epoch));
+            let _ = lane.send(LaneWork::Barrier(epoch));
         }
         let commit = self.collector.barrier(barrier);
         self.hand_over(commit);
+        if self.editions.len() > 1 {
+            let coordinator = &self.coordinator;
+            self.editions.retain(|number, _| coordinator.has_edition(*number));
+        }
+        epoch
     }
 
     fn hand_over(&self, commit: Option<Commit>) {
@@ -421,7 +500,7 @@ impl Coordinate {
         }
     }
 
-    fn has_ended(&self, flow: &Flow) -> Result<Option<Ended>, Halt> {
+    fn has_ended(&mut self, flow: &mut Flow) -> Result<Option<Ended>, Halt> {
         let drained = flow.readers == 0 && flow.jobs == 0 && flow.lane_inputs == 0 && flow.epochs == 0;
         let touched = self.is_touched(flow);
         if drained && !self.coordinator.can_barrier() {
@@ -434,9 +513,21 @@ impl Coordinate {
         if !drained || touched {
             return Ok(None);
         }
-        if self.coordinator.is_finished() {
-            return Ok(Some(Ended::Finished));
+        let ended = match self.coordinator.is_finished() {
+            true => Some(Ended::Finished),
+            false => flow.stopping_since.map(|_| Ended::Stopped),
+        };
+        match &flow.swapping {
+            Some(swapping) if !swapping.is_only_asked() => return Ok(None),
+            _ => {}
         }
-        Ok(flow.stopping_since.map(|_| Ended::Stopped))
+        if ended.is_some() && self.settles && !flow.settled && !flow.is_over && self.coordinator.can_barrier()
+        {
+            self.end_epoch(flow);
+            // One that can't say so says nothing: there is no second.
+            flow.settled = true;
+            return Ok(None);
+        }
+        Ok(ended)
     }
 }

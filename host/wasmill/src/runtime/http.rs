@@ -1,4 +1,4 @@
-//! The pages for operators: `/metrics`, `/live`, `/ready`, `/state`.
+//! The pages for operators: `/metrics`, `/live`, `/ready`, `/state`, `/plugins`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,12 +7,13 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::routing::{get, post};
 use prometheus::proto::MetricFamily;
 use prometheus::{Encoder as _, IntCounterVec, Opts, Registry, TextEncoder};
 use wasmill_plugin::Sandbox;
 
 use super::health::Health;
+use super::plugin_pages::{self, Catalog};
 use super::state_pages::{self, StatePages};
 
 /// What the pages show.
@@ -21,6 +22,7 @@ pub(super) struct Pages {
     pub health: Arc<Health>,
     pub sandboxes: std::sync::Mutex<Vec<(String, Arc<Sandbox>)>>,
     pub states: StatePages,
+    pub catalog: Arc<Catalog>,
 }
 
 impl Pages {
@@ -41,12 +43,14 @@ pub(super) async fn serve(address: SocketAddr, pages: Arc<Pages>) -> Result<(), 
         format!("can't listen on {address} for the HTTP pages: {e}; set `http` to another address")
     })?;
     let bound = listener.local_addr().unwrap_or(address);
-    tracing::info!(address = %bound, "HTTP pages: /metrics /live /ready /state");
+    tracing::info!(address = %bound, "HTTP pages: /metrics /live /ready /state /plugins");
     let app = Router::new()
         .route("/metrics", get(metrics))
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(ready))
         .route("/state/{pipeline}/{page}", get(state_pages::answer))
+        .route("/plugins/{pipeline}", get(plugin_pages::list))
+        .route("/plugins/{pipeline}/{order}", post(plugin_pages::order))
         .with_state(pages);
     tokio::spawn(async move {
         if let Err(error) =

@@ -22,10 +22,13 @@ mod http;
 mod members;
 mod observe;
 mod patient_store;
+mod plugin_pages;
 mod progress;
 mod readers;
 mod retry;
 mod state_pages;
+mod swapper;
+mod swapping;
 mod transaction;
 mod workers;
 
@@ -42,10 +45,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use wasmill_connect::stdio::PIPE_CLOSED;
 use wasmill_engine::position::PartitionId;
-use wasmill_engine::prefix::Prefix;
 
 use crate::cli::{Exit, RunFailure, RunOptions, Runtime};
-use crate::spec::Pipeline;
+use crate::spec::{Pipeline, Sharing, Stage};
 use assemble::{Group, KeptOpen, assemble};
 use commit::Committer;
 use coordinate::{Bounds, Coordinate, Ended, Event, Halt};
@@ -57,7 +59,8 @@ use progress::grouped;
 use readers::{Credit, ReaderTask, Reading};
 use retry::{Backoff, Ends};
 use state_pages::StatePages;
-use workers::Worker;
+use swapper::Swapper;
+use workers::{Prefixes, Worker};
 
 /// The most raw bytes that one poll of a reader asks for.
 const POLL_BYTES_MAX: usize = 256 << 10;
@@ -107,6 +110,7 @@ async fn run_all(pipelines: Vec<Pipeline>) -> anyhow::Result<Vec<Value>> {
         health: Arc::clone(&health),
         sandboxes: std::sync::Mutex::default(),
         states: StatePages::default(),
+        catalog: Arc::default(),
     });
     let pipelines: Vec<Pipeline> = pipelines.into_iter().flat_map(Pipeline::parts).collect();
     for pipeline in &pipelines {
@@ -210,6 +214,7 @@ async fn run_once(
         // Stopped while it waited for something that is away: nothing was read yet.
         _ = stopped.wait_for(|stop| *stop) => return Ok(Ok(Ended::Stopped)),
     };
+    keep_copies(pipeline, &assembled);
     // However the run ends: workers that wait for a breaker are not waited for.
     let _waits = assembled.waits;
     let sandbox = Arc::new(assembled.sandbox);
@@ -260,8 +265,23 @@ async fn run_once(
         member_tasks.spawn(members::follow_exchange(member, events, ends));
     }
     drop(reading);
-    let lanes =
-        start_workers(pipeline, &assembled.topology, &assembled.routes, assembled.lanes, &jobs, &events)?;
+    let lanes = start_workers(pipeline, &assembled.routes, assembled.lanes, &jobs, &events)?;
+    let settles = pipeline.sharing() == Sharing::Alone
+        && assembled.store.is_durable()
+        && !assembled.plugins.now.is_empty();
+    let swapper = Swapper {
+        pipeline: Arc::new(pipeline.clone()),
+        sandbox: Arc::clone(&sandbox),
+        guards: assembled.guards,
+        events: events.clone(),
+        shelf: assembled.shelf,
+        catalog: Arc::clone(&pages.catalog),
+        observed: Arc::clone(&ends.observed),
+        running: Arc::clone(&assembled.topology),
+        plugins: assembled.plugins.clone(),
+    };
+    let asked = pages.catalog.begins(&name, &assembled.plugins);
+    let swapping = tokio::spawn(swapper.run(asked, read_until.clone()));
     let exact = assembled.claims.is_some() || assembled.transacted.is_some();
     let committer = Committer {
         lost: vec![0; assembled.sources.len()],
@@ -301,6 +321,8 @@ async fn run_once(
             idle_timeout: pipeline.idle_timeout,
         },
         observed: Arc::clone(&ends.observed),
+        editions: assembled.editions,
+        settles,
     };
     let ended =
         tokio::task::spawn_blocking(move || coordinate.run()).await.context("the coordinator panicked")?;
@@ -309,6 +331,7 @@ async fn run_once(
         let _ = drawing.await;
     }
     forwarding.abort();
+    swapping.abort();
     let ended = match ended {
         Ok(ended) => Ok(ended),
         Err(Halt::Fenced(why)) => Err(why),
@@ -337,6 +360,28 @@ async fn run_once(
         })
         .map_err(|halt| RunFailure { exit: Exit::Outside, text: format!("{name}: {halt}") })?;
     Ok(ended)
+}
+
+/// Keeps copies of what runs: a restart must have them, whatever becomes of the plugin folder meanwhile.
+fn keep_copies(pipeline: &Pipeline, assembled: &assemble::Assembled) {
+    let shelf = &assembled.shelf;
+    let keep = || -> std::io::Result<()> {
+        for stage in pipeline.stages.iter().filter_map(Stage::plugin) {
+            let Some(plugin) = assembled.plugins.of(&stage.name) else { continue };
+            if shelf.find(plugin).is_none()
+                && let Some(file) = crate::plugins::file_of(pipeline, stage, shelf, plugin)
+            {
+                shelf.keep(plugin, &std::fs::read(file)?)?;
+            }
+        }
+        shelf.note(&assembled.plugins)
+    };
+    if let Err(error) = keep() {
+        tracing::warn!(
+            pipeline = %pipeline.name, %error,
+            "no copies of the plugins are kept: a restart needs the very files that run now"
+        );
+    }
 }
 
 async fn start_readers(
@@ -371,7 +416,6 @@ async fn start_readers(
 
 fn start_workers(
     pipeline: &Pipeline,
-    topology: &Arc<wasmill_engine::topology::Topology>,
     routes: &Arc<wasmill_engine::output::Routes>,
     lanes: Vec<wasmill_engine::lane::Lane>,
     jobs: &crossbeam_channel::Receiver<workers::Job>,
@@ -393,7 +437,7 @@ fn start_workers(
             break;
         }
         let worker = Worker {
-            prefix: Prefix::new(topology, routes),
+            prefixes: Prefixes::new(routes),
             lane,
             jobs: if prepares { jobs.clone() } else { never() },
             events: events.clone(),

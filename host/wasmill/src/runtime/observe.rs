@@ -36,6 +36,7 @@ pub(super) struct Observed {
     rebalances: IntCounter,
     away: IntCounter,
     breakers: IntGaugeVec,
+    swaps: IntCounterVec,
     opened: IntCounterVec,
     held_back: Counter,
     restoring: IntGauge,
@@ -140,6 +141,14 @@ impl Observed {
             &["end"],
         )?;
         registry.register(Box::new(opened.clone()))?;
+        let swaps = IntCounterVec::new(
+            opts(
+                "wasmill_plugin_swaps_total",
+                "New versions of a stage's plugin, by what became of them: took_over, rolled_back, stayed_out.",
+            ),
+            &["stage", "outcome"],
+        )?;
+        registry.register(Box::new(swaps.clone()))?;
         let held_back = Counter::with_opts(opts(
             "wasmill_held_back_seconds_total",
             "Time that readers did not read because what is behind them was full, all partitions together.",
@@ -192,6 +201,7 @@ impl Observed {
             )?,
             breakers,
             opened,
+            swaps,
             held_back,
             restoring: gauge(
                 "wasmill_restoring_records",
@@ -274,6 +284,11 @@ impl Observed {
 
     pub fn away(&self) {
         self.away.inc();
+    }
+
+    /// What has become of a new version of a stage's plugin.
+    pub fn swapped(&self, stage: &str, outcome: &str) {
+        self.swaps.with_label_values(&[stage, outcome]).inc();
     }
 
     /// How the breaker of an end or a stage stands now, and whether it has just opened.

@@ -7,14 +7,20 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, never, select};
 use wasmill_engine::guest::HostFault;
 use wasmill_engine::input::RawBatch;
 use wasmill_engine::lane::{Lane, LaneInput};
+use wasmill_engine::output::Routes;
 use wasmill_engine::prefix::Prefix;
 use wasmill_engine::state::{Epoch, Merged};
+use wasmill_engine::topology::Topology;
 
 use super::coordinate::Event;
 use super::guarded::Abandoned;
+use super::swapping::Edition;
 
-/// A raw batch for the prefix, and its number in its partition.
-pub(super) type Job = (RawBatch, u64);
+/// A raw batch for the prefix, its number in its partition, and who does it.
+pub(super) type Job = (RawBatch, u64, Arc<Edition>);
+
+/// Of how many editions a worker keeps the prefix: older ones have few messages to come, and are made anew for these.
+const PREFIXES_MAX: usize = 2;
 
 /// What a lane is told, in order.
 pub(super) enum LaneWork {
@@ -24,11 +30,47 @@ pub(super) enum LaneWork {
     Barrier(Epoch),
     /// An epoch is in the store, which made this of the keys that other processes share.
     Committed(Epoch, Arc<Merged>),
+    /// Other plugins do what comes.
+    Swap(Arc<Topology>),
+    /// Other plugins migrate what the store has of these stages' accumulators, from these state versions.
+    Migrate(Arc<Topology>, Vec<(usize, u32)>),
+    /// Not all could migrate.
+    ForgetMigrated,
+    /// What was migrated is in the store: go on from there.
+    Restore(Arc<Topology>),
+}
+
+/// The prefix of each edition that a worker does messages of, the newest last.
+pub(super) struct Prefixes {
+    routes: Arc<Routes>,
+    made: Vec<(u64, Prefix)>,
+}
+
+impl Prefixes {
+    pub fn new(routes: &Arc<Routes>) -> Self {
+        Self { routes: Arc::clone(routes), made: Vec::new() }
+    }
+
+    fn of(&mut self, edition: &Edition) -> &mut Prefix {
+        let number = edition.number;
+        let place = match self.made.iter().position(|(of, _)| *of == number) {
+            Some(place) => place,
+            None => {
+                if self.made.len() >= PREFIXES_MAX {
+                    self.made.remove(0);
+                }
+                let place = self.made.partition_point(|(of, _)| *of < number);
+                self.made.insert(place, (number, Prefix::new(&edition.topology, &self.routes)));
+                place
+            }
+        };
+        &mut self.made[place].1
+    }
 }
 
 /// One worker.
 pub(super) struct Worker {
-    pub prefix: Prefix,
+    pub prefixes: Prefixes,
     pub lane: Option<(usize, Lane, Receiver<LaneWork>)>,
     pub jobs: Receiver<Job>,
     pub events: Sender<Event>,
@@ -79,8 +121,8 @@ impl Worker {
                     Err(_) => return,
                 },
                 recv(self.jobs) -> job => match job {
-                    Ok((raw, sequence)) => {
-                        let prepared = self.prefix.run(&raw, sequence);
+                    Ok((raw, sequence, edition)) => {
+                        let prepared = self.prefixes.of(&edition).run(&raw, sequence);
                         if self.events.send(Event::Prepared(prepared)).is_err() {
                             return;
                         }
@@ -99,8 +141,9 @@ impl Worker {
                 Event::LaneDone { lane: *number, bytes, waiting_bytes: lane.waiting_bytes() }
             }
             LaneWork::Barrier(epoch) => {
-                let (part, owes) = (lane.barrier(epoch), lane.owes());
-                if self.events.send(Event::LaneEpoch { lane: *number, epoch, part, owes }).is_err() {
+                let part = lane.barrier(epoch);
+                let owes = part.owes;
+                if self.events.send(Event::LaneEpoch { lane: *number, epoch, part }).is_err() {
                     return false;
                 }
                 if !owes {
@@ -113,6 +156,21 @@ impl Worker {
                 lane.committed(epoch, &merged);
                 return true;
             }
+            LaneWork::Swap(topology) => {
+                lane.swap(&topology.keyed);
+                return true;
+            }
+            LaneWork::Migrate(topology, from) => {
+                Event::LaneSwapped(lane.migrate(&topology.keyed, &from).map_err(|e| e.to_string()))
+            }
+            LaneWork::ForgetMigrated => {
+                lane.forget_migrated();
+                return true;
+            }
+            LaneWork::Restore(topology) => match lane.restore(&topology.keyed) {
+                Ok(()) => Event::LaneSwapped(Ok(())),
+                Err(fault) => Event::Failed(format!("what was migrated can't be read back: {fault}")),
+            },
         };
         self.events.send(event).is_ok()
     }

@@ -200,6 +200,7 @@ impl Checker {
             batch_size: self.count("batch_size", raw.batch_size, BATCH_SIZE_MAX, BATCH_SIZE_DEFAULT),
             key_groups,
             plugin_dir,
+            swap: raw.swap.map(|swap| swap.value).unwrap_or_default(),
             data_dir: raw.data_dir.map(|d| self.relative(&d)),
             state: raw.state.map_or(StateSpec::Local, |s| self.state(s)),
             stages: stages.into_iter().map(|s| s.value).collect(),

@@ -37,7 +37,7 @@ use wasmill_engine::topology::MaxAhead;
 
 pub use environment::Environment;
 pub use outside::{CodecSpec, HumanDuration, HumanSize, SinkSpec, SourceSpec};
-pub use raw::{Delivery, Grant, Order};
+pub use raw::{Delivery, Grant, Order, SwapBy};
 pub use retry::{Backoffs, BreakerBounds, Then, Tried, TriedStage};
 pub use secrets::SecretUrl;
 pub use sharing::{Kept, Sharing, StateSpec};
@@ -83,6 +83,8 @@ pub struct Pipeline {
     pub key_groups: u16,
     /// The folder of the plugins.
     pub plugin_dir: PathBuf,
+    /// When a new version of a plugin takes over.
+    pub swap: SwapBy,
     /// The folder in which state outlives the process; none: it does not.
     pub data_dir: Option<PathBuf>,
     /// Where state is kept.
@@ -188,8 +190,10 @@ pub struct PluginStage {
     pub name: String,
     /// The plugin's name.
     pub plugin: String,
-    /// The plugin's file.
+    /// The plugin's file, where it is not pinned.
     pub file: PathBuf,
+    /// The one version that the stage may have.
+    pub pin: Option<Pin>,
     /// What it may use beyond its messages, each once.
     pub grants: Vec<Grant>,
     /// What it reads as its config: names and JSON values.
@@ -198,6 +202,35 @@ pub struct PluginStage {
     pub tried: TriedStage,
     /// Where the plugin is named.
     pub span: Span,
+}
+
+/// What a stage's plugin is pinned to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pin {
+    /// The version that its metadata names.
+    Version(String),
+    /// How its file's SHA-256 begins, in hexadecimal.
+    Digest(String),
+}
+
+impl Pin {
+    /// Whether a plugin is the one.
+    #[must_use]
+    pub fn takes(&self, version: Option<&str>, digest: &str) -> bool {
+        match self {
+            Self::Version(wanted) => version == Some(wanted.as_str()),
+            Self::Digest(wanted) => digest.starts_with(wanted.as_str()),
+        }
+    }
+}
+
+impl std::fmt::Display for Pin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Version(version) => f.write_str(version),
+            Self::Digest(digest) => write!(f, "sha256:{digest}"),
+        }
+    }
 }
 
 /// An aggregate.

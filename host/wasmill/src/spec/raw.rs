@@ -44,6 +44,8 @@ pub struct RawPipeline {
     /// The folder of the plugins. Default: `plugins` beside this file, else `./plugins`. Environment:
     /// PLUGIN_DIR, which is relative to the current folder.
     pub plugin_dir: Option<Located<String>>,
+    /// When a new version of a plugin in that folder takes over from the one that runs. Default: auto.
+    pub swap: Option<Located<SwapBy>>,
     /// The folder in which positions and state outlive the process. Without it they are in memory, and a
     /// restart reads everything again. Environment: DATA_DIR, which is relative to the current folder.
     pub data_dir: Option<Located<String>>,
@@ -78,6 +80,19 @@ pub struct RawPipeline {
     pub http: Option<Located<String>>,
     /// How long an ordered end may take. Default: 30s. Environment: SHUTDOWN_TIMEOUT.
     pub shutdown_timeout: Option<Located<HumanDuration>>,
+}
+
+/// When a new version of a plugin takes over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, serde::Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SwapBy {
+    /// As soon as its file is there and it is admitted.
+    #[default]
+    Auto,
+    /// By `wasmill plugin promote`; it is looked at as soon as it is there.
+    Hand,
+    /// Never while the pipeline runs: at its next start.
+    Restart,
 }
 
 /// Which field is a message's event time.

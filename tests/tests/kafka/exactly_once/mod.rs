@@ -8,6 +8,7 @@ mod faults;
 mod guard;
 mod kills;
 mod state;
+mod swaps;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

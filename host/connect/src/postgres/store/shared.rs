@@ -131,8 +131,8 @@ RETURNING source, partition, position::text, counts::text",
             shape,
             stream_time: START,
             positions,
-            sinks: Vec::new(),
             counts,
+            ..Checkpoint::default()
         }))
     }
 

@@ -84,8 +84,8 @@ impl RedisStore {
             shape: String::from_utf8_lossy(shape).into_owned(),
             stream_time: START,
             positions,
-            sinks: Vec::new(),
             counts,
+            ..Checkpoint::default()
         }))
     }
 }

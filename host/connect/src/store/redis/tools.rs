@@ -112,8 +112,8 @@ impl StateView for RedisView {
             shape: String::from_utf8_lossy(shape).into_owned(),
             stream_time: START,
             positions: self.positions()?,
-            sinks: Vec::new(),
             counts,
+            ..Checkpoint::default()
         }))
     }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -11,8 +12,8 @@ use wasmill_connect::store::{DiskStore, PartsView, RedisAddress, RedisView, Repl
 use wasmill_engine::position::Position;
 use wasmill_engine::state::{StateStore as _, StateView, StoreError};
 
-use super::pages::RunningPages;
 use crate::cli::exit::{Exit, Stop};
+use crate::cli::pages::RunningPages;
 use crate::spec::{Kept, Pipeline, Sharing};
 use crate::state::{self, Filter, Found, Page, StateError, Stats, Wanted};
 
@@ -45,7 +46,7 @@ impl Access {
                 Ok(Self::Store { view, held })
             }
             Err(Failure::Locked(path)) => match pipeline.http {
-                Some(address) => Ok(Self::Running(RunningPages { address, pipeline: pipeline.name.clone() })),
+                Some(address) => Ok(Self::Running(running(pipeline, address))),
                 None => Err(Stop::error(
                     Exit::Outside,
                     format!(
@@ -200,7 +201,7 @@ pub(in crate::cli) fn positions(pipeline: &Pipeline) -> Result<Option<BTreeMap<S
         }
         Err(Failure::Locked(_)) => match pipeline.http {
             Some(address) => {
-                let pages = RunningPages { address, pipeline: pipeline.name.clone() };
+                let pages = running(pipeline, address);
                 let stats: Stats = json(&pages, "stats", &[]).map_err(|stop| stop.shown)?;
                 Ok(Some(stats.positions))
             }
@@ -295,6 +296,19 @@ fn view_of(store: &DiskStore) -> Result<Box<dyn StateView>, StoreError> {
 /// A failure of the store, or of what was asked of it.
 pub(super) fn failed(error: &impl std::fmt::Display) -> Stop {
     Stop::error(Exit::Outside, error)
+}
+
+/// The pages of who has the state open.
+fn running(pipeline: &Pipeline, address: SocketAddr) -> RunningPages {
+    RunningPages {
+        address,
+        pipeline: pipeline.name.clone(),
+        under: "state",
+        failing: (
+            format!("the state of `{}` is in use by a running wasmill, and ", pipeline.name),
+            "Is it this pipeline that has its state open, with the same `http`?",
+        ),
+    }
 }
 
 fn json<T: DeserializeOwned>(pages: &RunningPages, page: &str, query: &[(&str, String)]) -> Result<T, Stop> {

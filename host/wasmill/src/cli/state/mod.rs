@@ -2,7 +2,6 @@
 
 mod access;
 mod args;
-mod pages;
 mod show;
 
 use std::fs::File;

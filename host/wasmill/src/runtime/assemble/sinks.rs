@@ -133,6 +133,22 @@ pub(super) async fn begin(
     Ok(Some(checkpoint))
 }
 
+/// The checkpoint before the first message of a run that begins with other plugins than the last checkpoint says, or
+/// might: a crash before the first commit is known for one by it.
+pub(super) async fn begin_with_others(
+    store: &Arc<dyn StateStore>,
+    checkpoint: Checkpoint,
+    ends: &Ends,
+) -> anyhow::Result<Checkpoint> {
+    let checkpoint = Checkpoint { epoch: checkpoint.epoch + 1, ..checkpoint };
+    let commit = || {
+        let (store, checkpoint) = (Arc::clone(store), checkpoint.clone());
+        off_the_network(move || store.commit(&Delta::default(), &checkpoint))
+    };
+    insist!(ends, "the store", commit()).map_err(outside)?;
+    Ok(checkpoint)
+}
+
 /// Connects the sinks, and takes them back to what is committed.
 pub(super) async fn recover_sinks(
     mut sinks: Vec<NamedSink>,

@@ -9,7 +9,10 @@ use super::Checker;
 use crate::report::Span;
 use crate::spec::located::Located;
 use crate::spec::raw::{Grant, Order, RawKey, RawOnNull, RawPlugin, RawStage};
-use crate::spec::{AggregateStage, ComputedBy, PluginStage, Stage, TriedStage};
+use crate::spec::{AggregateStage, ComputedBy, Pin, PluginStage, Stage, TriedStage};
+
+/// How many digits of a digest tell one file from another.
+const PIN_DIGITS_MIN: usize = 12;
 
 impl Checker {
     pub(super) fn stages(&mut self, raw: Vec<Located<RawStage>>, plugin_dir: &Path) -> Vec<Located<Stage>> {
@@ -201,6 +204,13 @@ impl Checker {
         if plugin.span == Span::default() {
             plugin.span = raw.span;
         }
+        let pin = match plugin.value.split_once('@').map(|(name, pin)| (name.to_owned(), pin.to_owned())) {
+            None => None,
+            Some((name, pin)) => {
+                plugin.value = name;
+                self.pin(&pin, plugin.span)
+            }
+        };
         if plugin.value.contains(['/', '\\']) {
             let title = format!("the plugin's name `{}` is a path", plugin.value);
             self.wrong(plugin.span, title, "expected the file's name, without folder and `.wasm`")
@@ -232,11 +242,39 @@ impl Checker {
         PluginStage {
             name: name.map_or_else(|| plugin.value.clone(), |n| n.value),
             file: folder.join(format!("{}.wasm", plugin.value)),
+            pin,
             plugin: plugin.value,
             grants: granted,
             config,
             tried: TriedStage::default(),
             span: plugin.span,
+        }
+    }
+
+    /// What stands behind the `@` of a plugin's name.
+    fn pin(&mut self, text: &str, span: Span) -> Option<Pin> {
+        let is_hex = |t: &str| t.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        match text.strip_prefix("sha256:") {
+            Some(digest) if is_hex(digest) && (PIN_DIGITS_MIN..=64).contains(&digest.len()) => {
+                Some(Pin::Digest(digest.to_owned()))
+            }
+            Some(digest) => {
+                let title = format!("`{digest}` is no beginning of a SHA-256");
+                let label = format!("expected {PIN_DIGITS_MIN} to 64 digits, 0 to 9 and a to f");
+                self.wrong(span, title, label)
+                    .help
+                    .push("`wasmill plugin inspect FILE.wasm` shows it".to_owned());
+                None
+            }
+            None if text.is_empty() => {
+                self.wrong(
+                    span,
+                    "no version stands behind the `@`",
+                    "expected NAME@VERSION or NAME@sha256:DIGEST",
+                );
+                None
+            }
+            None => Some(Pin::Version(text.to_owned())),
         }
     }
 }

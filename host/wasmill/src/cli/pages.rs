@@ -20,6 +20,10 @@ const HEAD_LINES_MAX: usize = 100;
 pub(super) struct RunningPages {
     pub address: SocketAddr,
     pub pipeline: String,
+    /// Under which name: `state`, `plugins`.
+    pub under: &'static str,
+    /// What is told where they can't be asked: what stands before, and behind, that.
+    pub failing: (String, &'static str),
 }
 
 impl RunningPages {
@@ -29,6 +33,17 @@ impl RunningPages {
         let mut answer = self.ask(page, query)?.take(PAGE_BYTES_MAX);
         answer.read_to_end(&mut body).map_err(|e| self.failed(&e))?;
         Ok(body)
+    }
+
+    /// Orders something, and answers what is said to it.
+    pub fn post(&self, page: &str, query: &[(&str, String)]) -> Result<String, Stop> {
+        let (status, body) = self.request("POST", page, query).map_err(|e| self.failed(&e))?;
+        let mut text = String::new();
+        body.take(HEAD_LINE_BYTES_MAX).read_to_string(&mut text).map_err(|e| self.failed(&e))?;
+        match status {
+            200 => Ok(text),
+            _ => Err(Stop::error(Exit::Failed, text.trim())),
+        }
     }
 
     /// Copies a page that may be long.
@@ -56,7 +71,7 @@ impl RunningPages {
     }
 
     fn ask(&self, page: &str, query: &[(&str, String)]) -> Result<BufReader<TcpStream>, Stop> {
-        let (status, mut body) = self.request(page, query).map_err(|e| self.failed(&e))?;
+        let (status, mut body) = self.request("GET", page, query).map_err(|e| self.failed(&e))?;
         if status == 200 {
             return Ok(body);
         }
@@ -73,13 +88,20 @@ impl RunningPages {
         ))
     }
 
-    fn request(&self, page: &str, query: &[(&str, String)]) -> io::Result<(u16, BufReader<TcpStream>)> {
+    fn request(
+        &self,
+        method: &str,
+        page: &str,
+        query: &[(&str, String)],
+    ) -> io::Result<(u16, BufReader<TcpStream>)> {
         let mut encoded = form_urlencoded::Serializer::new(String::new());
         encoded.extend_pairs(query);
         let stream = TcpStream::connect_timeout(&reachable(self.address), CONNECT_PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        let path = format!("/state/{}/{page}?{}", self.pipeline, encoded.finish());
-        write!(&stream, "GET {path} HTTP/1.0\r\nhost: {}\r\n\r\n", self.address)?;
+        let page = if page.is_empty() { String::new() } else { format!("/{page}") };
+        let path = format!("/{}/{}{page}?{}", self.under, self.pipeline, encoded.finish());
+        // The last header says that it is no browser that asks.
+        write!(&stream, "{method} {path} HTTP/1.0\r\nhost: {}\r\nx-wasmill: 1\r\n\r\n", self.address)?;
         let mut answer = BufReader::new(stream);
         let mut line = || -> io::Result<String> {
             let mut line = String::new();
@@ -100,8 +122,8 @@ impl RunningPages {
         Stop::error(
             Exit::Outside,
             format!(
-                "the state of `{}` is in use by a running wasmill, and its HTTP pages at {} can't be asked: {error}. Is it this pipeline that has its state open, with the same `http`?",
-                self.pipeline, self.address
+                "{}its HTTP pages at {} can't be asked: {error}. {}",
+                self.failing.0, self.address, self.failing.1
             ),
         )
     }

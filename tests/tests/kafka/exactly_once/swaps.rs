@@ -1,0 +1,141 @@
+//! A windowed pipeline whose plugin is swapped and rolled back all the while, killed in the midst of it: every window is
+//! as without, and each message was done by one version, which it says.
+//!
+//! `WASMILL_SWAP_ROUNDS` (100) is how often the plugin is swapped.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use wasmill_tests::http::get;
+use wasmill_tests::random::Random;
+use wasmill_tests::stamps::{component, put};
+
+use super::{Exact, Job};
+use crate::world::{FOR_EVER, Host, PATIENCE, read_all, shared_broker, tail};
+
+/// Messages a second.
+const RATE: u64 = 4_000;
+/// After so many swaps there is a rollback.
+const ROLLBACK_EVERY: u32 = 5;
+/// In the midst of one of so many swaps the process is killed.
+const KILL_EVERY: u32 = 10;
+
+fn rounds() -> u32 {
+    std::env::var("WASMILL_SWAP_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(100)
+}
+
+/// The version that runs in the stage.
+fn runs(host: &Host, exact: &Exact) -> Option<String> {
+    let page = get(host.http, &format!("/plugins/{}", exact.world.name))?;
+    let page: serde_json::Value = serde_json::from_str(&page.body).ok()?;
+    let now = page["plugins"]["now"].as_array()?.iter().find(|p| p["stage"] == "stamps")?;
+    Some(now["version"].as_str()?.to_owned())
+}
+
+#[track_caller]
+fn until_runs(host: &mut Host, exact: &Exact, number: u32) {
+    let since = Instant::now();
+    while runs(host, exact) != Some(number.to_string()) {
+        let log = host.running.log();
+        assert!(host.running.is_running(), "it ended:\n{}", tail(&log.text()));
+        assert!(since.elapsed() < PATIENCE, "version {number} doesn't run:\n{}", tail(&log.text()));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn write_spec(exact: &Exact, stamped: &str) {
+    let (name, address) = (&exact.world.name, &exact.world.address);
+    let (input, output) = (exact.world.input(), exact.world.output());
+    let spec = format!(
+        "\
+name: {name}
+source:
+  kafka:
+    brokers: {address}
+    topic: {input}
+    group: {name}
+    properties: {{ session.timeout.ms: 2000, heartbeat.interval.ms: 500 }}
+stages:
+  - transform: stamps
+  - key_by: payload.k
+  - window: {{ tumbling: 1s, allowed_lateness: 1s, late: dead_letter }}
+    aggregate: count
+sinks:
+  - kafka: {{ brokers: {address}, topic: {output} }}
+  - kafka: {{ brokers: {address}, topic: {stamped} }}
+    output: stamped
+delivery: exactly_once
+time: {{ idle_timeout: off }}
+data_dir: data
+workers: 2
+"
+    );
+    exact.world.place.file("pipeline.yaml", spec);
+}
+
+#[test]
+fn windows_are_exact_and_each_message_is_one_versions_under_swaps_rollbacks_and_kill_9() {
+    let broker = shared_broker();
+    let exact = Exact::new(&broker, Job::Windows, 4);
+    let stamped = format!("{}-stamped", exact.world.name);
+    broker.create_topic(&stamped, 4, &[FOR_EVER]);
+    write_spec(&exact, &stamped);
+    let (rounds, since) = (rounds(), Instant::now());
+    let mut random = Random::shown("swaps");
+    put(&exact.world.place, "stamps", &component(0));
+    let mut running = Some(exact.start());
+    let (mut kills, mut rollbacks, mut slowest) = (0, 0, Duration::ZERO);
+    exact.feed(2_000);
+    exact.while_fed(RATE, || {
+        for round in 1..=rounds {
+            put(&exact.world.place, "stamps", &component(round));
+            if round % KILL_EVERY == KILL_EVERY / 2 {
+                std::thread::sleep(random.millis(0, 900));
+                running.take().expect("it runs").kill();
+                running = Some(exact.start());
+                kills += 1;
+            }
+            let host = running.as_mut().expect("it runs");
+            until_runs(host, &exact, round);
+            if round % ROLLBACK_EVERY == 0 {
+                let began = Instant::now();
+                let rolled = exact
+                    .world
+                    .place
+                    .wasmill(["plugin", "rollback", "pipeline.yaml", "stamps"])
+                    .env("WASMILL_HTTP", host.http)
+                    .run();
+                rolled.exits(0);
+                slowest = slowest.max(began.elapsed());
+                rollbacks += 1;
+                until_runs(host, &exact, round - 1);
+            }
+        }
+    });
+    exact.close();
+    let mut host = running.expect("it runs");
+    let found = exact.until_whole(&mut host);
+    exact.is_exact("swaps", &found, rounds, since);
+    let told = read_all(&exact.world.address, &stamped);
+    let mut by: BTreeMap<(u32, u64), String> = BTreeMap::new();
+    for one in told.iter().filter(|f| !f.id().starts_with(super::CLOSING)) {
+        let version = one.value["metadata"]["by"].as_str().expect("a version").to_owned();
+        let twice = by.insert(one.place(), version);
+        assert!(twice.is_none(), "{} was done twice: {twice:?}", one.id());
+    }
+    let all: Vec<(u32, u64)> = exact.all().collect();
+    assert_eq!(by.len(), all.len(), "each message was done");
+    let versions: BTreeSet<&String> = by.values().collect();
+    // Along a partition versions come one after the other: none comes back but by a rollback.
+    for partition in 0..exact.partitions {
+        let along: Vec<&String> = by.range((partition, 0)..(partition + 1, 0)).map(|(_, v)| v).collect();
+        let changes = along.windows(2).filter(|w| w[0] != w[1]).count() as u32;
+        assert!(changes <= rounds + rollbacks, "{changes} changes along partition {partition}");
+    }
+    println!(
+        "{} messages by {} versions; {rounds} swaps, {rollbacks} rollbacks (the slowest {slowest:?}), {kills} kills",
+        by.len(),
+        versions.len()
+    );
+    assert!(versions.len() as u32 > rounds / 2, "{versions:?}");
+}
