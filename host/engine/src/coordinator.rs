@@ -244,6 +244,19 @@ impl Coordinator {
         self.editions.has(number)
     }
 
+    /// The run before broke off, and what came of messages before these offsets may have been seen without being
+    /// committed. They are done again as they were: before them no other plugins take over.
+    pub fn doubt(&mut self, ends: BTreeMap<PartitionId, u64>) {
+        self.editions.doubt(ends);
+    }
+
+    /// Whether messages of a run that broke off are not done again yet. Until then other plugins may take over in the
+    /// stages before the key_by alone, where each does the messages behind.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        self.editions.is_in_doubt()
+    }
+
     /// Which plugins there are, where nothing was committed of it yet.
     pub fn begin_with(&mut self, plugins: Plugins) {
         self.editions = Editions::new(plugins);

@@ -88,13 +88,26 @@ pub(crate) struct Editions {
     /// The numbers of [`Plugins::before`].
     numbers: Vec<u64>,
     now: u64,
+    /// Before which offsets messages may have been done, and what came of them shown, by a run that broke off.
+    in_doubt: BTreeMap<PartitionId, u64>,
 }
 
 impl Editions {
     /// As they were committed: the oldest is number 0.
     pub fn new(plugins: Plugins) -> Self {
         let before = plugins.before.len() as u64;
-        Self { numbers: (0..before).collect(), now: before, plugins: Plugins { settled: false, ..plugins } }
+        let plugins = Plugins { settled: false, ..plugins };
+        Self { numbers: (0..before).collect(), now: before, plugins, in_doubt: BTreeMap::new() }
+    }
+
+    /// The run before broke off, and may have shown what came of messages before these offsets: the edition that did
+    /// them does them again.
+    pub fn doubt(&mut self, ends: BTreeMap<PartitionId, u64>) {
+        self.in_doubt = ends;
+    }
+
+    pub fn is_in_doubt(&self) -> bool {
+        !self.in_doubt.is_empty()
     }
 
     pub fn plugins(&self) -> &Plugins {
@@ -120,7 +133,8 @@ impl Editions {
     /// Other plugins do what is read from here on; answers their edition's number.
     pub fn swap(&mut self, plugins: Plugins, edges: &BTreeMap<PartitionId, u64>) -> u64 {
         let Plugins { now, previous, refused, .. } = plugins;
-        let until = edges.iter().map(|(id, edge)| (*id, *edge)).collect();
+        let end = |id| self.in_doubt.get(id).copied().unwrap_or_default();
+        let until = edges.iter().map(|(id, edge)| (*id, (*edge).max(end(id)))).collect();
         let left = std::mem::replace(&mut self.plugins.now, now);
         self.plugins.before.push(Before { plugins: left, until });
         self.plugins.previous = previous;
@@ -132,6 +146,8 @@ impl Editions {
 
     /// Forgets editions all of whose messages are taken in.
     pub fn prune(&mut self, positions: &[(PartitionId, Position)]) {
+        self.in_doubt
+            .retain(|id, end| positions.iter().any(|(of, position)| of == id && position.offset < *end));
         let is_ahead = |(id, until): &(PartitionId, u64)| {
             positions.iter().any(|(of, position)| of == id && position.offset < *until)
         };

@@ -10,11 +10,13 @@ use std::sync::Arc;
 use wasmill_connect::store::MemoryStore;
 use wasmill_engine::commit::{Collector, Commit};
 use wasmill_engine::coordinator::Coordinator;
+use wasmill_engine::edition::{Plugins, StagePlugin};
 use wasmill_engine::lane::{Counts, EVERYTHING, Lane, LaneBounds, LaneInput};
-use wasmill_engine::output::SinkRoute;
+use wasmill_engine::output::{Routes, SinkRoute};
 use wasmill_engine::position::PartitionId;
 use wasmill_engine::prefix::{Prefix, Prepared};
 use wasmill_engine::state::{Epoch, StateStore};
+use wasmill_engine::swap::{Swap, fits};
 use wasmill_engine::topology::Topology;
 
 use crate::parts::{Output, Parts, assemble, outputs, raw_batch};
@@ -77,6 +79,8 @@ pub struct Chaos {
     pub cache_bytes_max: usize,
     /// Whether windows that are over may wait for a later epoch, where they are more than a few.
     pub small_epochs: bool,
+    /// How often in a thousand steps other plugins take over, where there are any.
+    pub swaps_per_mille: usize,
 }
 
 impl Chaos {
@@ -88,6 +92,7 @@ impl Chaos {
         idle_per_mille: 0,
         cache_bytes_max: EVERYTHING,
         small_epochs: false,
+        swaps_per_mille: 0,
     };
     /// Everything happens, except that results may depend on what is called idle.
     pub const WILD: Self = Self {
@@ -97,6 +102,7 @@ impl Chaos {
         idle_per_mille: 0,
         cache_bytes_max: 4_000,
         small_epochs: true,
+        swaps_per_mille: 20,
     };
 
     /// What bounds the lanes of the next process.
@@ -126,6 +132,8 @@ pub struct Outcome {
     pub counts: Counts,
     /// How often the process died.
     pub crashes: usize,
+    /// How often other plugins took over, be it that it was never committed.
+    pub swaps: usize,
     /// Outputs that left twice with the same id and other bytes: always a defect.
     pub contradictions: Vec<(Output, Output)>,
     /// Outputs that left before a crash and were never committed, or whose id two committed outputs share:
@@ -149,6 +157,8 @@ impl Outcome {
 
 struct World {
     store: Arc<dyn StateStore>,
+    /// How much of each log is there by now.
+    there: Vec<usize>,
     /// By sink: what a reader of a sink that shows everything flushed has seen, by output id.
     seen: Vec<BTreeMap<String, Output>>,
     outcome: Outcome,
@@ -156,11 +166,15 @@ struct World {
 
 enum LaneMessage {
     Input(LaneInput),
+    Swap(Arc<Topology>),
     Barrier(Epoch),
 }
 
 struct Process {
-    prefix: Prefix,
+    /// By the editions' numbers: those that may have messages to come.
+    prefixes: BTreeMap<u64, Prefix>,
+    topology: Arc<Topology>,
+    routes: Arc<Routes>,
     coordinator: Coordinator,
     lanes: Vec<(Lane, VecDeque<LaneMessage>)>,
     collector: Collector,
@@ -194,30 +208,49 @@ pub fn run(scenario: &Scenario, chaos: Chaos, seed: u64) -> Outcome {
 /// As [`run`].
 #[must_use]
 pub fn run_over(scenario: &Scenario, chaos: Chaos, seed: u64, store: Arc<dyn StateStore>) -> Outcome {
+    run_swapping(scenario, &[], chaos, seed, store)
+}
+
+/// As [`run_over`], with pipelines that differ in their plugins alone, of which one after the other takes over. It
+/// begins with the scenario's.
+///
+/// # Panics
+/// As [`run`].
+#[must_use]
+pub fn run_swapping(
+    scenario: &Scenario,
+    others: &[Topology],
+    chaos: Chaos,
+    seed: u64,
+    store: Arc<dyn StateStore>,
+) -> Outcome {
     let mut random = Seeded::new(seed);
-    let topology = Arc::new(scenario.topology.clone());
+    let editions: Vec<Arc<Topology>> =
+        [&scenario.topology].into_iter().chain(others).map(|t| Arc::new(t.clone())).collect();
     let sinks = scenario.sinks.len();
     let mut world = World {
         store,
+        // Logs grow under swaps alone: which plugins do a message depends on what was there.
+        there: scenario.logs.iter().map(|log| if others.is_empty() { log.len() } else { 0 }).collect(),
         seen: vec![BTreeMap::new(); sinks],
         outcome: Outcome { committed: vec![Vec::new(); sinks], ..Outcome::default() },
     };
     let budget = 2_000 + 400 * scenario.logs.iter().map(Vec::len).sum::<usize>();
-    let mut process = start(&topology, scenario, &world, chaos, &mut random);
+    let mut process = start(&editions, scenario, &world, chaos, &mut random);
     for step in 0.. {
         // Past the budget the world calms down, so that every run ends.
         let calm = step > budget;
         assert!(step < budget * 4 + 10_000, "seed {seed}: no progress");
         if !calm && random.chance(chaos.crashes_per_mille) {
             world.outcome.crashes += 1;
-            process = start(&topology, scenario, &world, chaos, &mut random);
+            process = start(&editions, scenario, &world, chaos, &mut random);
             continue;
         }
-        match advance(&mut process, &mut world, scenario, chaos, &mut random, calm) {
+        match advance(&mut process, &mut world, (scenario, &editions), chaos, &mut random, calm) {
             Step::Went => {}
             Step::Died => {
                 world.outcome.crashes += 1;
-                process = start(&topology, scenario, &world, chaos, &mut random);
+                process = start(&editions, scenario, &world, chaos, &mut random);
             }
             Step::Done => break,
         }
@@ -241,7 +274,7 @@ enum Step {
 }
 
 fn start(
-    topology: &Arc<Topology>,
+    editions: &[Arc<Topology>],
     scenario: &Scenario,
     world: &World,
     chaos: Chaos,
@@ -250,8 +283,14 @@ fn start(
     let lanes = 1 + random.below(chaos.lanes_max);
     let batch_messages_max = 1 + lanes * 7;
     let (partitions, bounds) = (scenario.logs.len(), chaos.bounds(random));
-    let Parts { prefix, coordinator, lanes, collector, .. } =
-        assemble(topology, &scenario.sinks, partitions, &world.store, lanes, batch_messages_max, bounds);
+    let committed = world.store.checkpoint().ok().flatten().map(|c| c.plugins).unwrap_or_default();
+    let with = |plugins: &[StagePlugin]| {
+        let edition = editions.iter().find(|edition| edition.plugins() == plugins);
+        Arc::clone(edition.unwrap_or(&editions[0]))
+    };
+    let topology = with(&committed.now);
+    let Parts { mut coordinator, lanes, collector, routes, .. } =
+        assemble(&topology, &scenario.sinks, partitions, &world.store, lanes, batch_messages_max, bounds);
     let readers = coordinator
         .starts()
         .map(|(id, p)| Reader {
@@ -261,8 +300,17 @@ fn start(
             ended: false,
         })
         .collect();
+    if world.outcome.crashes > 0 {
+        let ends = coordinator.starts().map(|(id, _)| id).zip(world.there.iter().map(|there| *there as u64));
+        let ends = ends.collect();
+        coordinator.doubt(ends);
+    }
+    let before = committed.before.iter().map(|before| with(&before.plugins));
+    let all = before.chain([Arc::clone(&topology)]);
     Process {
-        prefix,
+        prefixes: (0..).zip(all.map(|edition| Prefix::new(&edition, &routes))).collect(),
+        topology,
+        routes,
         coordinator,
         owing: vec![false; lanes.len()],
         lanes: lanes.into_iter().map(|lane| (lane, VecDeque::new())).collect(),
@@ -277,7 +325,7 @@ fn start(
 fn advance(
     p: &mut Process,
     world: &mut World,
-    scenario: &Scenario,
+    (scenario, editions): (&Scenario, &[Arc<Topology>]),
     chaos: Chaos,
     random: &mut Seeded,
     calm: bool,
@@ -287,14 +335,29 @@ fn advance(
             let n = random.below(p.readers.len());
             let reader = &mut p.readers[n];
             let log = &scenario.logs[n];
-            if reader.next < log.len() {
-                let most = (log.len() - reader.next).min(chaos.batch_messages_max);
+            let there = &mut world.there[n];
+            if *there < log.len() && (calm || random.chance(300)) {
+                *there += 1 + random.below(log.len() - *there);
+            }
+            if reader.next < *there {
+                let most = (*there - reader.next).min(chaos.batch_messages_max);
                 let end = reader.next + 1 + random.below(most);
                 let raw = raw_batch(reader.id, reader.next as u64, &log[reader.next..end]);
-                p.prepared.push(p.prefix.run(&raw, reader.sequence));
                 reader.next = end;
-                reader.sequence += 1;
-            } else if !reader.ended {
+                let mut rest = Some(raw);
+                while let Some(mut raw) = rest.take() {
+                    let (number, until) = p.coordinator.edition_at(reader.id, raw.records[0].offset);
+                    if let Some(until) = until.filter(|until| *until < raw.next) {
+                        let (front, back) = raw.split_at(until);
+                        (raw, rest) = (front, Some(back));
+                    }
+                    let Some(prefix) = p.prefixes.get_mut(&number) else {
+                        panic!("edition {number} is gone")
+                    };
+                    p.prepared.push(prefix.run(&raw, reader.sequence));
+                    reader.sequence += 1;
+                }
+            } else if *there == log.len() && !reader.ended {
                 reader.ended = true;
                 p.coordinator.end(reader.id, reader.sequence);
             }
@@ -314,6 +377,7 @@ fn advance(
             let (lane, queue) = &mut p.lanes[n];
             match queue.pop_front() {
                 Some(LaneMessage::Input(input)) => lane.process(input),
+                Some(LaneMessage::Swap(topology)) => lane.swap(&topology.keyed),
                 Some(LaneMessage::Barrier(epoch)) => {
                     let part = lane.barrier(epoch);
                     p.commits.extend(p.collector.lane(epoch, part));
@@ -328,7 +392,14 @@ fn advance(
         5 => {
             let touched = p.coordinator.is_touched() || p.owing.contains(&true);
             let due = p.coordinator.wants_barrier() || (touched && random.chance(300));
-            if due && p.coordinator.can_barrier() && p.in_flight < 2 {
+            // One step in eight comes here.
+            let swaps = editions.len() > 1 && !calm && random.chance(8 * chaos.swaps_per_mille);
+            if (due || swaps) && p.coordinator.can_barrier() && p.in_flight < 2 {
+                let edition = &editions[random.below(editions.len())];
+                if swaps && !(p.coordinator.is_in_doubt() && is_keyed(&p.topology, edition)) {
+                    world.outcome.swaps += 1;
+                    swap(p, edition);
+                }
                 let barrier = p.coordinator.barrier();
                 p.in_flight += 1;
                 for (_, queue) in &mut p.lanes {
@@ -360,6 +431,27 @@ fn advance(
         return Step::Done;
     }
     Step::Went
+}
+
+/// Whether two editions differ behind the key_by.
+fn is_keyed(one: &Topology, other: &Topology) -> bool {
+    let behind = |topology: &Topology| topology.plugins().split_off(topology.prefix.len());
+    behind(one) != behind(other)
+}
+
+/// Other plugins take over at the barrier that follows.
+fn swap(p: &mut Process, edition: &Arc<Topology>) {
+    if !matches!(fits(&p.topology, edition), Ok(Swap::Plain)) {
+        panic!("the editions differ in their plugins alone");
+    }
+    for (_, queue) in &mut p.lanes {
+        queue.push_back(LaneMessage::Swap(Arc::clone(edition)));
+    }
+    let edges = p.readers.iter().map(|reader| (reader.id, reader.next as u64)).collect();
+    let plugins = Plugins { now: edition.plugins(), ..Plugins::default() };
+    let number = p.coordinator.swap(plugins, &edges);
+    p.prefixes.insert(number, Prefix::new(edition, &p.routes));
+    p.topology = Arc::clone(edition);
 }
 
 /// Commits in the real order, and may die between any two steps of it.

@@ -2,11 +2,22 @@
 //! out, and accumulators of an older state version are migrated.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
 use serde_json::Value;
+use wasmill_connect::store::MemoryStore;
 use wasmill_engine::guest::{AggregateInfo, PluginRef};
+use wasmill_engine::lane::KeyedSpec;
+use wasmill_engine::stage::{StageKind, StageSpec};
+use wasmill_engine::topology::{Order, Topology};
+use wasmill_engine::window::{Emit, Late, Windows};
+use wasmill_engine::{Aggregate, RunningSpec, WindowSpec};
 use wasmill_frame::Edit;
 use wasmill_harness::driver::{Driver, Steps};
+use wasmill_harness::logs::{list_of_ids, payloads, random_logs, scenario, topology};
 use wasmill_harness::native::{self, AggregateFns};
+use wasmill_harness::simulator::{Chaos, Outcome, Seeded, run, run_swapping};
 
 const HOUR: i64 = 3_600_000;
 
@@ -170,4 +181,132 @@ fn a_migration_that_fails_changes_nothing() {
     driver.advance(HOUR);
     driver.checkpoint();
     assert_eq!(values(&mut driver), ["1 1"]);
+}
+
+/// How many seeds each test of chaos runs; `make test-long` asks for more.
+fn seeds() -> u64 {
+    std::env::var("WASMILL_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(800)
+}
+
+fn window(aggregate: &PluginRef, size: i64) -> KeyedSpec {
+    KeyedSpec::Window(WindowSpec {
+        name: "w".into(),
+        aggregate: aggregate.clone().into(),
+        window: Windows::tumbling(size).unwrap(),
+        allowed_lateness_ms: 15,
+        late: Late::Drop,
+        emit: Emit::Close,
+        compound_key: false,
+    })
+}
+
+/// Another version of each plugin, which does the same.
+fn renamed(topology: &Topology, version: &str) -> Topology {
+    let mut other = topology.clone();
+    for stage in &topology.prefix {
+        other = other.with_plugin(&stage.name, &native::version_of(&stage.plugin, version));
+    }
+    match &topology.keyed[0] {
+        KeyedSpec::Window(WindowSpec { name, aggregate: Aggregate::Plugin(plugin), .. })
+        | KeyedSpec::Running(RunningSpec { name, aggregate: Aggregate::Plugin(plugin), .. }) => {
+            other.with_plugin(name, &native::version_of(plugin, version))
+        }
+        _ => other,
+    }
+}
+
+#[test]
+fn no_swap_changes_a_result_where_the_code_is_the_same() {
+    let (mut swaps, mut crashes) = (0, 0);
+    for seed in 0..seeds() {
+        let mut random = Seeded::new(seed ^ 0x5A7);
+        let logs = random_logs(&mut random, 150);
+        let list = list_of_ids(false, None);
+        let (keyed, order) = match random.below(3) {
+            0 => {
+                let running = RunningSpec {
+                    name: "r".into(),
+                    aggregate: list.into(),
+                    compound_key: false,
+                    shared: false,
+                };
+                (KeyedSpec::Running(running), Order::Log)
+            }
+            _ => (window(&list, [7, 20, 100][random.below(3)]), Order::Log),
+        };
+        let topology = topology(vec![keyed], order);
+        let others = ["2", "3"].map(|version| renamed(&topology, version));
+        let scenario = scenario(topology, &logs);
+        let plain = run(&scenario, Chaos::CALM, seed);
+        let store = Arc::new(MemoryStore::new());
+        let swapped = run_swapping(&scenario, &others, Chaos::WILD, seed, store);
+        swaps += swapped.swaps;
+        crashes += swapped.crashes;
+        // A dead letter names the version that refused it: these are not compared to the letter.
+        for sink in [0, 2] {
+            let sorted = |outcome: &Outcome| {
+                let mut outputs = outcome.committed[sink].clone();
+                outputs.sort();
+                outputs
+            };
+            assert_eq!(sorted(&swapped), sorted(&plain), "seed {seed}, sink {sink}");
+        }
+        assert_eq!(swapped.committed[1].len(), plain.committed[1].len(), "seed {seed}: dead letters");
+        swapped.check().unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        assert_eq!(swapped.counts, plain.counts, "seed {seed}");
+    }
+    assert!(swaps > 0 && crashes > 0, "{swaps} swaps, {crashes} crashes");
+}
+
+/// A sink that shows what isn't committed yet sees no message done by one version and then, behind a crash, by another.
+#[test]
+fn each_message_is_one_versions_whatever_crashes() {
+    let (mut versions_seen, mut swaps) = (BTreeSet::new(), 0);
+    for seed in 0..seeds() {
+        let mut random = Seeded::new(seed ^ 0x0E1);
+        let logs = random_logs(&mut random, 150);
+        let stages = |version: &'static str| {
+            let stamps = Arc::new(StageSpec {
+                name: "stamps".to_owned(),
+                kind: StageKind::Transform,
+                plugin: stamps(version),
+            });
+            // The version of the aggregate is told where it finishes, that of the transform where it was folded.
+            let fns = AggregateFns {
+                info: AggregateInfo { commutative: false, state_version: 1, initial: Vec::new() },
+                fold: |accumulator, message| {
+                    let by = message.metadata().entries().find(|e| e.name == b"by").map(|e| e.value.to_vec());
+                    let by = by.unwrap_or_default();
+                    accumulator.extend_from_slice(message.id().as_bytes());
+                    accumulator.push(b'=');
+                    accumulator.extend_from_slice(&by);
+                    accumulator.push(b',');
+                    Ok(())
+                },
+                merge: |left, right| left.extend_from_slice(right),
+                finish: |accumulator| Value::from(String::from_utf8_lossy(accumulator)).to_string(),
+                scan: None,
+            };
+            let list = native::version_of(&native::aggregate("list", fns, None), version);
+            let mut topology = topology(vec![window(&list, 20)], Order::Log);
+            topology.prefix.push(stamps);
+            topology
+        };
+        let scenario = scenario(stages("1"), &logs);
+        let others = [stages("2"), stages("3")];
+        let outcome = run_swapping(&scenario, &others, Chaos::WILD, seed, Arc::new(MemoryStore::new()));
+        swaps += outcome.swaps;
+        outcome.check().unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        let mut by: BTreeMap<String, String> = BTreeMap::new();
+        for payload in payloads(&outcome.committed[0]) {
+            for one in payload["value"].as_str().unwrap().split_terminator(',') {
+                let (id, version) = one.split_once('=').unwrap();
+                versions_seen.insert(version.to_owned());
+                if id.starts_with('m') {
+                    assert_eq!(by.insert(id.to_owned(), version.to_owned()), None, "seed {seed}: {id} twice");
+                }
+            }
+        }
+    }
+    assert!(swaps > 0 && versions_seen.len() == 3, "{swaps} swaps, versions {versions_seen:?}");
 }

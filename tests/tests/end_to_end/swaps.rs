@@ -9,6 +9,15 @@ use wasmill_tests::output::{field, finished_lines};
 use wasmill_tests::stamps::{component, put, stamp};
 use wasmill_tests::{Place, Running, Signal, home};
 
+/// The lines that are to be seen so far.
+fn written(place: &Place) -> Vec<String> {
+    let files = std::fs::read_dir(place.path("out")).into_iter().flatten().flatten().map(|e| e.path());
+    let mut files: Vec<_> = files.filter(|path| path.extension().is_some_and(|e| e == "jsonl")).collect();
+    files.sort();
+    let texts = files.iter().filter_map(|path| std::fs::read_to_string(path).ok());
+    texts.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect()
+}
+
 /// Messages that come one after the other, stamped by `stages`.
 fn place_with(source: &str, more: &str) -> Place {
     let place = Place::new();
@@ -19,8 +28,8 @@ name: swapped
 source: {{ generator: {source} }}
 stages: [{{ transform: stamps }}]
 sinks:
-  - file: {{ path: out }}
-  - file: {{ path: stamped }}
+  - file: {{ path: out, roll_interval: 200ms }}
+  - file: {{ path: stamped, roll_interval: 1s }}
     output: stamped
 data_dir: data
 {more}"
@@ -52,7 +61,7 @@ fn until_runs(running: &mut Running, http: SocketAddr, number: u32) {
 fn until_stamped(running: &mut Running, place: &Place, number: u32) {
     let stamp = stamp(number);
     running.until(&format!("a message of version {number}"), || {
-        finished_lines(&place.path("out")).iter().any(|line| line.contains(&stamp))
+        written(place).iter().any(|line| line.contains(&stamp))
     });
 }
 
@@ -112,7 +121,7 @@ fn a_new_file_takes_over_a_broken_one_stays_out_and_a_rollback_holds() {
     until_stamped(&mut running, &place, 2);
 
     let refused = plugin_command(&place, http, &["promote", "stamps@77"]);
-    refused.exits(1);
+    let refused = refused.exits(1);
     assert!(refused.stderr.contains("there is no `stamps@77`; there is 0, 1, 2"), "{}", refused.stderr);
     plugin_command(&place, http, &["promote", "stamps@1"]).exits(0);
     until_stamped(&mut running, &place, 1);
@@ -120,7 +129,7 @@ fn a_new_file_takes_over_a_broken_one_stays_out_and_a_rollback_holds() {
     assert_eq!(versions_along(&place), [0, 1, 0, 2, 1].map(stamp));
 
     let history = plugin_command(&place, http, &["history"]);
-    let lines: Vec<&str> = history.stdout.lines().collect();
+    let told_lines: Vec<&str> = history.stdout.lines().collect();
     let told = [
         "took over in the place of stamps@2",
         "took over in the place of stamps@0",
@@ -128,8 +137,8 @@ fn a_new_file_takes_over_a_broken_one_stays_out_and_a_rollback_holds() {
         "stays out",
         "took over in the place of stamps@0",
     ];
-    assert_eq!(lines.len(), told.len(), "{}", history.stdout);
-    for (line, told) in lines.iter().zip(told) {
+    assert_eq!(told_lines.len(), told.len(), "{}", history.stdout);
+    for (line, told) in told_lines.iter().zip(told) {
         assert!(line.contains(told), "{told}: {line}");
     }
     // A start doesn't take what was passed over.
@@ -149,7 +158,7 @@ fn behind_a_crash_what_is_committed_goes_on_and_then_the_new_file() {
     // Its copy is gone too: it can't go on.
     std::fs::rename(place.path("data/.plugins"), place.path("elsewhere")).expect("moved");
     let refused = place.pipeline().run();
-    refused.exits(3);
+    let refused = refused.exits(3);
     for part in ["is gone, with which the stage `stamps` goes on", "put it back as ", "stamps@VERSION.wasm"] {
         assert!(refused.stderr.contains(part), "no {part:?} in {}", refused.stderr);
     }
@@ -206,14 +215,14 @@ fn a_pinned_stage_has_its_version_whatever_else_is_there() {
     pinned("stamps@1").exits(0);
     assert_eq!(versions_along(&place), [1].map(stamp));
     let refused = pinned("stamps@3");
-    refused.exits(3);
+    let refused = refused.exits(3);
     assert!(
         refused.stderr.contains("the stage is pinned to `stamps@3`, and there is "),
         "{}",
         refused.stderr
     );
     let refused = pinned("stamps@sha256:xyz");
-    refused.exits(2);
+    let refused = refused.exits(2);
     assert!(refused.stderr.contains("`xyz` is no beginning of a SHA-256"), "{}", refused.stderr);
 }
 
@@ -230,12 +239,12 @@ source: { generator: { rate: 2000, keys: 50 } }
 stages:
   - key_by: payload.key
   - aggregate: totals
-sink: { file: { path: out } }
+sink: { file: { path: out, roll_interval: 200ms } }
 data_dir: data
 ",
     );
     let (mut running, http) = start(&place);
-    let is_written = |part: &str| finished_lines(&place.path("out")).iter().any(|line| line.contains(part));
+    let is_written = |part: &str| written(&place).iter().any(|line| line.contains(part));
     running.until("totals", || is_written("\"value\":20"));
     put(&place, "totals", &program("totals-2"));
     running.until("migrated totals", || is_written("\"migrated\":"));
@@ -248,9 +257,9 @@ data_dir: data
     assert!(why.contains("are of state version 2, and those of the new plugin of 1"), "{why}");
     running.kill();
     // Killed, it goes on with what is migrated.
-    let before = finished_lines(&place.path("out")).len();
+    let before = written(&place).len();
     let (mut running, _) = start(&place);
-    running.until("more", || finished_lines(&place.path("out")).len() > before + 1_000);
+    running.until("more", || written(&place).len() > before + 1_000);
     ended(running);
 
     // Each total is one more than the one before of its key, whoever counted it.

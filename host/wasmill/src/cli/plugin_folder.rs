@@ -53,7 +53,9 @@ fn components(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|e| e == "wasm") && path.is_file() {
+        // NAME@VERSION.wasm is a version of NAME.wasm, for `wasmill plugin promote`.
+        let is_version = path.file_stem().and_then(|s| s.to_str()).is_some_and(|stem| stem.contains('@'));
+        if path.extension().is_some_and(|e| e == "wasm") && path.is_file() && !is_version {
             files.push(path);
         }
     }

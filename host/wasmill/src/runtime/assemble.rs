@@ -224,7 +224,11 @@ pub(super) async fn assemble(
     }
     // Where processes share the pipeline each has its own: what is in doubt is nobody's yet, or done again.
     let is_alone = sharing == Sharing::Alone;
+    if let Some(checkpoint) = checkpoint.as_mut().filter(|_| !is_alone) {
+        checkpoint.plugins = Plugins::default();
+    }
     let committed = checkpoint.as_mut().filter(|_| is_alone);
+    let broke_off = committed.as_ref().is_some_and(|c| !c.plugins.settled || foretold.is_some());
     let Begun { topology, plugins, editions, is_new } =
         loading.go_on(topology, committed, foretold.is_some())?;
     let exact = pipeline.delivery == Delivery::ExactlyOnce;
@@ -306,6 +310,10 @@ pub(super) async fn assemble(
     }
     if is_alone && coordinator.plugins().is_empty() {
         coordinator.begin_with(plugins.clone());
+    }
+    if broke_off && transacted.is_none() && sinks.iter().any(|s| !s.sink.traits().transactional) {
+        // Whatever the run before has shown was there by now.
+        coordinator.doubt(found.iter().filter_map(|(f, extent)| Some((f.id, (*extent)?))).collect());
     }
     refuse_grown(&topology, checkpoint.as_ref(), &found)?;
     let starts: BTreeMap<PartitionId, u64> = coordinator.starts().map(|(id, p)| (id, p.offset)).collect();

@@ -44,6 +44,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use wasmill_connect::stdio::PIPE_CLOSED;
+use wasmill_engine::edition::Plugins;
 use wasmill_engine::position::PartitionId;
 
 use crate::cli::{Exit, RunFailure, RunOptions, Runtime};
@@ -281,6 +282,7 @@ async fn run_once(
         plugins: assembled.plugins.clone(),
     };
     let asked = pages.catalog.begins(&name, &assembled.plugins);
+    let shelf = swapper.shelf.clone();
     let swapping = tokio::spawn(swapper.run(asked, read_until.clone()));
     let exact = assembled.claims.is_some() || assembled.transacted.is_some();
     let committer = Committer {
@@ -359,6 +361,12 @@ async fn run_once(
             Err(Halt::Failed(format!("the sinks could not be closed within {} s", timeout.as_secs())))
         })
         .map_err(|halt| RunFailure { exit: Exit::Outside, text: format!("{name}: {halt}") })?;
+    if ended.is_ok()
+        && let Some(noted) = shelf.noted()
+        && let Err(error) = shelf.note(&Plugins { settled: true, ..noted })
+    {
+        tracing::warn!(pipeline = %name, %error, "can't note that the run has ended in order");
+    }
     Ok(ended)
 }
 

@@ -22,7 +22,7 @@ use super::coordinate::Event;
 use super::guarded::Guards;
 use super::observe::Observed;
 use super::plugin_pages::{Catalog, Waiting};
-use super::swapping::Proposal;
+use super::swapping::{NOT_YET, Proposal};
 use crate::cli::check::load_fitting;
 use crate::plugins::{Change, Entry, Outcome, Shelf, candidates, file_of, with_files};
 use crate::spec::{Pipeline, PluginStage, Sharing, Stage, SwapBy};
@@ -155,6 +155,11 @@ impl Swapper {
         let together: Vec<&Loaded> = loaded.iter().collect();
         match self.take_over(&together, false, self.refused_but(&loaded)).await {
             Ok(_) => {}
+            Err(why) if why == NOT_YET => {
+                for new in &loaded {
+                    seen.entry(new.of.stage.clone()).or_default().handled = None;
+                }
+            }
             Err(why) if loaded.len() == 1 => self.stays_out(&loaded[0].of, &why),
             Err(_) => {
                 for new in &loaded {
@@ -235,10 +240,12 @@ impl Swapper {
         let topology = Arc::new(topology);
         let (done, answer) = oneshot::channel();
         let is_alone = self.pipeline.sharing() == Sharing::Alone;
+        let is_prefix = |stage: &str| self.running.prefix.iter().any(|spec| spec.name == stage);
         let proposal = Proposal {
             topology: Arc::clone(&topology),
             plugins: if is_alone { plugins.clone() } else { Plugins::default() },
             swap,
+            is_keyed: new.iter().any(|n| !is_prefix(&n.of.stage)),
             done,
         };
         let ended = || "the run has ended before".to_owned();

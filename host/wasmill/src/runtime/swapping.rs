@@ -27,9 +27,14 @@ pub(super) struct Proposal {
     /// What the checkpoint says of them; nothing where processes share the pipeline.
     pub plugins: Plugins,
     pub swap: Swap,
+    /// Whether a stage behind the key_by is among those that change.
+    pub is_keyed: bool,
     /// Told the epoch at whose barrier they took over, once it is committed; or why they didn't.
     pub done: oneshot::Sender<Result<Epoch, String>>,
 }
+
+/// Why a swap is refused that is to be asked for again.
+pub(super) const NOT_YET: &str = "what was there when the run before broke off is done first, by the version of then; ask again in a moment";
 
 /// How far a swap is.
 pub(super) struct Swapping {
@@ -109,6 +114,9 @@ impl Coordinate {
     /// Goes on with a swap as far as that is possible now.
     pub(super) fn go_on_swapping(&mut self, flow: &mut Flow) {
         while let Some(mut swapping) = flow.swapping.take() {
+            if swapping.proposal.is_keyed && swapping.is_only_asked() && self.coordinator.is_in_doubt() {
+                return swapping.refuse(NOT_YET);
+            }
             let can_end_epoch = self.can_end_epoch(flow) && !flow.is_over;
             match &mut swapping.phase {
                 Phase::Asked if can_end_epoch => {

@@ -38,13 +38,14 @@ pub(super) struct Begun {
 }
 
 impl Loading<'_> {
-    /// The pipeline with the folder's plugins; with those of its last run, where the folder's can't be had.
+    /// The pipeline with the folder's plugins; where these can't be had and the last run broke off, with that one's.
     pub fn newest(&self) -> anyhow::Result<Topology> {
         let error = match self.load(&BTreeMap::new()) {
             Ok(topology) => return Ok(topology),
             Err(error) => error,
         };
-        let Some(noted) = self.shelf.noted() else { return Err(error) };
+        // Behind an end in order nothing has to go on with what was.
+        let Some(noted) = self.shelf.noted().filter(|noted| !noted.settled) else { return Err(error) };
         let mut files = BTreeMap::new();
         for stage in self.pipeline.stages.iter().filter_map(Stage::plugin) {
             let Some(plugin) = noted.of(&stage.name).filter(|p| p.plugin == stage.plugin) else {
