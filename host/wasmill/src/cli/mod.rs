@@ -1,10 +1,11 @@
 //! The command line.
 
 mod args;
-mod cases;
+pub(crate) mod cases;
 pub(crate) mod check;
 mod connectors;
 mod dlq;
+mod embed;
 mod exit;
 mod explain;
 mod inspect;
@@ -16,6 +17,7 @@ mod run;
 mod runtime;
 pub(crate) mod sandbox;
 mod state;
+mod verify;
 
 use std::io::Write;
 
@@ -59,6 +61,8 @@ fn dispatch(command: &Command, runtime: &dyn Runtime) -> Result<(), Stop> {
         Command::Check(args) => check::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Plugin { command: PluginCommand::Inspect { file, json } } => inspect::run(file, *json),
+        Command::Plugin { command: PluginCommand::Verify(args) } => verify::run(args),
+        Command::Plugin { command: PluginCommand::Embed(args) } => embed::run(args),
         Command::Test(args) => cases::run(args),
         Command::Reset(args) => run::reset(args, runtime),
         Command::State { command } => state::run(command, runtime),
