@@ -66,22 +66,26 @@ demo-kafka: build plugins ## Runs the flights over a Kafka broker of its own for
 setup-test:
 	@scripts/setup.sh build test
 
-# A plugin by somebody else's toolchain. It needs Node.js; without it the one test that needs it can't run.
+# Plugins by other people's toolchains. One needs Node.js; without it the tests that need it can't run.
 .PHONY: typed-js
 typed-js:
 	@if command -v node >/dev/null && command -v npm >/dev/null; then scripts/build-typed-js.sh; \
 	else echo "typed-js: not built, for there is no Node.js with npm" >&2; fi
+
+.PHONY: typed-py
+typed-py:
+	@scripts/build-typed-py.sh
 
 .PHONY: test-quick
 test-quick: setup ## Runs the unit tests alone
 	@cargo test --release --workspace --lib --bins
 
 .PHONY: test
-test: setup-test guests typed-js ## Runs all tests
+test: setup-test guests typed-js typed-py ## Runs all tests
 	@cargo test --release --workspace
 
 .PHONY: test-long
-test-long: setup-test guests typed-js build ## Runs what takes rounds: make test-long SEEDS=100000 KILL_ROUNDS=200
+test-long: setup-test guests typed-js typed-py build ## Runs what takes rounds: make test-long SEEDS=100000 KILL_ROUNDS=200
 	@echo "$(DAMAGES) damages of the store, $(SEEDS) simulator seeds, $(KILL_ROUNDS) kill rounds, $(KEYS) keys, $(FUZZ_SECONDS) s of fuzzing"
 	@WASMILL_DAMAGES=$(DAMAGES) cargo test --release --workspace --test stores
 	@WASMILL_SEEDS=$(SEEDS) cargo test --release --workspace --test law_one --test windows
@@ -100,7 +104,7 @@ bench: setup guests build ## Measures; prints a table
 	@cargo run --release --quiet -p wasmill-tests --bin bench
 
 .PHONY: coverage
-coverage: setup-test guests typed-js ## Runs all tests and tells which lines they reach: target/coverage/
+coverage: setup-test guests typed-js typed-py ## Runs all tests and tells which lines they reach: target/coverage/
 	@scripts/coverage.sh
 
 .PHONY: fmt

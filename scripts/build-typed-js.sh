@@ -10,7 +10,7 @@ readonly OUT=target/programs/typed-js.wasm
 say() { echo "build-typed-js: $*" >&2; }
 die() { say "$*"; exit 1; }
 
-if [ -f "$OUT" ] && [ -z "$(find tests/typed-js wit scripts/build-typed-js.sh -newer "$OUT" -type f -print -quit)" ]; then
+if [ -f "$OUT" ] && [ -z "$(find tests/typed tests/typed-js wit scripts/typed-wit.sh scripts/build-typed-js.sh -newer "$OUT" -type f -print -quit)" ]; then
   exit 0
 fi
 
@@ -29,4 +29,4 @@ if ! cmp -s tests/typed-js/package.json "$FOLDER/package.json" || ! [ -d "$FOLDE
   mv "$FOLDER/package.json.new" "$FOLDER/package.json"
 fi
 cp tests/typed-js/build.mjs "$FOLDER/build.mjs"
-node "$FOLDER/build.mjs" tests/typed-js/transform.js wit/0.1.0 transform-typed-plugin "$OUT"
+node "$FOLDER/build.mjs" tests/typed-js/app.js "$(scripts/typed-wit.sh)" every-kind "$OUT"

@@ -46,7 +46,11 @@ pub fn binary() -> PathBuf {
 #[must_use]
 pub fn plugin(name: &str) -> PathBuf {
     let built = ["plugins", "programs"].map(|folder| target().join(folder).join(format!("{name}.wasm")));
-    let with = if name == "typed-js" { "scripts/build-typed-js.sh" } else { "scripts/build-plugins.sh" };
+    let with = match name {
+        "typed-js" => "scripts/build-typed-js.sh",
+        "typed-py" => "scripts/build-typed-py.sh",
+        _ => "scripts/build-plugins.sh",
+    };
     match built.iter().find(|path| path.is_file()) {
         Some(path) => path.clone(),
         None => panic!("the plugin {name} is not built: run {with}"),

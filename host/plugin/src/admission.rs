@@ -10,6 +10,9 @@ use crate::imports::empty_world;
 use crate::limits::Limits;
 use crate::outline::{self, Outline};
 
+/// The most bytes of self-test cases that a plugin may carry.
+pub const CASES_BYTES_MAX: usize = 1 << 20;
+
 /// Why a plugin was not admitted.
 #[derive(Debug, thiserror::Error)]
 pub enum AdmissionError {
@@ -164,6 +167,11 @@ pub(crate) fn check_form(plugin: &str, bytes: &[u8], limits: &Limits) -> Result<
             limit,
             "split it, or raise function_bytes_max",
         );
+    }
+    let cases_bytes = outline.cases.iter().map(Vec::len).sum();
+    if cases_bytes > CASES_BYTES_MAX {
+        let hint = "leave some of its cases out, and run them by `wasmill test`";
+        return too_large("its sections `wasmill:cases` in bytes", cases_bytes, CASES_BYTES_MAX, hint);
     }
     let mut exports = Vec::new();
     for name in &outline.exports {

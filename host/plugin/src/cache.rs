@@ -8,11 +8,16 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 const MAGIC: &[u8; 8] = b"WMAOT-1\n";
 const CODE_BYTES: usize = 32;
 const KEY_BYTES: usize = 32;
 const ENTRY_ENDING: &str = "aot";
+/// Notes are entries of their own kind: what they authenticate is never code.
+const NOTE_ENDING: &str = "note";
+/// How many notes are kept; the oldest go first.
+const NOTES_MAX: usize = 1_024;
 
 /// The compile cache in one directory.
 #[derive(Debug)]
@@ -80,18 +85,41 @@ impl Cache {
         write().inspect_err(|_| drop(fs::remove_file(&temporary)))
     }
 
+    fn note_path(&self, what: &str) -> PathBuf {
+        self.directory.join(format!("{}.{NOTE_ENDING}", blake3::hash(what.as_bytes()).to_hex()))
+    }
+
+    fn note_code(&self, what: &str) -> blake3::Hash {
+        // No entry has a name with a space: an entry's code is no note's, nor the other way round.
+        self.code("a note", what.as_bytes())
+    }
+
+    /// Whether this was noted.
+    pub fn has_note(&self, what: &str) -> bool {
+        let mut bytes = Vec::new();
+        let read = fs::File::open(self.note_path(what))
+            .and_then(|file| file.take(CODE_BYTES as u64 + 1).read_to_end(&mut bytes));
+        let code: Result<[u8; CODE_BYTES], _> = bytes.try_into();
+        read.is_ok() && code.is_ok_and(|code| self.note_code(what) == blake3::Hash::from_bytes(code))
+    }
+
+    /// Notes something for this process and later ones.
+    pub fn note(&self, what: &str) -> io::Result<()> {
+        let mut notes = self.entries(NOTE_ENDING)?;
+        notes.truncate(notes.len().saturating_sub(NOTES_MAX - 1));
+        notes.into_iter().try_for_each(|(_, _, path)| fs::remove_file(path))?;
+        let path = self.note_path(what);
+        let temporary = temporary_path(&path);
+        let write = || {
+            create_private(&temporary)?.write_all(self.note_code(what).as_bytes())?;
+            fs::rename(&temporary, &path)
+        };
+        write().inspect_err(|_| drop(fs::remove_file(&temporary)))
+    }
+
     /// Removes the oldest entries until there is room for one of this size.
     fn make_room(&self, wanted: u64) -> io::Result<()> {
-        let mut entries = Vec::new();
-        for entry in fs::read_dir(&self.directory)?.flatten() {
-            let path = entry.path();
-            if path.extension().is_some_and(|e| e == ENTRY_ENDING)
-                && let Ok(meta) = entry.metadata()
-            {
-                entries.push((meta.modified().ok(), meta.len(), path));
-            }
-        }
-        entries.sort();
+        let entries = self.entries(ENTRY_ENDING)?;
         let mut total: u64 = entries.iter().map(|(_, bytes, _)| bytes).sum();
         for (_, bytes, path) in entries {
             if total.saturating_add(wanted) <= self.bytes_max {
@@ -101,6 +129,21 @@ impl Cache {
             total -= bytes;
         }
         Ok(())
+    }
+
+    /// The files with this ending, the oldest first, with their sizes.
+    fn entries(&self, ending: &str) -> io::Result<Vec<(Option<SystemTime>, u64, PathBuf)>> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(&self.directory)?.flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|e| e == ending)
+                && let Ok(meta) = entry.metadata()
+            {
+                entries.push((meta.modified().ok(), meta.len(), path));
+            }
+        }
+        entries.sort();
+        Ok(entries)
     }
 }
 
@@ -182,6 +225,29 @@ mod tests {
 
         fs::remove_file(at.join("key")).expect("remove");
         assert!(Cache::open(&at, 1 << 20).expect("open").get("a").is_none(), "another key");
+        fs::remove_dir_all(at).expect("remove");
+    }
+
+    #[test]
+    fn a_note_is_this_cache_s_own_and_about_one_thing() {
+        let at = directory("notes");
+        let cache = Cache::open(&at, 1 << 20).expect("open");
+        assert!(!cache.has_note("a"));
+        cache.note("a").expect("noted");
+        assert!(cache.has_note("a") && !cache.has_note("b"));
+        assert!(Cache::open(&at, 1 << 20).expect("open").has_note("a"), "after a restart");
+        fs::copy(cache.note_path("a"), cache.note_path("b")).expect("copied");
+        assert!(!cache.has_note("b"), "another's");
+        let whole = fs::read(cache.note_path("a")).expect("read");
+        for bytes in [&whole[1..], &[&whole[..], b"x"].concat(), b""] {
+            fs::write(cache.note_path("a"), bytes).expect("written");
+            assert!(!cache.has_note("a"), "{} bytes", bytes.len());
+        }
+        for i in 0..NOTES_MAX + 3 {
+            cache.note(&i.to_string()).expect("noted");
+        }
+        assert_eq!(cache.entries(NOTE_ENDING).expect("entries").len(), NOTES_MAX);
+        assert!(cache.has_note(&(NOTES_MAX + 2).to_string()), "the newest");
         fs::remove_dir_all(at).expect("remove");
     }
 

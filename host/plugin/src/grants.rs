@@ -66,6 +66,12 @@ impl Grants {
         Grant::ALL.into_iter().collect()
     }
 
+    /// These and those.
+    #[must_use]
+    pub fn union(&self, others: &Self) -> Self {
+        Self(self.0.union(&others.0).copied().collect())
+    }
+
     /// Whether a grant is among them.
     #[must_use]
     pub fn has(&self, grant: Grant) -> bool {

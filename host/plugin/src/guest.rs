@@ -15,15 +15,14 @@ use crate::plugin::{Loaded, Prepared};
 use crate::text::{ERROR_BYTES_MAX, tame};
 use crate::typed::{self, Answered};
 
-/// A plugin as one worker calls it: at most one instance, made at the first call and kept while calls
-/// succeed.
+/// A plugin as one worker calls it. A call takes one of the plugin's instances, or makes one, and puts it back if
+/// it succeeds.
 pub(crate) struct WasmGuest {
     plugin: Arc<Loaded>,
-    live: Option<Live>,
 }
 
 /// A live instance.
-struct Live {
+pub(crate) struct Live {
     store: Store<Ctx>,
     instance: Instance,
 }
@@ -86,7 +85,8 @@ fn bound(store: &mut Store<Ctx>, mode: Mode) -> Result<(), CallError> {
 
 impl WasmGuest {
     pub fn new(plugin: Arc<Loaded>) -> Self {
-        Self { plugin, live: None }
+        plugin.instances.join();
+        Self { plugin }
     }
 
     /// Runs one call. On any failure the instance is gone; the context comes back in any case.
@@ -98,15 +98,21 @@ impl WasmGuest {
         call: impl FnOnce(&mut Live, &Prepared) -> Result<R, Failure>,
     ) -> Result<R, CallError> {
         let kept = match trial {
-            Trial::Batch => self.live.take(),
+            Trial::Batch => self.plugin.instances.take(),
             Trial::Verdict => None,
         };
         let (answer, live) = run_once(&self.plugin, kept, messages, cx, trial, call)?;
         let growth_max = self.plugin.shared.limits.instance_growth_bytes_max;
         if trial == Trial::Batch && live.store.data().meter.growth_bytes() <= growth_max {
-            self.live = Some(live);
+            self.plugin.instances.put(live);
         }
         Ok(answer)
+    }
+}
+
+impl Drop for WasmGuest {
+    fn drop(&mut self) {
+        self.plugin.instances.leave();
     }
 }
 

@@ -48,6 +48,8 @@ pub struct Inspection {
     pub aggregate: Option<AggregateInfo>,
     /// The schemas that it declares of payloads.
     pub declared: Declared,
+    /// The bytes of the self-test cases that it carries.
+    pub cases_bytes: usize,
     /// Why it could not be loaded even with every grant.
     pub problem: Option<String>,
 }
@@ -81,6 +83,15 @@ impl Sandbox {
     pub fn declared(&self, path: &Path) -> Result<Declared, AdmissionError> {
         let bytes = admission::read_file(path, self.limits())?;
         Ok(admission::check_form(&name_of(path), &bytes, self.limits())?.outline.declared)
+    }
+
+    /// The self-test cases that a plugin's file carries: the text of each section.
+    ///
+    /// # Errors
+    /// As of [`Sandbox::declared`].
+    pub fn cases_in(&self, path: &Path) -> Result<Vec<Vec<u8>>, AdmissionError> {
+        let bytes = admission::read_file(path, self.limits())?;
+        Ok(admission::check_form(&name_of(path), &bytes, self.limits())?.outline.cases)
     }
 
     /// Looks at a plugin's file: reads it, and loads it with every grant to ask its aggregate.
@@ -118,6 +129,7 @@ impl Sandbox {
             imports: admitted.outline.imports.iter().map(import).collect(),
             producers: admitted.outline.producers.clone(),
             declared: admitted.outline.declared.clone(),
+            cases_bytes: admitted.outline.cases.iter().map(Vec::len).sum(),
             aggregate,
             problem,
             name,

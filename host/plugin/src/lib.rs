@@ -2,7 +2,7 @@
 //!
 //! One [`Sandbox`] a process. [`Sandbox::load`] admits a component, compiles it or takes it from the
 //! cache, and gives the engine a [`wasmill_engine::guest::Plugin`]; the engine makes one guest of it
-//! for each worker. Nothing outside this crate knows wasmtime.
+//! for each worker and stage, and all guests of one plugin share its instances. Nothing outside this crate knows wasmtime.
 //!
 //! What holds for every plugin:
 //!
@@ -27,6 +27,7 @@ mod grants;
 mod guest;
 mod imports;
 mod inspect;
+mod instances;
 mod limits;
 mod outline;
 mod plugin;
@@ -34,11 +35,11 @@ mod sandbox;
 mod text;
 mod typed;
 
-pub use admission::AdmissionError;
+pub use admission::{AdmissionError, CASES_BYTES_MAX};
 pub use contract::{CONTRACT_VERSION, Width};
 pub use counters::Counter;
 pub use grants::{Grant, Grants, UnknownGrant};
 pub use inspect::{Identity, ImportNeed, Inspection};
 pub use limits::Limits;
-pub use outline::Declared;
+pub use outline::{CASES_SECTION, Declared};
 pub use sandbox::{Sandbox, SandboxError, SandboxOptions, StageConfig, digest};

@@ -19,6 +19,8 @@ pub(crate) struct Outline {
     pub longest_function_bytes: usize,
     /// The schemas that it declares of payloads.
     pub declared: Declared,
+    /// The self-test cases that it carries: each section `wasmill:cases` of its file or of a module in it.
+    pub cases: Vec<Vec<u8>>,
 }
 
 /// The schemas that a plugin declares of payloads, as JSON text, in custom sections of its file or of a module in it.
@@ -29,6 +31,9 @@ pub struct Declared {
     /// What it makes: the section `wasmill:output`.
     pub output: Option<Vec<u8>>,
 }
+
+/// The custom section with self-test cases.
+pub const CASES_SECTION: &str = "wasmill:cases";
 
 /// The longest schema that is read.
 const SCHEMA_BYTES_MAX: usize = 256 << 10;
@@ -64,6 +69,10 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Outline, String> {
                 }
                 _ => {
                     let place = match section.name() {
+                        CASES_SECTION => {
+                            outline.cases.push(section.data().to_owned());
+                            continue;
+                        }
                         "wasmill:input" => &mut outline.declared.input,
                         "wasmill:output" => &mut outline.declared.output,
                         _ => continue,

@@ -10,8 +10,9 @@ use crate::context::{Ctx, Shared};
 use crate::contract::{Role, Width};
 use crate::engines::Mode;
 use crate::grants::Grants;
-use crate::guest::WasmGuest;
+use crate::guest::{Live, WasmGuest};
 use crate::imports;
+use crate::instances::Instances;
 use crate::sandbox::Host;
 use crate::typed;
 
@@ -25,6 +26,9 @@ pub(crate) struct Loaded {
     pub exports: Vec<(String, Role, Width)>,
     pub production: Prepared,
     pub verdict: OnceLock<Result<Prepared, String>>,
+    pub instances: Instances<Live>,
+    /// The self-test cases that it carries.
+    pub cases: Vec<Vec<u8>>,
 }
 
 impl Loaded {
@@ -38,6 +42,15 @@ impl Loaded {
                 .as_ref()
                 .map_err(|e| CallError::Host(format!("could not be compiled for a verdict: {e}"))),
         }
+    }
+
+    /// The compiled code for this mode, if there is one yet.
+    pub fn compiled(&self, mode: Mode) -> Option<&Component> {
+        let prepared = match mode {
+            Mode::Production => &self.production,
+            Mode::Verdict => self.verdict.get()?.as_ref().ok()?,
+        };
+        Some(prepared.pre.component())
     }
 
     fn prepare_verdict(&self) -> Result<Prepared, crate::AdmissionError> {

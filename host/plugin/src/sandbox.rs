@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -20,6 +20,7 @@ use crate::engines::{Engines, Mode};
 use crate::grants::{Grant, Grants};
 use crate::guest;
 use crate::imports::empty_world;
+use crate::instances::Instances;
 use crate::limits::Limits;
 use crate::plugin::{Loaded, LoadedRef, Prepared};
 
@@ -84,6 +85,8 @@ pub(crate) struct Host {
     cache: Option<Cache>,
     counters: Counters,
     wall_clock_ms: fn() -> i64,
+    /// What was loaded; some of it may be gone.
+    loaded: Mutex<Vec<Weak<Loaded>>>,
 }
 
 impl Sandbox {
@@ -102,8 +105,8 @@ impl Sandbox {
                 })
                 .ok()
         });
-        let counters = Counters::default();
-        Ok(Self { host: Arc::new(Host { engines, limits, cache, counters, wall_clock_ms }) })
+        let (counters, loaded) = (Counters::default(), Mutex::default());
+        Ok(Self { host: Arc::new(Host { engines, limits, cache, counters, wall_clock_ms, loaded }) })
     }
 
     /// Admits and loads a plugin from its file. Its name is the file's, without the ending.
@@ -158,7 +161,14 @@ impl Sandbox {
             needs_state: imports("state"),
             aggregate: None,
         };
-        let wasm: Arc<[u8]> = bytes.into();
+        // The same plugin, loaded for another stage: its instances serve both.
+        let same =
+            |l: &&Arc<Loaded>| l.info.name == info.name && l.grants == *grants && l.shared.config == config;
+        let others = host.loaded_of(&info.digest);
+        if let Some(loaded) = others.iter().find(same) {
+            return Ok(Arc::new(LoadedRef(Arc::clone(loaded))));
+        }
+        let wasm = others.first().map_or_else(|| bytes.into(), |other| Arc::clone(&other.wasm));
         let component = host.compile(Mode::Production, name, &info.digest, &wasm)?;
         let production = Prepared::new(&component, grants, &exports)
             .map_err(|what| AdmissionError::Signature { plugin: name.to_owned(), what })?;
@@ -174,6 +184,8 @@ impl Sandbox {
             exports,
             production,
             verdict: OnceLock::new(),
+            instances: Instances::default(),
+            cases: outline.cases,
         };
         if loaded.info.kinds.aggregate {
             let describe = guest::describe(&loaded);
@@ -183,7 +195,46 @@ impl Sandbox {
                     cause: e.to_string(),
                 })?);
         }
-        Ok(Arc::new(LoadedRef(Arc::new(loaded))))
+        let loaded = Arc::new(loaded);
+        host.loaded().push(Arc::downgrade(&loaded));
+        Ok(Arc::new(LoadedRef(loaded)))
+    }
+
+    /// Loads a plugin that is loaded once more, with other grants or another config.
+    ///
+    /// # Errors
+    /// As [`Sandbox::load`]; also when the plugin isn't loaded any more.
+    pub fn load_again(
+        &self,
+        plugin: &GuestInfo,
+        grants: &Grants,
+        config: StageConfig,
+    ) -> Result<PluginRef, AdmissionError> {
+        let Some(loaded) = self.host.loaded_of(&plugin.digest).into_iter().next() else {
+            let cause = std::io::Error::other("it was unloaded meanwhile");
+            return Err(AdmissionError::Read { path: PathBuf::from(&plugin.name), cause });
+        };
+        self.load_bytes(&plugin.name, &loaded.wasm, grants, config)
+    }
+
+    /// The self-test cases that a loaded plugin carries, as its author wrote them: the text of each section.
+    #[must_use]
+    pub fn cases(&self, plugin: &GuestInfo) -> Vec<Vec<u8>> {
+        self.host.loaded_of(&plugin.digest).first().map(|l| l.cases.clone()).unwrap_or_default()
+    }
+
+    /// Whether [`Sandbox::note`] was told this, by this process or an earlier one with the same compile cache.
+    #[must_use]
+    pub fn has_note(&self, what: &str) -> bool {
+        self.host.cache.as_ref().is_some_and(|cache| cache.has_note(what))
+    }
+
+    /// Remembers something of a plugin that takes its time to find out, as that its cases passed. A hint: where
+    /// there is no cache, or no room in it, it is found out again.
+    pub fn note(&self, what: &str) {
+        if let Some(Err(error)) = self.host.cache.as_ref().map(|cache| cache.note(what)) {
+            tracing::warn!(%error, "could not write to the compile cache");
+        }
     }
 
     /// The counters that plugins keep of their own. A count stands once the call that made it succeeded.
@@ -200,7 +251,21 @@ impl Sandbox {
 }
 
 impl Host {
-    /// A component compiled for this mode: from the cache, or by the compiler.
+    fn loaded(&self) -> MutexGuard<'_, Vec<Weak<Loaded>>> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is loaded of a file with this digest.
+    fn loaded_of(&self, digest: &str) -> Vec<Arc<Loaded>> {
+        let mut all = self.loaded();
+        all.retain(|l| l.strong_count() > 0);
+        let alive: Vec<Arc<Loaded>> = all.iter().filter_map(Weak::upgrade).collect();
+        // The last to go may be one of these: it isn't dropped under the lock.
+        drop(all);
+        alive.into_iter().filter(|l| l.info.digest == digest).collect()
+    }
+
+    /// A component compiled for this mode: one that is loaded already, from the cache, or by the compiler.
     pub fn compile(
         &self,
         mode: Mode,
@@ -208,6 +273,9 @@ impl Host {
         digest: &str,
         wasm: &Arc<[u8]>,
     ) -> Result<Component, AdmissionError> {
+        if let Some(component) = self.loaded_of(digest).iter().find_map(|l| l.compiled(mode)) {
+            return Ok(component.clone());
+        }
         let engine = self.engines.get(mode);
         let entry = entry_name(engine, digest);
         if let Some(cached) = self.cache.as_ref().and_then(|cache| cache.get(&entry)) {

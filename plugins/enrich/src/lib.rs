@@ -17,6 +17,7 @@ fn enrich(message: &mut Message) -> Result<Verdict> {
     Ok(Keep)
 }
 transform!(enrich);
+wasmill_sdk::cases!("../../../examples/flights/enrich.cases.yaml");
 
 /// By the bounds that the US Bureau of Transportation Statistics uses: 15 minutes is late.
 fn delay_class(minutes: Option<i64>) -> &'static str {

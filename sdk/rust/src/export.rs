@@ -87,6 +87,21 @@ macro_rules! declare {
     };
 }
 
+/// Carries test cases in the plugin, of a file whose path starts from the file that this stands in: once a plugin. The
+/// host runs them before it takes the plugin in, with the config of its stage where a case has none, and refuses it
+/// where one fails. How they are written is told by `wasmill test --format`.
+#[macro_export]
+macro_rules! cases {
+    ($file:literal) => {
+        #[allow(unsafe_code, reason = "a section's name can't be checked by the compiler")]
+        const _: () = {
+            #[cfg_attr(target_arch = "wasm32", unsafe(link_section = "wasmill:cases"))]
+            #[used]
+            static CASES: [u8; include_bytes!($file).len()] = *include_bytes!($file);
+        };
+    };
+}
+
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __export_transform {

@@ -2,7 +2,7 @@
 //!
 //! One binary for all of it, so that a test that waits (for a stalled sink, say) does not hold up the
 //! others. Needed first: `cargo build --release -p wasmill`, `scripts/build-plugins.sh` and
-//! `scripts/build-typed-js.sh`; a test that misses one of them fails and says so.
+//! `scripts/build-typed-js.sh` and `scripts/build-typed-py.sh`; a test that misses one of them fails and says so.
 
 mod backpressure;
 mod bad_input;

@@ -46,6 +46,7 @@ Examples:
   wasmill state stats flights.yaml    how large is its state, how far is it?
   wasmill dlq stats flights.yaml      what could not be processed, and why?
   wasmill test enrich.wasm cases.yaml run the plugin's test cases in the sandbox
+  wasmill plugin verify enrich.wasm   is it pure, does its aggregate keep its law?
 
 Environment:
   Without a file: BROKER_TYPE, KAFKA_BROKERS, KAFKA_TOPIC, KAFKA_GROUP_ID, KAFKA_OUTPUT_TOPIC,
@@ -236,6 +237,21 @@ pub enum PluginCommand {
         What is rolled back is not taken again, at a restart neither, unless it is promoted; a file that is new \
         is. The running process is asked over its HTTP pages (`http`, WASMILL_HTTP).")]
     Rollback(Rollback),
+    /// Checks that a plugin is pure, and that an aggregate keeps its law
+    #[command(long_about = "Checks that a plugin is pure, and that an aggregate keeps its law.\n\n\
+        The same messages must give the same answer: again, on fresh instances and used ones, cut into other \
+        batches, under fuel. What an aggregate finishes to must not depend on how messages are cut, folded and \
+        merged, nor on their order where it calls itself commutative. The first difference is shown.\n\n\
+        The messages are those of the cases that are given or that the plugin carries, and of --sample; else they \
+        are made up, by the schema that the plugin declares of its input, if it does.")]
+    Verify(Verify),
+    /// Puts test cases into a plugin, which are run before it is taken in
+    #[command(
+        long_about = "Puts test cases into a plugin, as a custom section of its file: `wasmill:cases`.\n\n\
+        They are run at each start and check, with the config and grants of the stage: a plugin that fails one of \
+        them is refused. In Rust, `wasmill_sdk::cases!(\"cases.yaml\")` does it at build time."
+    )]
+    Embed(Embed),
 }
 
 /// `wasmill plugin list`, `wasmill plugin history`.
@@ -277,6 +293,70 @@ pub struct Rollback {
     /// What overrides the spec.
     #[command(flatten)]
     pub overrides: Overrides,
+}
+
+/// `wasmill plugin verify`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: wasmill plugin verify plugins/enrich.wasm --sample flights.jsonl --seed 7")]
+pub struct Verify {
+    /// The component
+    #[arg(value_name = "FILE.wasm")]
+    pub file: PathBuf,
+    /// Cases whose messages to take, as of `wasmill test`
+    #[arg(value_name = "CASES")]
+    pub cases: Vec<PathBuf>,
+    /// Messages to take, as JSON, one a line
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub sample: Option<PathBuf>,
+    /// How many messages are made up, or taken of the sample
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = messages)]
+    pub messages: usize,
+    /// How many random cuts and orders are tried of each set of messages
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = rounds)]
+    pub rounds: usize,
+    /// Repeats what chance decided: the seed that was printed
+    #[arg(long, value_name = "SEED")]
+    pub seed: Option<u64>,
+    /// The messages' keys, as of a pipeline's key_by: for what isn't a case
+    #[arg(long, value_name = "PATH")]
+    pub key_by: Option<String>,
+    /// What the plugin may use, as of its stage: state, metrics, …
+    #[arg(long = "grant", value_name = "GRANT")]
+    pub grants: Vec<wasmill_plugin::Grant>,
+    /// A value of the stage's config
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub config: Vec<String>,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn between(text: &str, from: usize, to: usize) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|n| (from..=to).contains(n));
+    number.ok_or_else(|| format!("expected a number from {from} to {to}"))
+}
+
+fn messages(text: &str) -> Result<usize, String> {
+    between(text, 1, 10_000)
+}
+
+fn rounds(text: &str) -> Result<usize, String> {
+    between(text, 0, 1_000)
+}
+
+/// `wasmill plugin embed`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: wasmill plugin embed enrich.wasm cases.yaml -o plugins/enrich.wasm")]
+pub struct Embed {
+    /// The component
+    #[arg(value_name = "FILE.wasm")]
+    pub file: PathBuf,
+    /// The cases, as YAML or one JSON object a line
+    #[arg(value_name = "CASES")]
+    pub cases: PathBuf,
+    /// Where the component with the cases goes
+    #[arg(long, short, value_name = "OUT.wasm")]
+    pub output: PathBuf,
 }
 
 /// `wasmill test`.

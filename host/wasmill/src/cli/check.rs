@@ -7,7 +7,7 @@ use wasmill_plugin::Sandbox;
 use super::args;
 use super::exit::{Exit, Stop};
 use super::plan::{plan, refuse_too_weak};
-use super::{load, print, print_json, sandbox};
+use super::{cases, load, print, print_json, sandbox};
 use crate::report::Diagnostic;
 use crate::spec::variables::NO_FILE;
 use crate::spec::{AggregateStage, ComputedBy, Pipeline, PluginStage, Stage};
@@ -133,13 +133,30 @@ pub(crate) fn load_fitting(
         Stage::KeyBy(_) => true,
     };
     if right {
-        return Ok(loaded);
+        return self_tested(sandbox, pipeline, plugin, loaded);
     }
     let exports = sandbox::kinds(kinds);
     let title = format!("the plugin `{}` is no {}", plugin.plugin, stage.kind());
     let label = format!("it exports {exports}");
     let diagnostic = Diagnostic::at(plugin.span, title, label);
     Err(Stop::problems(Exit::Plugin, &pipeline.problem(diagnostic)))
+}
+
+/// Runs the cases that a stage's plugin carries.
+fn self_tested(
+    sandbox: &Sandbox,
+    pipeline: &Pipeline,
+    plugin: &PluginStage,
+    loaded: PluginRef,
+) -> Result<PluginRef, Stop> {
+    let (grants, config) = (sandbox::grants(&plugin.grants), sandbox::config(&plugin.config));
+    let Err(failure) = cases::self_test(sandbox, &loaded, &grants, &config) else { return Ok(loaded) };
+    let diagnostic = Diagnostic::at(plugin.span, failure.title, "this plugin")
+        .help("take a version of it that passes, or give the stage the config and grants that it needs");
+    let mut stop = Stop::problems(Exit::Plugin, &pipeline.problem(diagnostic));
+    stop.shown.push_str("\n\n");
+    stop.shown.push_str(&failure.difference);
+    Err(stop)
 }
 
 /// Asks each source for its partitions, and the data directory for its folder.

@@ -70,6 +70,7 @@ fn value(i: &Inspection) -> serde_json::Value {
             "input": i.declared.input.as_deref().map(String::from_utf8_lossy),
             "output": i.declared.output.as_deref().map(String::from_utf8_lossy),
         },
+        "cases_bytes": i.cases_bytes,
         "problem": i.problem,
     })
 }
@@ -98,6 +99,9 @@ fn text(i: &Inspection) -> String {
         if let Some(schema) = schema {
             line("declares", &format!("the schema of its {what}, {} bytes", schema.len()));
         }
+    }
+    if i.cases_bytes > 0 {
+        line("cases", &format!("its own, {} bytes: run before it is taken in", i.cases_bytes));
     }
     for import in &i.imports {
         line("import", &format!("{}: {}", import.name, need(import)));

@@ -1,10 +1,11 @@
 //! The command line.
 
 mod args;
-mod cases;
+pub(crate) mod cases;
 pub(crate) mod check;
 mod connectors;
 mod dlq;
+mod embed;
 mod exit;
 mod explain;
 mod inspect;
@@ -18,6 +19,7 @@ mod run;
 mod runtime;
 pub(crate) mod sandbox;
 mod state;
+mod verify;
 
 use std::io::Write;
 
@@ -65,6 +67,8 @@ fn dispatch(command: &Command, runtime: &dyn Runtime) -> Result<(), Stop> {
         Command::Plugin { command: PluginCommand::History(args) } => plugin::history(args),
         Command::Plugin { command: PluginCommand::Promote(args) } => plugin::promote(args),
         Command::Plugin { command: PluginCommand::Rollback(args) } => plugin::rollback(args),
+        Command::Plugin { command: PluginCommand::Verify(args) } => verify::run(args),
+        Command::Plugin { command: PluginCommand::Embed(args) } => embed::run(args),
         Command::Test(args) => cases::run(args),
         Command::Reset(args) => run::reset(args, runtime),
         Command::State { command } => state::run(command, runtime),

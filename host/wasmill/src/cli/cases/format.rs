@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::str::FromStr;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use wasmill_engine::guest::Kinds;
 use wasmill_engine::key::{KeySpec, OnNull, Path as FieldPath};
 
 use crate::report::{Diagnostic, Problems, Sources};
@@ -56,7 +57,8 @@ pub struct Case {
     pub kind: Option<Kind>,
     pub key: Option<KeySpec>,
     pub grants: Vec<Grant>,
-    pub config: BTreeMap<String, Value>,
+    /// Its own config, or its file's.
+    pub config: Option<BTreeMap<String, Value>>,
     pub input: Vec<Value>,
     pub expected: Expected,
 }
@@ -71,12 +73,32 @@ pub struct Expected {
 }
 
 /// Which interface a case calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     Transform,
     Filter,
     Aggregate,
+}
+
+impl Kind {
+    /// Those that a plugin has.
+    pub fn all(kinds: Kinds) -> Vec<Self> {
+        let all = [
+            (kinds.transform, Self::Transform),
+            (kinds.filter, Self::Filter),
+            (kinds.aggregate, Self::Aggregate),
+        ];
+        all.into_iter().filter(|(has, _)| *has).map(|(_, kind)| kind).collect()
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Transform => "transform",
+            Self::Filter => "filter",
+            Self::Aggregate => "aggregate",
+        }
+    }
 }
 
 /// A message that must fail.
@@ -91,8 +113,7 @@ pub struct Failed {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawFile {
-    #[serde(default)]
-    config: BTreeMap<String, Value>,
+    config: Option<BTreeMap<String, Value>>,
     #[serde(default)]
     grants: Vec<Grant>,
     cases: Vec<RawCase>,
@@ -118,9 +139,20 @@ struct RawCase {
 
 /// Reads a file of cases.
 pub fn parse(file: &Path, text: &str) -> Result<Vec<Case>, Problems> {
-    let mut sources = Sources::default();
-    let source = sources.add(file.display().to_string(), text);
     let lines = file.extension().is_some_and(|e| e == "jsonl");
+    read(&file.display().to_string(), text, lines)
+}
+
+/// Reads cases that stand in no file: where the first line is a case, there is one a line.
+pub fn parse_embedded(name: &str, text: &str) -> Result<Vec<Case>, Problems> {
+    let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    let lines = serde_json::from_str::<Value>(first).is_ok_and(|v| v.get("name").is_some());
+    read(name, text, lines)
+}
+
+fn read(name: &str, text: &str, lines: bool) -> Result<Vec<Case>, Problems> {
+    let mut sources = Sources::default();
+    let source = sources.add(name, text);
     let read = if lines { parse_lines(text, source) } else { parse_whole(text, source) };
     read.map_err(|diagnostic| Problems { sources, diagnostics: vec![*diagnostic] })
 }
@@ -131,7 +163,7 @@ fn parse_whole(text: &str, source: u32) -> Result<Vec<Case>, Box<Diagnostic>> {
     if cases.is_empty() {
         return Err(Box::new(Diagnostic::at(tree.span, "there are no cases", "`cases` is empty")));
     }
-    cases.into_iter().map(|c| case(c, &config, &grants)).collect()
+    cases.into_iter().map(|c| case(c, config.as_ref(), &grants)).collect()
 }
 
 fn parse_lines(text: &str, source: u32) -> Result<Vec<Case>, Box<Diagnostic>> {
@@ -140,7 +172,7 @@ fn parse_lines(text: &str, source: u32) -> Result<Vec<Case>, Box<Diagnostic>> {
     for line in text.split_inclusive('\n') {
         if !line.trim().is_empty() {
             let tree = node::parse(line, source, at).map_err(Box::new)?;
-            cases.push(case(de::from_node(&tree)?, &BTreeMap::new(), &[])?);
+            cases.push(case(de::from_node(&tree)?, None, &[])?);
         }
         at += line.len();
     }
@@ -150,14 +182,26 @@ fn parse_lines(text: &str, source: u32) -> Result<Vec<Case>, Box<Diagnostic>> {
     Ok(cases)
 }
 
-fn case(raw: RawCase, config: &BTreeMap<String, Value>, grants: &[Grant]) -> Result<Case, Box<Diagnostic>> {
+/// The key that a path names.
+///
+/// # Errors
+/// When it is no path.
+pub fn key(path: &str) -> Result<KeySpec, String> {
+    let path = FieldPath::from_str(path).map_err(|e| e.to_string())?;
+    Ok(KeySpec { paths: vec![path], on_null: OnNull::Shared })
+}
+
+fn case(
+    raw: RawCase,
+    config: Option<&BTreeMap<String, Value>>,
+    grants: &[Grant],
+) -> Result<Case, Box<Diagnostic>> {
     let key = match raw.key_by {
         None => None,
-        Some(path) => {
-            let parsed = FieldPath::from_str(&path.value)
-                .map_err(|e| Box::new(Diagnostic::at(path.span, e, "expected such as `payload.carrier`")))?;
-            Some(KeySpec { paths: vec![parsed], on_null: OnNull::Shared })
-        }
+        Some(path) => Some(
+            key(&path.value)
+                .map_err(|e| Box::new(Diagnostic::at(path.span, e, "expected such as `payload.carrier`")))?,
+        ),
     };
     let values = match (raw.value, raw.values) {
         (Some(one), None) if key.is_none() => Some(BTreeMap::from([(String::new(), one.value)])),
@@ -180,7 +224,7 @@ fn case(raw: RawCase, config: &BTreeMap<String, Value>, grants: &[Grant]) -> Res
         kind: raw.kind,
         key,
         grants: raw.grants.unwrap_or_else(|| grants.to_vec()),
-        config: raw.config.unwrap_or_else(|| config.clone()),
+        config: raw.config.or_else(|| config.cloned()),
         input: raw.input,
         expected: Expected { messages: raw.expect, failed: raw.failed, outputs: raw.outputs, values },
     })

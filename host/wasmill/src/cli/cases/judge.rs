@@ -1,12 +1,14 @@
 //! Compares what came of a case with what was expected.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::{Map, Value, json};
 use similar::TextDiff;
-use wasmill_engine::guest::PluginRef;
+use wasmill_engine::guest::{PluginRef, Trial};
 use wasmill_engine::stage::StageKind;
 
-use super::format::{Case, Kind};
-use super::play::{self, Played, Way};
+use super::format::{Case, Failed, Kind};
+use super::play::{self, Calls, Gathered, Left, Played, Way};
 
 /// Runs a case in every way that must give the same. Answers what is wrong; nothing where all is right.
 pub fn judge(plugin: &PluginRef, case: &Case) -> Vec<String> {
@@ -15,43 +17,80 @@ pub fn judge(plugin: &PluginRef, case: &Case) -> Vec<String> {
 
 fn try_judge(plugin: &PluginRef, case: &Case) -> Result<Vec<String>, String> {
     let kind = kind(plugin, case)?;
-    let frame = play::frame(case)?;
-    let run = |way: Way| match (kind, way) {
-        (Kind::Aggregate, way) => play::aggregate(plugin, &frame, way),
-        (Kind::Transform, Way::Batches(n)) => play::stage(plugin, StageKind::Transform, case, &frame, n),
-        (_, Way::Batches(n)) => play::stage(plugin, StageKind::Filter, case, &frame, n),
-        (_, Way::Merged | Way::Reverse) => Ok(Played::default()),
+    let frame = play::frame(&case.input, case.key.as_ref())?;
+    let all = frame.len();
+    let names: BTreeSet<String> = case.expected.outputs.keys().cloned().collect();
+    let stage = |batch: usize| {
+        let kind = if kind == Kind::Transform { StageKind::Transform } else { StageKind::Filter };
+        let batches = play::batches(all, batch);
+        of_stage(play::stage(plugin, kind, case.key.is_some(), &names, &frame, &batches)?)
     };
-    let played = run(Way::Batches(frame.len()))?;
-    let mut wrong: Vec<String> = compare(case, kind, &played).into_iter().collect();
-    let mut ways = vec![("message by message", Way::Batches(1))];
+    let aggregate = |way: &Way| of_aggregate(play::aggregate(plugin, &frame, way, CALLS)?);
+    let folded = |batch: usize| aggregate(&Way::folded(play::batches(all, batch)));
+    let run = |batch: usize| if kind == Kind::Aggregate { folded(batch) } else { stage(batch) };
+    let came = run(all)?;
+    let mut wrong: Vec<String> = compare(case, kind, &came).into_iter().collect();
+    let mut again = vec![("message by message", run(1)?)];
     if kind == Kind::Aggregate {
-        ways.push(("in two halves that are merged", Way::Merged));
+        let halves = [0..all / 2, all / 2..all];
+        again.push(("in two halves that are merged", aggregate(&Way::merged(halves))?));
         if plugin.info().aggregate.as_ref().is_some_and(|a| a.commutative) {
-            ways.push(("in reverse, though it calls itself commutative", Way::Reverse));
+            let reverse = aggregate(&Way::ordered((0..all).rev().collect()))?;
+            again.push(("in reverse, though it calls itself commutative", reverse));
         }
     }
-    for (name, way) in ways {
-        let again = run(way)?;
-        if again != played {
-            let diff = diff(&show(&played), &show(&again), "as one batch", name);
+    for (name, again) in again {
+        if again != came {
+            let diff = diff(&show(&came), &show(&again), "as one batch", name);
             wrong.push(format!("run {name}, it answers something else than as one batch\n{diff}"));
         }
     }
     Ok(wrong)
 }
 
+/// A case's calls of an aggregate: a message that fails says so itself, so a call that fails fails the case.
+const CALLS: Calls = Calls { trial: Trial::Verdict, alone: false, scan: false };
+
+/// What came of a case.
+#[derive(Debug, Default, PartialEq)]
+struct Came {
+    messages: Vec<Value>,
+    failed: Vec<Failed>,
+    outputs: BTreeMap<String, Vec<Value>>,
+    values: BTreeMap<String, Value>,
+}
+
+fn of_stage(played: Played) -> Result<Came, String> {
+    let all = |left: Vec<Left>| left.iter().map(|l| play::value(&l.text)).collect::<Result<Vec<_>, _>>();
+    Ok(Came {
+        messages: all(played.messages)?,
+        failed: played.failed.into_iter().map(|(_, failed)| failed).collect(),
+        outputs: played
+            .outputs
+            .into_iter()
+            .map(|(name, left)| Ok((name, all(left)?)))
+            .collect::<Result<_, String>>()?,
+        values: BTreeMap::new(),
+    })
+}
+
+fn of_aggregate(gathered: Gathered) -> Result<Came, String> {
+    let value = |(key, text): (Vec<u8>, String)| {
+        let value =
+            serde_json::from_str(&text).map_err(|e| format!("finish answered no JSON ({e}): {text}"))?;
+        Ok((String::from_utf8_lossy(&key).into_owned(), value))
+    };
+    Ok(Came {
+        failed: gathered.failed.into_iter().map(|(_, failed)| failed).collect(),
+        values: gathered.values.into_iter().map(value).collect::<Result<_, String>>()?,
+        ..Came::default()
+    })
+}
+
+/// Which of its interfaces a case calls.
 fn kind(plugin: &PluginRef, case: &Case) -> Result<Kind, String> {
     let kinds = plugin.info().kinds;
-    let has: Vec<Kind> = [
-        (kinds.transform, Kind::Transform),
-        (kinds.filter, Kind::Filter),
-        (kinds.aggregate, Kind::Aggregate),
-    ]
-    .into_iter()
-    .filter(|(has, _)| *has)
-    .map(|(_, kind)| kind)
-    .collect();
+    let has = Kind::all(kinds);
     let exports = super::sandbox::kinds(kinds);
     match (case.kind, has.as_slice()) {
         (Some(kind), has) if has.contains(&kind) => Ok(kind),
@@ -62,27 +101,27 @@ fn kind(plugin: &PluginRef, case: &Case) -> Result<Kind, String> {
 }
 
 /// The difference between what was expected and what came, both in one form.
-fn compare(case: &Case, kind: Kind, played: &Played) -> Option<String> {
+fn compare(case: &Case, kind: Kind, came: &Came) -> Option<String> {
     let expected = &case.expected;
     let (mut want, mut got) = (Map::new(), Map::new());
     match &expected.messages {
         Some(messages) => {
             want.insert("expect".into(), messages.clone().into());
-            got.insert("expect".into(), restricted(&played.messages, messages));
+            got.insert("expect".into(), restricted(&came.messages, messages));
         }
         None if kind != Kind::Aggregate
-            && !played.messages.is_empty()
-            && case.input.len() == played.failed.len() =>
+            && !came.messages.is_empty()
+            && case.input.len() == came.failed.len() =>
         {
             want.insert("expect".into(), json!([]));
-            got.insert("expect".into(), played.messages.clone().into());
+            got.insert("expect".into(), came.messages.clone().into());
         }
         None => {}
     }
     let failed: Vec<Value> =
         expected.failed.iter().map(|f| json!({"id": f.id, "reason": f.reason})).collect();
     want.insert("failed".into(), failed.into());
-    let failed = played.failed.iter().enumerate().map(|(i, f)| {
+    let failed = came.failed.iter().enumerate().map(|(i, f)| {
         // A reason that contains what was expected counts as equal to it.
         let right = expected.failed.get(i).filter(|e| e.id == f.id && f.reason.contains(&e.reason));
         json!({"id": f.id, "reason": right.map_or(&f.reason, |e| &e.reason)})
@@ -90,12 +129,12 @@ fn compare(case: &Case, kind: Kind, played: &Played) -> Option<String> {
     got.insert("failed".into(), failed.collect());
     for (name, messages) in &expected.outputs {
         want.insert(format!("output {name}"), messages.clone().into());
-        let came = played.outputs.get(name).map(Vec::as_slice).unwrap_or_default();
-        got.insert(format!("output {name}"), restricted(came, messages));
+        let left = came.outputs.get(name).map(Vec::as_slice).unwrap_or_default();
+        got.insert(format!("output {name}"), restricted(left, messages));
     }
     if let Some(values) = &expected.values {
         want.insert("values".into(), json!(values));
-        got.insert("values".into(), json!(played.values));
+        got.insert("values".into(), json!(came.values));
     }
     (want != got).then(|| {
         let text = |map: Map<String, Value>| pretty(&Value::Object(map));
@@ -115,10 +154,10 @@ fn restricted(came: &[Value], expected: &[Value]) -> Value {
     came.iter().enumerate().map(one).collect()
 }
 
-fn show(played: &Played) -> String {
-    let failed: Vec<Value> = played.failed.iter().map(|f| json!({"id": f.id, "reason": f.reason})).collect();
+fn show(came: &Came) -> String {
+    let failed: Vec<Value> = came.failed.iter().map(|f| json!({"id": f.id, "reason": f.reason})).collect();
     pretty(&json!({
-        "expect": played.messages, "failed": failed, "outputs": played.outputs, "values": played.values,
+        "expect": came.messages, "failed": failed, "outputs": came.outputs, "values": came.values,
     }))
 }
 

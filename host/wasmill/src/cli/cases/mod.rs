@@ -1,8 +1,9 @@
-//! `wasmill test`: a plugin's cases, run in the sandbox.
+//! `wasmill test`: a plugin's cases, run in the sandbox. Those that a plugin carries are run before it is taken in.
 
 mod format;
 mod judge;
-mod play;
+pub(super) mod play;
+mod self_test;
 
 use std::path::Path;
 
@@ -10,10 +11,13 @@ use serde::Serialize;
 
 use super::exit::{Exit, Stop};
 use super::{args, print, print_json, sandbox};
-use format::Case;
+
+pub(super) use format::{Case, Failed, Kind, key, parse_embedded};
+pub(super) use self_test::bounded;
+pub use self_test::self_test;
 
 /// The greatest file of cases.
-const CASES_BYTES_MAX: u64 = 16 << 20;
+pub(super) const CASES_BYTES_MAX: u64 = 16 << 20;
 
 #[derive(Debug, Serialize)]
 struct Tested {
@@ -37,9 +41,8 @@ pub fn run(args: &args::Test) -> Result<(), Stop> {
     for cases_file in &args.cases {
         for case in read(cases_file)? {
             let grants = sandbox::grants(&case.grants);
-            let plugin = sandbox
-                .load(file, &grants, sandbox::config(&case.config))
-                .map_err(|e| Stop::error(Exit::Plugin, e))?;
+            let config = case.config.as_ref().map(sandbox::config).unwrap_or_default();
+            let plugin = sandbox.load(file, &grants, config).map_err(|e| Stop::error(Exit::Plugin, e))?;
             let differences = judge::judge(&plugin, &case);
             let ok = differences.is_empty();
             tested.push(Tested { file: cases_file.display().to_string(), name: case.name, ok, differences });
@@ -64,16 +67,21 @@ pub fn run(args: &args::Test) -> Result<(), Stop> {
     }
 }
 
-fn read(file: &Path) -> Result<Vec<Case>, Stop> {
+/// Reads a file of cases.
+pub(super) fn read(file: &Path) -> Result<Vec<Case>, Stop> {
+    let text = read_text(file, "a file of cases")?;
+    format::parse(file, &text).map_err(|p| Stop::problems(Exit::Usage, &p))
+}
+
+/// Reads a file up to the bound.
+pub(super) fn read_text(file: &Path, what: &str) -> Result<String, Stop> {
     let shown = file.display();
     let size = std::fs::metadata(file)
         .map_err(|e| Stop::error(Exit::Usage, format!("can't read {shown}: {e}")))?
         .len();
     if size > CASES_BYTES_MAX {
-        let text = format!("{shown} has {size} bytes; a file of cases has at most {CASES_BYTES_MAX}");
+        let text = format!("{shown} has {size} bytes; {what} has at most {CASES_BYTES_MAX}");
         return Err(Stop::error(Exit::Usage, text));
     }
-    let text = std::fs::read_to_string(file)
-        .map_err(|e| Stop::error(Exit::Usage, format!("can't read {shown}: {e}")))?;
-    format::parse(file, &text).map_err(|p| Stop::problems(Exit::Usage, &p))
+    std::fs::read_to_string(file).map_err(|e| Stop::error(Exit::Usage, format!("can't read {shown}: {e}")))
 }
