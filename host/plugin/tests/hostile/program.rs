@@ -102,7 +102,9 @@ fn parse(name: &str, text: &str) -> Program {
             _ => wrong(&format!("the key `{key}`")),
         }
     }
-    if program.refused.is_none() == (program.batch.is_empty() || program.verdict.is_empty()) {
+    if number(name).is_some()
+        && program.refused.is_none() == (program.batch.is_empty() || program.verdict.is_empty())
+    {
         wrong("either `refused`, or both `batch` and `verdict`");
     }
     let source = expanded(text);
