@@ -14,14 +14,19 @@ mod codecs;
 mod contender;
 mod copy;
 mod ends;
+mod hostile;
 mod kafka;
 mod keys;
 mod merge;
 mod native;
 #[path = "../../host/connect/tests/support/nats.rs"]
 mod nats;
+#[path = "../../host/plugin/tests/common/pieces.rs"]
+mod pieces;
 #[path = "../../host/connect/tests/support/postgres.rs"]
 mod postgres;
+#[path = "../../host/plugin/tests/hostile/program.rs"]
+mod program;
 mod report;
 #[path = "../../host/connect/tests/servers/mod.rs"]
 mod servers;
@@ -68,6 +73,9 @@ fn main() -> std::process::ExitCode {
     }
     if asked("ends") {
         ends::measure(&mut report);
+    }
+    if asked("hostile") {
+        hostile::measure(&mut report);
     }
     if asked("exchange") {
         kafka::exchange(&mut report);

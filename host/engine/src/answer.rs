@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use wasmill_frame::{Edit, Edits, FrameBuf, MetaKind};
+use wasmill_frame::{Edit, Edits, FrameBuf, Message, MetaKind};
 
 use crate::batch::{Batch, Leaving, Ordinals, Passed, Row};
 use crate::dead_letter::{Buried, DeadLetter};
@@ -15,22 +15,34 @@ const EMITS_PER_MESSAGE_MAX: usize = 1_000;
 /// The most bytes that the copies among them may have together: a copy costs the plugin nothing, the sinks
 /// its whole size.
 const EMITTED_BYTES_PER_MESSAGE_MAX: usize = 16 << 20;
+/// The most bytes of metadata that its changes may go through: for an edit of a few bytes the host may have to read,
+/// and to write again, all that the message has.
+const METADATA_BYTES_PER_MESSAGE_MAX: usize = 4 << 20;
 
 /// Checks an answer: its layout, and what the layout can't say: that a filter only filters, that JSON is
-/// JSON, that what becomes of each message is bounded. `bytes_of` is the size of a message.
-pub(crate) fn check(
+/// JSON, that what becomes of each message is bounded. `message` is one as it came.
+pub(crate) fn check<'a>(
     answer: &[u8],
     messages: usize,
     kind: StageKind,
-    bytes_of: impl Fn(usize) -> usize,
+    message: impl Fn(usize) -> Message<'a>,
 ) -> Result<Checked, CallError> {
     let mut checked = Checked::default();
     let mut current = usize::MAX;
     let (mut emits, mut bytes) = (0, 0);
+    let (mut column, mut gone_through) = (0, 0);
     let mut wrong = None;
+    let column_of = |index| message(index).metadata().as_bytes().len();
     Edits::parse_each(answer, messages, |index, edit| {
         if index != current {
             (current, emits, bytes) = (index, 0, 0);
+            (column, gone_through) = (column_of(index), 0);
+        }
+        if let Edit::SetMetadata { .. } | Edit::RemoveMetadata(_) | Edit::Timestamp(_) = edit {
+            gone_through += column;
+        }
+        if let Edit::SetMetadata { name, value, .. } = edit {
+            column += name.len() + value.len();
         }
         let found = match edit {
             Edit::Fail(reason) => {
@@ -48,7 +60,8 @@ pub(crate) fn check(
             Edit::Emit { copy } => {
                 checked.emits = true;
                 emits += 1;
-                bytes += if copy { bytes_of(index) } else { 0 };
+                bytes += if copy { message(index).arena_bytes() } else { 0 };
+                column = if copy { column_of(index) } else { 0 };
                 (emits > EMITS_PER_MESSAGE_MAX)
                     .then(|| format!("more than {EMITS_PER_MESSAGE_MAX} messages emitted for one"))
             }
@@ -57,6 +70,13 @@ pub(crate) fn check(
         let found = found.or_else(|| {
             (bytes > EMITTED_BYTES_PER_MESSAGE_MAX).then(|| {
                 format!("copies of more than {EMITTED_BYTES_PER_MESSAGE_MAX} bytes emitted for one message")
+            })
+        });
+        let found = found.or_else(|| {
+            (gone_through > METADATA_BYTES_PER_MESSAGE_MAX).then(|| {
+                format!(
+                    "changes of one message's metadata that go through more than {METADATA_BYTES_PER_MESSAGE_MAX} bytes"
+                )
             })
         });
         wrong = wrong.take().or(found);
@@ -157,11 +177,16 @@ pub(crate) fn apply(
                         // What an emitted copy copies: the message as it came, before it is changed.
                         original = emits.then(|| batch.frame.record(index));
                     }
+                    // The first fate decides, so a guest that repeats itself takes no more room.
+                    let mut meets = |fate| match fates.last() {
+                        Some((last, _)) if *last == target => {}
+                        _ => fates.push((target, fate)),
+                    };
                     match edit {
-                        Edit::Drop => fates.push((target, Fate::Drop)),
-                        Edit::Output(name) => fates.push((target, Fate::Route(name))),
+                        Edit::Drop => meets(Fate::Drop),
+                        Edit::Output(name) => meets(Fate::Route(name)),
                         Edit::Fail(reason) => {
-                            fates.push((target, Fate::Fail { kind: "error", reason, attempts: 1 }));
+                            meets(Fate::Fail { kind: "error", reason, attempts: 1 });
                         }
                         Edit::Emit { copy } => {
                             if let Some(original) = &original {

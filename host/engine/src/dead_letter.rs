@@ -394,14 +394,14 @@ fn message_as_json(message: Message<'_>) -> String {
     envelope.done()
 }
 
-/// The trace that a message belongs to, by the `traceparent` of W3C in its metadata or in its record's headers.
+/// The trace that a message belongs to, by the `traceparent` of W3C in its record's headers, else in its metadata: that
+/// order, for metadata is what plugins have made of it.
 fn trace_id(message: Option<Message<'_>>, original: Option<Original<'_>>) -> Option<String> {
     const NAME: &[u8] = b"traceparent";
     let of_message = |message: Message<'_>| {
-        let metadata = message.metadata().get("traceparent").and_then(|e| trace_id_of(e.value));
-        let kept =
-            || kept_headers(message)?.entries().find(|e| e.name == NAME).and_then(|e| trace_id_of(e.value));
-        metadata.or_else(kept)
+        let metadata = || message.metadata().get("traceparent").and_then(|e| trace_id_of(e.value));
+        let kept = kept_headers(message).and_then(|headers| headers.entries().find(|e| e.name == NAME));
+        kept.and_then(|e| trace_id_of(e.value)).or_else(metadata)
     };
     let of_record = |original: Original<'_>| match original {
         Original::Raw(raw, record) => {
@@ -410,7 +410,7 @@ fn trace_id(message: Option<Message<'_>>, original: Option<Original<'_>>) -> Opt
         }
         Original::Replayed(letter) => letter.trace_id.clone(),
     };
-    message.and_then(of_message).or_else(|| original.and_then(of_record))
+    original.and_then(of_record).or_else(|| message.and_then(of_message))
 }
 
 /// The trace's id in a `traceparent`: `00-` and 32 hexadecimal digits, not all zero, before the parent's.
@@ -592,6 +592,30 @@ mod tests {
         ] {
             assert_eq!(trace_id_of(traceparent.as_bytes()).is_some(), found, "{traceparent}");
         }
+    }
+
+    #[test]
+    fn a_plugin_gives_no_message_another_trace() {
+        let (real, forged) = ("0af7651916cd43dd8448eb211c80319c", "ffffffffffffffffffffffffffffffff");
+        let traceparent = |id: &str| format!("00-{id}-b7ad6b7169203331-01");
+        let mut headers = MetaWriter::new();
+        headers.push(MetaKind::Text, b"traceparent", traceparent(real).as_bytes());
+        let mut metadata = MetaWriter::new();
+        metadata.push(MetaKind::Field, HEADERS, headers.as_bytes());
+        let mut frame = FrameBuf::with_capacity(1, 0);
+        frame.push(&Parts {
+            id: "m",
+            kind: "t",
+            key: None,
+            payload: b"{}",
+            timestamp: 5,
+            metadata: metadata.as_bytes(),
+            payload_is_json: true,
+        });
+        // What a plugin may do to any message.
+        frame.set_metadata(0, MetaKind::Text, "traceparent", traceparent(forged).as_bytes());
+        let letter = letter(Buried::Message(frame.get(0)), None);
+        assert!(letter.contains(&format!("\"trace_id\":\"{real}\"")), "{letter}");
     }
 
     #[test]

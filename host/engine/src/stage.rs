@@ -236,8 +236,8 @@ impl Stage {
             StageKind::Filter => self.guest.filter(frame.as_bytes(), &mut cx, trial),
         };
         let answer = answer.and_then(|bytes| {
-            let bytes_of = |i: usize| batch.frame.get(range.start + i).arena_bytes();
-            let checked = check(&bytes, range.len(), self.spec.kind, bytes_of)?;
+            let message = |i: usize| batch.frame.get(range.start + i);
+            let checked = check(&bytes, range.len(), self.spec.kind, message)?;
             match &checked.first_error {
                 Some(reason) if self.spec.plugin.tries().doubts_errors() => {
                     Err(CallError::Refused(reason.clone()))

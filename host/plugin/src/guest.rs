@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use wasmill_engine::guest::{AggregateInfo, CallContext, CallError, Guest, Trial};
 use wasmill_frame::{Blobs, Frame, Groups};
-use wasmtime::Store;
 use wasmtime::component::{ComponentExportIndex, ComponentNamedList, Instance, Lift, Lower};
+use wasmtime::{Store, UpdateDeadline};
 
-use crate::context::Ctx;
+use crate::context::{Ctx, stop};
 use crate::contract::Width;
 use crate::engines::{HANDLES_MAX, Mode, TICK_MS};
 use crate::failure::{Failure, classify};
@@ -35,6 +35,9 @@ impl Live {
         store.set_hostcall_fuel(plugin.shared.limits.answer_bytes_max);
         store.set_max_component_handles(HANDLES_MAX);
         bound(&mut store, mode)?;
+        if mode == Mode::Verdict {
+            stop_by_processor_time(&mut store);
+        }
         match prepared.pre.instantiate(&mut store) {
             Ok(instance) => {
                 store.data_mut().meter.started();
@@ -81,6 +84,26 @@ fn bound(store: &mut Store<Ctx>, mode: Mode) -> Result<(), CallError> {
         Some(Err(error)) => Err(CallError::Host(error.to_string())),
         _ => Ok(()),
     }
+}
+
+/// What fuel doesn't see, such as texts that one component hands to another in another encoding, must not hold a
+/// worker for ever. A busy machine must not convict, though: so the clock alone stops no verdict, the time that
+/// the processor spent on it does, of which fuel takes a small part.
+fn stop_by_processor_time(store: &mut Store<Ctx>) {
+    let limit_ms = store.data().shared.limits.verdict_wall_ms;
+    let begun_ms = processor_ms();
+    store.epoch_deadline_callback(move |_| {
+        match limit_ms.checked_sub(processor_ms().saturating_sub(begun_ms)) {
+            Some(left_ms) => Ok(UpdateDeadline::Continue(left_ms / TICK_MS + 1)),
+            None => Err(stop(format!("took more than {limit_ms} ms of processor time, with fuel left"))),
+        }
+    });
+}
+
+/// The processor time that this thread has had, in milliseconds.
+fn processor_ms() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec.cast_unsigned() * 1_000 + time.tv_nsec.cast_unsigned() / 1_000_000
 }
 
 impl WasmGuest {

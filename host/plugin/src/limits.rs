@@ -9,7 +9,8 @@ pub struct Limits {
     /// The instructions that a verdict may take, instance creation included: 1,000,000,000, of the
     /// order of a second.
     pub fuel: u64,
-    /// How long a verdict may take on the clock before the host stops it for its own sake: 60,000 ms.
+    /// The processor time that a verdict may take, with fuel left: 60,000 ms. It stops what fuel doesn't see; on a busy
+    /// machine the clock may go on for longer.
     pub verdict_wall_ms: u64,
     /// All memories and tables of one instance together: 256 MiB.
     pub memory_bytes_max: usize,

@@ -18,8 +18,8 @@ pub(crate) fn tame(text: &str, bytes_max: usize) -> String {
         match c {
             '\n' => tamed.push_str("\\n"),
             '\t' => tamed.push(' '),
-            // Direction overrides reorder what a reader sees.
-            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+            // Marks of direction reorder what a reader sees; two separators end a line for some.
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
                 let _ = write!(tamed, "\\u{{{:x}}}", u32::from(c));
             }
             c if c.is_control() => {
@@ -42,6 +42,7 @@ mod tests {
             ("two\nlines", 100, "two\\nlines"),
             ("\u{1b}[31mred", 100, "\\x1b[31mred"),
             ("a\u{202e}b", 100, "a\\u{202e}b"),
+            ("a\u{2028}b\u{85}c", 100, "a\\u{2028}b\\x85c"),
             ("0123456789", 12, "01234…"),
         ] {
             assert_eq!(super::tame(text, max), tamed);

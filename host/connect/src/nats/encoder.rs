@@ -60,3 +60,24 @@ fn check(name: &[u8], value: &[u8]) -> Result<(), String> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::check;
+
+    #[test]
+    fn no_header_holds_another() {
+        for (name, value, is_one) in [
+            (&b"trace"[..], &b"00-0af7"[..], true),
+            (b"trace", b"", true),
+            (b"", b"x", false),
+            (b"x: y\r\nNats-Msg-Id", b"forged", false),
+            (b"x:", b"y", false),
+            (b"trace", b"x\r\nNats-Msg-Id: forged", false),
+            (b"trace", b"x\nNats-Msg-Id: forged", false),
+            (b"trace", b"\xff", false),
+        ] {
+            assert_eq!(check(name, value).is_ok(), is_one, "{:?}", String::from_utf8_lossy(name));
+        }
+    }
+}

@@ -130,8 +130,8 @@ impl PluginAggregator {
         let frame = batch.frame.as_bytes();
         let (edits, blobs) = if answers.is_some() {
             let (edits, blobs) = self.guest.scan(frame, &writer.finish(), &mut cx, trial)?;
-            let bytes_of = |i: usize| batch.frame.get(i).arena_bytes();
-            let checked = check(&edits, batch.len(), StageKind::Transform, bytes_of)?;
+            let message = |i: usize| batch.frame.get(i);
+            let checked = check(&edits, batch.len(), StageKind::Transform, message)?;
             let asked = |index| items.binary_search_by_key(&index, |(i, _)| *i).is_ok();
             if Edits::open(&edits).iter().any(|(index, _)| !asked(index)) {
                 return Err(CallError::Answer("scan edited a message that is in no group".to_owned()));

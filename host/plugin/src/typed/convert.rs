@@ -1,5 +1,7 @@
 //! Frames into records, records into edits and blobs.
 
+use std::collections::{HashMap, HashSet};
+
 use wasmill_engine::guest::CallError;
 use wasmill_frame::{
     Blobs, BlobsWriter, Edit, EditsWriter, Frame, Groups, Malformed, MetaKind, TIMESTAMP_NONE,
@@ -138,16 +140,17 @@ fn push_differences(edits: &mut EditsWriter, index: usize, came: &wasmill_frame:
     if let Some(time) = now.timestamp.filter(|t| *t != came.timestamp()) {
         edits.push(index, Edit::Timestamp(time));
     }
-    let before: Vec<EntryRef<'_>> = entries(came).collect();
-    for (place, entry) in before.iter().enumerate() {
-        let is_first = before[..place].iter().all(|e| e.name != entry.name);
-        if is_first && now.metadata.iter().all(|e| e.name != entry.name) {
+    // By name, for both sides may have as many entries as a stranger likes.
+    let names: HashSet<&str> = now.metadata.iter().map(|e| e.name.as_str()).collect();
+    let mut before: HashMap<&str, EntryRef<'_>> = HashMap::new();
+    for entry in entries(came) {
+        // The last one of a name counts, the first one tells that it has to go.
+        if before.insert(entry.name, entry).is_none() && !names.contains(entry.name) {
             edits.push(index, Edit::RemoveMetadata(entry.name));
         }
     }
     for Entry { name, value, json } in &now.metadata {
-        let same =
-            before.iter().rev().find(|e| e.name == name).is_some_and(|e| e.value == value && e.json == *json);
+        let same = before.get(name.as_str()).is_some_and(|e| e.value == value && e.json == *json);
         if !same {
             edits.push(index, Edit::SetMetadata { name, value: value.as_bytes(), json: *json });
         }

@@ -1,0 +1,177 @@
+//! What hostile plugins cost others: how far a call goes over its deadline, and a neighbour's latency beside one.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use wasmill_engine::guest::{CallContext, MessageFacts, Trial};
+use wasmill_frame::{FrameBuf, Parts, TIMESTAMP_NONE};
+use wasmill_plugin::{Grants, Limits, Sandbox, SandboxOptions, StageConfig};
+use wasmill_tests::{Place, home};
+
+use crate::clock::Times;
+use crate::program;
+use crate::report::{Report, Row, Target};
+
+const DEADLINE_MS: u64 = 50;
+/// How often the deadline moves on; a call that begins between two ticks has the rest of one more.
+const TICK_MS: f64 = 10.0;
+const CALLS: usize = 20;
+/// The part of what the neighbour can take that it is given.
+const LOAD: f64 = 0.3;
+/// For how long its latency is measured, and how many messages show what it can take.
+const SECONDS: f64 = 8.0;
+const CAPACITY_MESSAGES: usize = 300_000;
+
+/// Measures what hostile plugins cost others.
+pub fn measure(report: &mut Report) {
+    preemption(report);
+    neighbour(report);
+}
+
+fn preemption(report: &mut Report) {
+    let limits = Limits {
+        deadline_ms: DEADLINE_MS,
+        memory_bytes_max: 4 << 20,
+        fuel: 1_000_000_000,
+        ..Limits::default()
+    };
+    let sandbox = Sandbox::new(SandboxOptions { limits, ..SandboxOptions::default() });
+    let sandbox = sandbox.unwrap_or_else(|e| panic!("{e}"));
+    let mut frame = FrameBuf::default();
+    frame.push(&Parts {
+        id: "m",
+        kind: "test",
+        key: None,
+        payload: b"{}",
+        timestamp: TIMESTAMP_NONE,
+        metadata: b"",
+        payload_is_json: true,
+    });
+    for program in program::all().into_iter().filter(|p| p.batch == "deadline") {
+        let plugin =
+            sandbox.load_bytes(&program.name, &program.component, &Grants::none(), StageConfig::new());
+        let mut guest = plugin.unwrap_or_else(|e| panic!("{e}")).guest();
+        let mut over = Times::default();
+        for _ in 0..CALLS {
+            let mut cx = CallContext { facts: vec![MessageFacts::default()], ..CallContext::default() };
+            let begun = Instant::now();
+            let error = guest.transform(frame.as_bytes(), &mut cx, Trial::Batch).expect_err(&program.name);
+            assert_eq!(error.kind(), "deadline", "{}: {error}", program.name);
+            over.push(begun.elapsed().as_secs_f64() * 1e3 - DEADLINE_MS as f64);
+        }
+        let how = format!("{}: over its deadline of {DEADLINE_MS} ms", program.name);
+        report.push(Row::figure("a hostile call", &how, &over, "ms", Some(Target::AtMost(TICK_MS))));
+    }
+}
+
+fn neighbour(report: &mut Report) {
+    const WHAT: &str = "a neighbour in the same process, stdin → a plugin → stdout";
+    let place = Place::with_plugins(&["seed-job"]);
+    place.file("plugins/by-letter.wasm", program::named("by-letter").component);
+    // Every eighth message does its worst; there are more of them than can be worked off meanwhile.
+    let harms: Vec<char> = "ltpmdauoxheg".chars().collect();
+    let line = |i: usize| {
+        let harm = if i % 8 == 0 { harms[i / 8 % harms.len()] } else { '-' };
+        format!("{{\"id\":\"m{i}\",\"type\":\"t\",\"payload\":{{\"harm\":\"{harm}\"}},\"timestamp\":{i}}}\n")
+    };
+    place.file("hostile.jsonl", (0..200_000).map(line).collect::<String>());
+    place.file("hostile.yaml", "name: hostile\nsource: { file: { path: hostile.jsonl } }\nstages: [{ transform: by-letter }]\nsink: { file: { path: out } }\ndead_letter: { file: { path: dead } }\nlimits: { deadline: 50ms, fuel: 50000000, memory: 8MiB }\n");
+    place.file("beside.yaml", "name: beside\nsource: { stdin: {} }\nstages: [{ transform: seed-job }]\nsink: { stdout: {} }\nepoch: { interval: 5ms }\n");
+    let capacity = run(&place, &["beside.yaml"], f64::INFINITY, CAPACITY_MESSAGES);
+    let rate = LOAD * capacity.rate;
+    let messages = (rate * SECONDS) as usize;
+    let alone = run(&place, &["beside.yaml"], rate, messages);
+    let beside = run(&place, &["beside.yaml", "hostile.yaml"], rate, messages);
+    let one = |figure: f64| {
+        let mut times = Times::default();
+        times.push(figure);
+        times
+    };
+    let how = format!("p99 at {rate:.0} messages/s, which are 30 % of what it can take, alone");
+    report.push(Row::figure(WHAT, &how, &one(alone.p99_ms), "ms", None));
+    let target = Target::AtMost((2.0 * alone.p99_ms + 5.0).ceil());
+    report.push(Row::figure(
+        WHAT,
+        "the same beside a hostile pipeline",
+        &one(beside.p99_ms),
+        "ms",
+        Some(target),
+    ));
+}
+
+struct Measured {
+    rate: f64,
+    p99_ms: f64,
+}
+
+/// Runs these pipelines, writes so many messages at this rate to stdin, and takes the time until each is on stdout.
+fn run(place: &Place, specs: &[&str], rate: f64, messages: usize) -> Measured {
+    let mut child = Command::new(home::binary())
+        .arg("run")
+        .args(specs)
+        .current_dir(place.path(""))
+        .env_clear()
+        .env("XDG_CACHE_HOME", home::cache())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|e| panic!("wasmill can't be started: {e}"));
+    let (mut stdin, stdout) = (child.stdin.take().expect("stdin"), child.stdout.take().expect("stdout"));
+    let line = |i: usize| {
+        format!("{{\"id\":\"m{i}\",\"type\":\"t\",\"payload\":{{\"n\":{i}}},\"timestamp\":{i}}}\n")
+    };
+    // One message ahead: the process has begun once it is back.
+    stdin.write_all(line(messages).as_bytes()).expect("a line");
+    stdin.flush().expect("a line");
+    let (began, has_begun) = mpsc::channel();
+    let reader = thread::spawn(move || {
+        let mut came = vec![None; messages];
+        let mut left = messages;
+        for line in BufReader::new(stdout).lines() {
+            let line = line.expect("a line");
+            let id = line.split_once("\"id\":\"m").and_then(|(_, rest)| rest.split_once('"'));
+            let id: usize = id.and_then(|(id, _)| id.parse().ok()).expect("an id");
+            match came.get_mut(id) {
+                Some(place) => {
+                    *place = Some(Instant::now());
+                    left -= 1;
+                }
+                None => began.send(()).expect("somebody waits"),
+            }
+            if left == 0 {
+                break;
+            }
+        }
+        came
+    });
+    has_begun.recv().expect("the first message comes back");
+    let begun = Instant::now();
+    let due = |i: usize| begun + Duration::from_secs_f64(i as f64 / rate);
+    let mut sent = 0;
+    while sent < messages {
+        let mut package = String::new();
+        while sent < messages && due(sent) <= Instant::now() && package.len() < 64 << 10 {
+            package.push_str(&line(sent));
+            sent += 1;
+        }
+        stdin.write_all(package.as_bytes()).expect("lines");
+        if package.is_empty() {
+            thread::sleep(Duration::from_micros(500));
+        }
+    }
+    let came = reader.join().expect("a reader");
+    let took = begun.elapsed().as_secs_f64();
+    // What was due but waited for its turn has waited too.
+    let latency = |(i, came): (usize, &Option<Instant>)| {
+        came.map(|at| at.saturating_duration_since(due(i)).as_secs_f64() * 1e3)
+    };
+    let mut latencies: Vec<f64> = came.iter().enumerate().filter_map(latency).collect();
+    assert_eq!(latencies.len(), messages, "every message came back");
+    latencies.sort_unstable_by(f64::total_cmp);
+    child.kill().and_then(|()| child.wait()).expect("it ends");
+    Measured { rate: messages as f64 / took, p99_ms: latencies[latencies.len() * 99 / 100] }
+}

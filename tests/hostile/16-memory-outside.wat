@@ -1,0 +1,17 @@
+;; Gives memory for what it is called with outside of what it has.
+;; batch: answer
+;; verdict: answer
+;; says: realloc return: beyond end of memory
+(component
+  (core module $env
+    (memory (export "memory") 1)
+    (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 0x7fffff00)))
+  (core instance $env (instantiate $env))
+  (core module $m
+    (import "env" "memory" (memory 1))
+    $INCLUDE answers
+    (func (export "process") (param $p i32) (param $n i32) (result i32)
+      (call $keep (local.get $p))))
+  (core instance $i (instantiate $m (with "env" (instance $env))))
+  $INCLUDE lift
+  $INCLUDE face)

@@ -1,0 +1,26 @@
+;; Drops a handle twice.
+;; batch: trap
+;; verdict: trap
+;; says: unknown handle index
+(component
+  $INCLUDE env
+  (core module $destructor (func (export "drop") (param i32) ))
+  (core instance $destructor (instantiate $destructor))
+  (type $resource (resource (rep i32) (dtor (core func $destructor "drop"))))
+  (core func $new (canon resource.new $resource))
+  (core func $drop (canon resource.drop $resource))
+  (core instance $host (export "new" (func $new)) (export "drop" (func $drop)))
+  (core module $m
+    (import "env" "memory" (memory 1))
+    (import "host" "new" (func $new (param i32) (result i32)))
+    (import "host" "drop" (func $drop (param i32)))
+    $INCLUDE answers
+    (func (export "process") (param $p i32) (param $n i32) (result i32)
+      (local $handle i32)
+      (local.set $handle (call $new (i32.const 1)))
+      (call $drop (local.get $handle))
+      (call $drop (local.get $handle))
+      (call $keep (local.get $p))))
+  (core instance $i (instantiate $m (with "env" (instance $env)) (with "host" (instance $host))))
+  $INCLUDE lift
+  $INCLUDE face)
