@@ -21,6 +21,7 @@ mod merge;
 mod native;
 #[path = "../../host/connect/tests/support/nats.rs"]
 mod nats;
+mod paced;
 #[path = "../../host/plugin/tests/common/pieces.rs"]
 mod pieces;
 #[path = "../../host/connect/tests/support/postgres.rs"]
@@ -31,6 +32,7 @@ mod report;
 #[path = "../../host/connect/tests/servers/mod.rs"]
 mod servers;
 mod stream;
+mod swaps;
 mod untimed;
 mod whole;
 mod windows;
@@ -76,6 +78,9 @@ fn main() -> std::process::ExitCode {
     }
     if asked("hostile") {
         hostile::measure(&mut report);
+    }
+    if asked("swaps") {
+        swaps::measure(&mut report);
     }
     if asked("exchange") {
         kafka::exchange(&mut report);

@@ -18,14 +18,20 @@ pub fn component(number: u32) -> Vec<u8> {
     let (old, new) = (stamp(0), stamp(number));
     let at = bytes.windows(old.len()).position(|w| w == old.as_bytes()).expect("its version is in it");
     bytes[at..at + old.len()].copy_from_slice(new.as_bytes());
-    let (name, number) = (b"version", number.to_string());
+    naming(bytes, &number.to_string())
+}
+
+/// A component that names another version, and is the same in all else.
+#[must_use]
+pub fn naming(mut component: Vec<u8>, version: &str) -> Vec<u8> {
+    let name = b"version";
     // A custom section: its number, its size, its name's length, name, text.
-    bytes.push(0);
-    bytes.push((1 + name.len() + number.len()) as u8);
-    bytes.push(name.len() as u8);
-    bytes.extend_from_slice(name);
-    bytes.extend_from_slice(number.as_bytes());
-    bytes
+    component.push(0);
+    component.push((1 + name.len() + version.len()) as u8);
+    component.push(name.len() as u8);
+    component.extend_from_slice(name);
+    component.extend_from_slice(version.as_bytes());
+    component
 }
 
 /// Puts a file where a pipeline finds its plugin, as a whole.
