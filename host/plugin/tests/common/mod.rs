@@ -1,5 +1,5 @@
 //! Small components, written as text, and a frame to call them with.
-#![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses a part")]
 
 pub mod pieces;
 
