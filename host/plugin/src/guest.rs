@@ -15,6 +15,9 @@ use crate::plugin::{Loaded, Prepared};
 use crate::text::{ERROR_BYTES_MAX, tame};
 use crate::typed::{self, Answered};
 
+/// The size of an accumulator of no messages.
+const INITIAL_BYTES_MAX: usize = 1 << 20;
+
 /// A plugin as one worker calls it. A call takes one of the plugin's instances, or makes one, and puts it back if
 /// it succeeds.
 pub(crate) struct WasmGuest {
@@ -182,6 +185,12 @@ pub(crate) fn describe(plugin: &Loaded) -> Result<AggregateInfo, CallError> {
     };
     let ((description,), _) = run_once(plugin, None, 0, &mut cx, Trial::Verdict, call)?;
     let typed::Description { commutative, state_version, initial } = description;
+    if initial.len() > INITIAL_BYTES_MAX {
+        let bytes = initial.len();
+        return Err(CallError::Answer(format!(
+            "its initial accumulator has {bytes} bytes; up to {INITIAL_BYTES_MAX} may be, for each new key has one"
+        )));
+    }
     Ok(AggregateInfo { commutative, state_version, initial })
 }
 

@@ -124,6 +124,24 @@ fn sizes_are_bounded_before_anything_is_compiled() {
 }
 
 #[test]
+fn what_each_new_key_begins_with_is_bounded() {
+    let begins_with = |bytes: usize| {
+        aggregate(&format!(
+            "(drop (memory.grow (i32.const 32)))
+      (i32.store8 (i32.const 32) (i32.const 1))
+      (i32.store (i32.const 40) (i32.const 0))
+      (i32.store (i32.const 44) (i32.const {bytes}))
+      (return (i32.const 32))"
+        ))
+    };
+    let sandbox = sandbox(Limits { answer_bytes_max: 4 << 20, ..small_limits() });
+    let load = |bytes| sandbox.load_bytes("guest", &begins_with(bytes), &Grants::none(), StageConfig::new());
+    assert!(load(1 << 20).is_ok());
+    let error = load((1 << 20) + 1).err().expect("refused").to_string();
+    assert!(error.contains("initial accumulator has 1048577 bytes; up to 1048576"), "{error}");
+}
+
+#[test]
 fn a_plugin_says_what_it_is() {
     let sandbox = small_sandbox();
     let load = |bytes: &[u8]| {

@@ -9,6 +9,11 @@ use crate::stage::{Origins, StageKind, context, verdict};
 
 use super::{Finished, Item, Unfolded};
 
+/// What one call is given of accumulators: what has more is called for in parts.
+const GIVEN_BYTES_MAX: usize = 128 << 20;
+/// What one call may answer of them, where the same bytes count as often as they are meant: blobs may share them.
+const ANSWERED_BYTES_MAX: usize = 128 << 20;
+
 /// An aggregate's plugin as one lane calls it.
 pub(crate) struct PluginAggregator {
     plugin: PluginRef,
@@ -122,6 +127,8 @@ impl PluginAggregator {
             });
             groups[slot].1.push(index);
         }
+        let given: Vec<&[u8]> = groups.iter().map(|(at, _)| accumulators[*at].as_slice()).collect();
+        fits_a_call(&given, 1)?;
         let mut writer = GroupsWriter::new();
         for (accumulator, indices) in &groups {
             writer.push(&accumulators[*accumulator], indices.iter().copied());
@@ -190,13 +197,12 @@ impl PluginAggregator {
         if pairs.is_empty() {
             return Ok(Vec::new());
         }
+        let given: Vec<&[u8]> = pairs.iter().flat_map(|(left, right)| [*left, *right]).collect();
+        fits_a_call(&given, 2)?;
         let mut writer = BlobsWriter::new();
-        for (left, right) in pairs {
-            writer.push(0, left);
-            writer.push(0, right);
-        }
+        given.iter().for_each(|bytes| writer.push(0, bytes));
         let answer = self.guest.merge(&writer.finish(), &mut CallContext::default(), trial)?;
-        let blobs = Blobs::parse(&answer).map_err(|m| CallError::Answer(m.to_string()))?;
+        let blobs = answered(&answer)?;
         if blobs.len() != pairs.len() {
             return Err(count_differs("merge", pairs.len(), blobs.len()));
         }
@@ -228,12 +234,13 @@ impl PluginAggregator {
     }
 
     fn try_finish(&mut self, accumulators: &[&[u8]], trial: Trial) -> Result<Vec<Finished>, CallError> {
+        fits_a_call(accumulators, 1)?;
         let mut writer = BlobsWriter::new();
         for bytes in accumulators {
             writer.push(0, bytes);
         }
         let answer = self.guest.finish(&writer.finish(), &mut CallContext::default(), trial)?;
-        let blobs = Blobs::parse(&answer).map_err(|m| CallError::Answer(m.to_string()))?;
+        let blobs = answered(&answer)?;
         if blobs.len() != accumulators.len() {
             return Err(count_differs("finish", accumulators.len(), blobs.len()));
         }
@@ -248,6 +255,28 @@ impl PluginAggregator {
     }
 }
 
+/// Whether accumulators can be given to one call; `least` of them always can.
+fn fits_a_call(accumulators: &[&[u8]], least: usize) -> Result<(), CallError> {
+    let bytes = accumulators.iter().map(|a| a.len()).sum::<usize>();
+    if accumulators.len() > least && bytes > GIVEN_BYTES_MAX {
+        // Nobody is told: what asks goes on with a part.
+        return Err(CallError::Refused(format!("{bytes} bytes of accumulators are too many for one call")));
+    }
+    Ok(())
+}
+
+/// The blobs of an answer, with what they mean bounded.
+fn answered(bytes: &[u8]) -> Result<Blobs<'_>, CallError> {
+    let blobs = Blobs::parse(bytes).map_err(|m| CallError::Answer(m.to_string()))?;
+    let meant = blobs.iter().map(|(_, blob)| blob.len()).fold(0, usize::saturating_add);
+    if meant > ANSWERED_BYTES_MAX {
+        return Err(CallError::Answer(format!(
+            "blobs that share bytes, and mean {meant} together; up to {ANSWERED_BYTES_MAX} may be"
+        )));
+    }
+    Ok(blobs)
+}
+
 fn count_differs(call: &str, expected: usize, found: usize) -> CallError {
     CallError::Answer(format!("{call} answered {found} blobs where {expected} were asked for"))
 }
@@ -256,7 +285,7 @@ type Folded<'a> = (Vec<&'a [u8]>, Vec<(usize, String)>);
 
 /// Reads what fold answers: the accumulators, then the messages that failed.
 fn read_folded(bytes: &[u8], groups: usize, messages: usize) -> Result<Folded<'_>, CallError> {
-    let blobs = Blobs::parse(bytes).map_err(|m| CallError::Answer(m.to_string()))?;
+    let blobs = answered(bytes)?;
     if blobs.len() < groups {
         return Err(count_differs("fold", groups, blobs.len()));
     }
@@ -272,4 +301,37 @@ fn read_folded(bytes: &[u8], groups: usize, messages: usize) -> Result<Folded<'_
         }
     }
     Ok((accumulators, failed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_given_what_a_layout_can_hold() {
+        let large = vec![0; GIVEN_BYTES_MAX / 2 + 1];
+        assert!(fits_a_call(&[&large], 1).is_ok());
+        assert!(fits_a_call(&[&large, b"small"], 1).is_ok());
+        assert!(fits_a_call(&[&large, &large], 1).is_err(), "two by two are too many");
+        assert!(fits_a_call(&[&large, &large], 2).is_ok(), "a pair can't be parted");
+    }
+
+    #[test]
+    fn blobs_that_share_their_bytes_count_as_often_as_they_are_meant() {
+        let sharing = |blobs: u32| {
+            let mut bytes = b"WML1\x01\0\0\0".to_vec();
+            bytes.extend_from_slice(&blobs.to_le_bytes());
+            bytes.extend_from_slice(&[0; 4]);
+            for _ in 0..blobs {
+                for field in [0, 0, 1 << 20] {
+                    bytes.extend_from_slice(&u32::to_le_bytes(field));
+                }
+            }
+            bytes.resize(bytes.len() + (1 << 20), b'x');
+            bytes
+        };
+        assert_eq!(read_folded(&sharing(3), 3, 1).expect("three times the same").0.len(), 3);
+        let error = read_folded(&sharing(129), 129, 1).expect_err("129 MiB of 1 MiB");
+        assert!(error.kind() == "answer" && error.to_string().contains("share bytes"), "{error}");
+    }
 }
