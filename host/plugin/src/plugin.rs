@@ -11,6 +11,7 @@ use crate::contract::{Role, Width};
 use crate::engines::Mode;
 use crate::grants::Grants;
 use crate::guest::WasmGuest;
+use crate::hidden;
 use crate::imports;
 use crate::sandbox::Host;
 use crate::typed;
@@ -56,7 +57,8 @@ impl Plugin for LoadedRef {
     }
 
     fn guest(&self) -> Box<dyn Guest> {
-        Box::new(WasmGuest::new(Arc::clone(&self.0)))
+        let guest = Box::new(WasmGuest::new(Arc::clone(&self.0)));
+        hidden::without_secrets(guest, &self.0.shared.behind.secrets)
     }
 }
 

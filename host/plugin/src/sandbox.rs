@@ -164,7 +164,9 @@ impl Sandbox {
             .map_err(|what| AdmissionError::Signature { plugin: name.to_owned(), what })?;
         let clock = (host.wall_clock_ms, grants.has(Grant::WallClock));
         let counters = host.counters.of(name);
-        let shared = Shared::new(name, host.limits.clone(), config, counters, clock, host.engines.seconds());
+        let behind = Arc::clone(&grants.behind);
+        let (limits, seconds) = (host.limits.clone(), host.engines.seconds());
+        let shared = Shared::new(name, limits, config, counters, clock, behind, seconds);
         let mut loaded = Loaded {
             host: Arc::clone(host),
             info,
