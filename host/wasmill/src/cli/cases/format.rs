@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use wasmill_engine::key::{KeySpec, OnNull, Path as FieldPath};
 
+use super::given::{Answer, Given};
 use crate::report::{Diagnostic, Problems, Sources};
 use crate::spec::Grant;
 use crate::spec::located::Located;
@@ -19,6 +20,9 @@ A file of cases is YAML, or JSON with one case a line (its name then ends in .js
 
   config: { threshold: 3 }        # for all cases; a case may have its own
   grants: [state]                 # for all cases; a case may have its own
+  secrets: { api-key: abc }       # what is granted of these, for all cases; a case may have its own
+  lookups: { carriers: { UA: { name: United } } }
+  http: { \"https://api.example.com/score/1\": { status: 200, body: { score: 7 } } }
   cases:
     - name: marks late flights
       kind: transform             # transform, filter or aggregate; needed where the plugin has several
@@ -50,13 +54,14 @@ not depend on how its messages are cut into batches.
 ";
 
 /// A case, ready to run.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Case {
     pub name: String,
     pub kind: Option<Kind>,
     pub key: Option<KeySpec>,
     pub grants: Vec<Grant>,
     pub config: BTreeMap<String, Value>,
+    pub given: Given,
     pub input: Vec<Value>,
     pub expected: Expected,
 }
@@ -95,6 +100,9 @@ struct RawFile {
     config: BTreeMap<String, Value>,
     #[serde(default)]
     grants: Vec<Grant>,
+    secrets: Option<BTreeMap<String, String>>,
+    lookups: Option<BTreeMap<String, BTreeMap<String, Value>>>,
+    http: Option<BTreeMap<String, Answer>>,
     cases: Vec<RawCase>,
 }
 
@@ -105,6 +113,9 @@ struct RawCase {
     kind: Option<Kind>,
     key_by: Option<Located<String>>,
     grants: Option<Vec<Grant>>,
+    secrets: Option<BTreeMap<String, String>>,
+    lookups: Option<BTreeMap<String, BTreeMap<String, Value>>>,
+    http: Option<BTreeMap<String, Answer>>,
     config: Option<BTreeMap<String, Value>>,
     input: Vec<Value>,
     expect: Option<Vec<Value>>,
@@ -127,11 +138,12 @@ pub fn parse(file: &Path, text: &str) -> Result<Vec<Case>, Problems> {
 
 fn parse_whole(text: &str, source: u32) -> Result<Vec<Case>, Box<Diagnostic>> {
     let tree = node::parse(text, source, 0).map_err(Box::new)?;
-    let RawFile { config, grants, cases } = de::from_node(&tree)?;
+    let RawFile { config, grants, secrets, lookups, http, cases } = de::from_node(&tree)?;
+    let all = Case { config, grants, given: Given { secrets, lookups, http }, ..Case::default() };
     if cases.is_empty() {
         return Err(Box::new(Diagnostic::at(tree.span, "there are no cases", "`cases` is empty")));
     }
-    cases.into_iter().map(|c| case(c, &config, &grants)).collect()
+    cases.into_iter().map(|c| case(c, &all)).collect()
 }
 
 fn parse_lines(text: &str, source: u32) -> Result<Vec<Case>, Box<Diagnostic>> {
@@ -140,7 +152,7 @@ fn parse_lines(text: &str, source: u32) -> Result<Vec<Case>, Box<Diagnostic>> {
     for line in text.split_inclusive('\n') {
         if !line.trim().is_empty() {
             let tree = node::parse(line, source, at).map_err(Box::new)?;
-            cases.push(case(de::from_node(&tree)?, &BTreeMap::new(), &[])?);
+            cases.push(case(de::from_node(&tree)?, &Case::default())?);
         }
         at += line.len();
     }
@@ -150,7 +162,8 @@ fn parse_lines(text: &str, source: u32) -> Result<Vec<Case>, Box<Diagnostic>> {
     Ok(cases)
 }
 
-fn case(raw: RawCase, config: &BTreeMap<String, Value>, grants: &[Grant]) -> Result<Case, Box<Diagnostic>> {
+/// A case, with what `all` gives where it gives nothing of its own.
+fn case(raw: RawCase, all: &Case) -> Result<Case, Box<Diagnostic>> {
     let key = match raw.key_by {
         None => None,
         Some(path) => {
@@ -179,8 +192,13 @@ fn case(raw: RawCase, config: &BTreeMap<String, Value>, grants: &[Grant]) -> Res
         name: raw.name.value,
         kind: raw.kind,
         key,
-        grants: raw.grants.unwrap_or_else(|| grants.to_vec()),
-        config: raw.config.unwrap_or_else(|| config.clone()),
+        grants: raw.grants.unwrap_or_else(|| all.grants.clone()),
+        config: raw.config.unwrap_or_else(|| all.config.clone()),
+        given: Given {
+            secrets: raw.secrets.or_else(|| all.given.secrets.clone()),
+            lookups: raw.lookups.or_else(|| all.given.lookups.clone()),
+            http: raw.http.or_else(|| all.given.http.clone()),
+        },
         input: raw.input,
         expected: Expected { messages: raw.expect, failed: raw.failed, outputs: raw.outputs, values },
     })

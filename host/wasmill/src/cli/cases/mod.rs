@@ -1,6 +1,7 @@
 //! `wasmill test`: a plugin's cases, run in the sandbox.
 
 mod format;
+mod given;
 mod judge;
 mod play;
 
@@ -36,7 +37,8 @@ pub fn run(args: &args::Test) -> Result<(), Stop> {
     let mut tested = Vec::new();
     for cases_file in &args.cases {
         for case in read(cases_file)? {
-            let grants = sandbox::grants(&case.grants);
+            let wrong = |e| Stop::error(Exit::Usage, format!("the case `{}`: {e}", case.name));
+            let grants = case.given.to(sandbox::grants(&case.grants)).map_err(wrong)?;
             let plugin = sandbox
                 .load(file, &grants, sandbox::config(&case.config))
                 .map_err(|e| Stop::error(Exit::Plugin, e))?;
