@@ -191,7 +191,7 @@ fn explain_says_what_is_granted_and_why_a_replay_may_differ() {
         "granted secrets api-key",
         "granted http GET to http://127.0.0.1:8080; at most 7 a second, 16 at once, 2s and 1MiB each",
         "granted lookup carriers",
-        &format!("carriers  data/carriers.csv by code, 2 rows, sha256 {digest}"),
+        &format!("carriers  ./data/carriers.csv by code, 2 rows, sha256 {digest}"),
         "results may differ in a replay: the stage `asks-around` is granted http: what it is answered is in no log",
         "results may differ in a replay: the stage `asks-around` looks into `carriers`, whose file is outside the log",
     ]);
@@ -207,7 +207,7 @@ fn what_a_grant_names_and_is_not_there_is_told_at_its_place() {
     let place = place("127.0.0.1:8080".parse().expect("an address"), "");
     place.file("in.jsonl", "").file("secrets/api-key", "");
     let told = [
-        "the secret `api-key`: secrets/api-key is empty",
+        "the secret `api-key`: ./secrets/api-key is empty",
         "pipeline.yaml:4:12",
         "granted to the stage `asks-around`",
     ];
@@ -223,7 +223,7 @@ fn what_a_grant_names_and_is_not_there_is_told_at_its_place() {
     place.pipeline().env("API_KEY", KEY).run().exits(0);
     place.file("data/carriers.csv", "code,name\nUA,United\nUA,Unified\n");
     place.pipeline().env("API_KEY", KEY).run().exits(2).says(&[
-        "the table `carriers`: data/carriers.csv, line 3: the key \"UA\" stands twice",
+        "the table `carriers`: ./data/carriers.csv, line 3: the key \"UA\" stands twice",
         "pipeline.yaml:6:13",
     ]);
 }
