@@ -69,7 +69,7 @@ pub enum AdmissionError {
         exports: String,
     },
     /// It imports what its stage doesn't grant.
-    #[error("plugin {plugin} imports `{grant}`, which its stage isn't granted: add `grants: [{grant}]`")]
+    #[error("plugin {plugin} imports `{grant}`, which its stage isn't granted: add `grants: [{}]`", grant.example())]
     NotGranted {
         /// The plugin.
         plugin: String,

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use wasmill_engine::guest::CallContext;
 use wasmtime::ResourceLimiter;
 
 use crate::counters::PluginCounters;
 use crate::engines::TABLE_ELEMENTS_MAX;
+use crate::grants::Behind;
 use crate::imports::empty_world::World;
 use crate::limits::Limits;
 use crate::text::tame;
@@ -23,6 +25,8 @@ pub(crate) struct Shared {
     pub wall_clock_ms: fn() -> i64,
     /// Whether the wall clock is granted, for WASI's.
     pub sees_wall_clock: bool,
+    /// What stands behind its grants.
+    pub behind: Arc<Behind>,
     log: LogBudget,
 }
 
@@ -55,11 +59,17 @@ impl Shared {
         config: BTreeMap<String, String>,
         counters: Arc<PluginCounters>,
         clock: (fn() -> i64, bool),
+        behind: Arc<Behind>,
         seconds: Arc<AtomicU64>,
     ) -> Self {
         let log = LogBudget { seconds, used: Mutex::default() };
         let (wall_clock_ms, sees_wall_clock) = clock;
-        Self { name: name.to_owned(), limits, config, counters, wall_clock_ms, sees_wall_clock, log }
+        Self { name: name.to_owned(), limits, config, counters, wall_clock_ms, sees_wall_clock, behind, log }
+    }
+
+    /// A guest's text as people may see it: without its secrets, on one line, short.
+    pub fn tame(&self, text: &str, bytes_max: usize) -> String {
+        tame(&self.behind.secrets.hide(text), bytes_max)
     }
 
     /// Writes a line to the host's log, unless the plugin has written too many in this second.
@@ -77,7 +87,7 @@ impl Shared {
             used.lines += 1;
             std::mem::take(&mut used.dropped)
         };
-        let (plugin, text) = (&self.name, tame(text, self.limits.log_line_bytes_max));
+        let (plugin, text) = (&self.name, self.tame(text, self.limits.log_line_bytes_max));
         if dropped > 0 {
             tracing::warn!(target: "plugin", plugin, dropped, "log lines above the plugin's limit were dropped");
         }
@@ -95,6 +105,13 @@ impl Shared {
 #[error("{0}")]
 pub(crate) struct Stop(pub String);
 
+/// What a call has used up of HTTP.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct HttpUsed {
+    pub requests: usize,
+    pub waited: Duration,
+}
+
 /// What a store holds beside the guest.
 pub(crate) struct Ctx {
     pub shared: Arc<Shared>,
@@ -107,6 +124,12 @@ pub(crate) struct Ctx {
     pub world: World,
     /// The deadline of a call, in ticks from its beginning.
     pub deadline_ticks: u64,
+    /// When the call began.
+    pub began: Instant,
+    /// How long the host let it wait in this call: none of the guest's time.
+    pub waited: Duration,
+    /// What of HTTP this call has used up.
+    pub http: HttpUsed,
     messages: u32,
     /// How many random numbers each message has drawn.
     drawn: Vec<u32>,
@@ -127,6 +150,9 @@ impl Ctx {
             metrics: Vec::new(),
             world: World::default(),
             deadline_ticks: 0,
+            began: Instant::now(),
+            waited: Duration::ZERO,
+            http: HttpUsed::default(),
             messages: 0,
             drawn: Vec::new(),
             host_calls_left,
@@ -143,6 +169,7 @@ impl Ctx {
         self.metrics.clear();
         self.panic = None;
         self.meter.denied = false;
+        (self.began, self.waited, self.http) = (Instant::now(), Duration::ZERO, HttpUsed::default());
         self.host_calls_left = self.shared.limits.host_calls_max;
         self.state_bytes_left = self.shared.limits.state_bytes_max;
     }

@@ -45,7 +45,7 @@ pub(crate) fn classify(failure: Failure, cx: &Ctx, mode: Mode) -> CallError {
         _ => {}
     }
     if let Some(said) = cx.panic.clone().or_else(|| cx.world.last_words()) {
-        return CallError::Trap(tame(&said, ERROR_BYTES_MAX));
+        return CallError::Trap(cx.shared.tame(&said, ERROR_BYTES_MAX));
     }
     if error.is::<PoolConcurrencyLimitError>() {
         let max = limits.instances_max;

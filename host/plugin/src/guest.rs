@@ -12,7 +12,7 @@ use crate::contract::Width;
 use crate::engines::{HANDLES_MAX, Mode, TICK_MS};
 use crate::failure::{Failure, classify};
 use crate::plugin::{Loaded, Prepared};
-use crate::text::{ERROR_BYTES_MAX, tame};
+use crate::text::ERROR_BYTES_MAX;
 use crate::typed::{self, Answered};
 
 /// The size of an accumulator of no messages.
@@ -59,7 +59,8 @@ impl Live {
         Answered<T>: ComponentNamedList + Lift,
     {
         let (answer,) = self.call_plain::<P, Answered<T>>(index, params)?;
-        answer.map_err(|text| CallError::Refused(tame(&text, ERROR_BYTES_MAX)).into())
+        let shared = &self.store.data().shared;
+        answer.map_err(|text| CallError::Refused(shared.tame(&text, ERROR_BYTES_MAX)).into())
     }
 
     fn call_plain<P, R>(&mut self, index: ComponentExportIndex, params: P) -> Result<R, Failure>

@@ -12,6 +12,8 @@
 //! - A plugin sees nothing of the machine: no files, sockets, environment, or clock. It imports what
 //!   the contract always gives, what its stage grants ([`Grants`]), and, for other toolchains, a WASI
 //!   0.2 world in which there is nothing.
+//! - HTTP is sent by an [`Outgoing`] that whoever loads the plugin brings along, once the grant's own
+//!   rules have passed the request. A granted [`Secrets`] value stands in no log line, panic or reason.
 //! - No code that wasmtime compiled elsewhere is ever run: a cache entry must carry this cache's own
 //!   authentication code.
 
@@ -25,13 +27,17 @@ mod engines;
 mod failure;
 mod grants;
 mod guest;
+mod hidden;
 mod imports;
 mod inspect;
 mod instances;
 mod limits;
+mod lookup;
+mod outgoing;
 mod outline;
 mod plugin;
 mod sandbox;
+mod secrets;
 mod text;
 mod typed;
 
@@ -41,5 +47,8 @@ pub use counters::Counter;
 pub use grants::{Grant, Grants, UnknownGrant};
 pub use inspect::{Identity, ImportNeed, Inspection};
 pub use limits::Limits;
+pub use lookup::{Lookup, LookupBuilder, LookupError};
+pub use outgoing::{HttpGrant, HttpMethod, HttpRequest, HttpResponse, Origin, Outgoing};
 pub use outline::{CASES_SECTION, Declared};
 pub use sandbox::{Sandbox, SandboxError, SandboxOptions, StageConfig, digest};
+pub use secrets::Secrets;

@@ -11,6 +11,7 @@ use crate::contract::{Role, Width};
 use crate::engines::Mode;
 use crate::grants::Grants;
 use crate::guest::{Live, WasmGuest};
+use crate::hidden;
 use crate::imports;
 use crate::instances::Instances;
 use crate::sandbox::Host;
@@ -69,7 +70,8 @@ impl Plugin for LoadedRef {
     }
 
     fn guest(&self) -> Box<dyn Guest> {
-        Box::new(WasmGuest::new(Arc::clone(&self.0)))
+        let guest = Box::new(WasmGuest::new(Arc::clone(&self.0)));
+        hidden::without_secrets(guest, &self.0.shared.behind.secrets)
     }
 }
 

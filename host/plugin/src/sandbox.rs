@@ -162,8 +162,9 @@ impl Sandbox {
             aggregate: None,
         };
         // The same plugin, loaded for another stage: its instances serve both.
-        let same =
-            |l: &&Arc<Loaded>| l.info.name == info.name && l.grants == *grants && l.shared.config == config;
+        let same = |l: &&Arc<Loaded>| {
+            l.info.name == info.name && l.grants.is_same(grants) && l.shared.config == config
+        };
         let others = host.loaded_of(&info.digest);
         if let Some(loaded) = others.iter().find(same) {
             return Ok(Arc::new(LoadedRef(Arc::clone(loaded))));
@@ -174,7 +175,9 @@ impl Sandbox {
             .map_err(|what| AdmissionError::Signature { plugin: name.to_owned(), what })?;
         let clock = (host.wall_clock_ms, grants.has(Grant::WallClock));
         let counters = host.counters.of(name);
-        let shared = Shared::new(name, host.limits.clone(), config, counters, clock, host.engines.seconds());
+        let behind = Arc::clone(&grants.behind);
+        let (limits, seconds) = (host.limits.clone(), host.engines.seconds());
+        let shared = Shared::new(name, limits, config, counters, clock, behind, seconds);
         let mut loaded = Loaded {
             host: Arc::clone(host),
             info,

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod grants;
 pub mod plugins;
 pub mod report;
 pub mod runtime;

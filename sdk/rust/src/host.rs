@@ -1,7 +1,8 @@
 //! What the host offers beyond the message at hand.
 //!
 //! Each use is an import of the plugin, and one that is not used is not imported. `wall_clock`,
-//! `state` and `count` must be granted in the pipeline's spec; the others are always there.
+//! `state` and `count` must be granted in the pipeline's spec, as must [`crate::secret`], [`crate::lookup`] and
+//! [`crate::http`]; the others are always there.
 
 use std::cell::{Cell, RefCell};
 
@@ -11,8 +12,9 @@ use crate::{Result, json};
 
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use crate::testing::host::{
-    config_get, log_write, message_time, metrics_add, random_next, state_change_many, state_delete,
-    state_get, state_get_many, state_increment, state_increment_many, state_set, wall_clock_now,
+    config_get, http_send, http_send_many, log_write, lookup_get, lookup_get_many, message_time, metrics_add,
+    random_next, secret_get, state_change_many, state_delete, state_get, state_get_many, state_increment,
+    state_increment_many, state_set, wall_clock_now,
 };
 #[cfg(target_arch = "wasm32")]
 pub(crate) use wasm::*;
@@ -126,17 +128,47 @@ macro_rules! log_debug {
 mod wasm {
     use super::Level;
     use crate::bindings::imports::wasmill::plugin as import;
+    use crate::http::{Request, Response};
 
     pub(crate) use import::clock::message_time;
     pub(crate) use import::config::get as config_get;
+    pub(crate) use import::lookup::{get as lookup_get, get_many as lookup_get_many};
     pub(crate) use import::metrics::add as metrics_add;
     pub(crate) use import::random::next as random_next;
+    pub(crate) use import::secrets::get as secret_get;
     pub(crate) use import::state::{
         change_many as state_change_many, delete as state_delete, get as state_get,
         get_many as state_get_many, increment as state_increment, increment_many as state_increment_many,
         set as state_set,
     };
     pub(crate) use import::wall_clock::now as wall_clock_now;
+
+    fn to_host(request: &Request) -> import::http::Request {
+        let header = |(name, value): &(String, String)| import::http::Header {
+            name: name.clone(),
+            value: value.clone(),
+        };
+        import::http::Request {
+            method: request.method.clone(),
+            url: request.url.clone(),
+            headers: request.headers.iter().map(header).collect(),
+            body: request.body.clone(),
+        }
+    }
+
+    fn from_host(response: import::http::Response) -> Response {
+        let headers = response.headers.into_iter().map(|h| (h.name, h.value)).collect();
+        Response { status: response.status, headers, body: response.body }
+    }
+
+    pub(crate) fn http_send(request: &Request) -> Result<Response, String> {
+        import::http::send(&to_host(request)).map(from_host)
+    }
+
+    pub(crate) fn http_send_many(requests: &[Request]) -> Vec<Result<Response, String>> {
+        let requests: Vec<_> = requests.iter().map(to_host).collect();
+        import::http::send_many(&requests).into_iter().map(|answer| answer.map(from_host)).collect()
+    }
 
     pub(crate) fn log_write(level: Level, text: &str) {
         let level = match level {

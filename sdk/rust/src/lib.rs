@@ -87,8 +87,9 @@
 //! what was gathered.
 //!
 //! # The world outside
-//! There is none, but for [`host`]: config, log, counters, the wall clock; and a message's
-//! [`time`](Message::time), [`random`](Message::random) numbers and [`state`](Message::state).
+//! There is none, but for [`host`]: config, log, counters, the wall clock; a message's
+//! [`time`](Message::time), [`random`](Message::random) numbers and [`state`](Message::state); and where they are
+//! granted, the pipeline's [`secret`]s and tables ([`lookup`]), and [`http`].
 //! A plugin imports what it uses (and the log, by which a panic tells its text and line), and the host
 //! refuses to load one that uses what was not granted. A function must be pure: the same messages,
 //! the same answers. Statics may be gone at the next call.
@@ -100,11 +101,14 @@ mod aggregate;
 pub mod bindings;
 mod export;
 pub mod host;
+pub mod http;
 mod json;
+pub mod lookup;
 mod message;
 mod panic;
 mod reason;
 mod rfc3339;
+pub mod secret;
 mod stage;
 mod state;
 #[cfg(not(target_arch = "wasm32"))]

@@ -100,6 +100,16 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
+    /// What `look` makes of each message, in order: for calls of the host about all of them, before
+    /// [`Batch::each`] goes through them.
+    pub fn read<V>(&mut self, mut look: impl FnMut(&Message<'a>) -> V) -> Vec<V> {
+        let looked = |index| {
+            self.message.turn_to(index);
+            look(&self.message)
+        };
+        (0..self.messages).map(looked).collect()
+    }
+
     fn names(&self, name: &str) -> Vec<u8> {
         let mut names = BlobsWriter::new();
         for index in 0..self.messages {

@@ -12,6 +12,7 @@ mod dlq;
 mod flapping;
 mod flights;
 mod flights_built_ins;
+mod granted;
 mod hostile;
 mod http;
 mod killing;

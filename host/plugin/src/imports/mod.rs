@@ -1,7 +1,11 @@
 //! What a plugin may call.
 
 pub(crate) mod empty_world;
+mod http;
+mod lookup;
+mod secrets;
 mod state;
+mod wait;
 
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Component, ComponentType, Lift, Linker};
@@ -55,6 +59,15 @@ pub(crate) fn linker(component: &Component, grants: &Grants) -> wasmtime::Result
             cx.data_mut().enter()?;
             Ok(((cx.data().shared.wall_clock_ms)(),))
         })?;
+    }
+    if grants.has(Grant::Secrets) {
+        secrets::add(&mut linker)?;
+    }
+    if grants.has(Grant::Http) {
+        http::add(&mut linker)?;
+    }
+    if grants.has(Grant::Lookup) {
+        lookup::add(&mut linker)?;
     }
     empty_world::add(&mut linker, component)?;
     Ok(linker)

@@ -1,14 +1,11 @@
 //! State of a message's key.
 
-use std::time::{Duration, Instant};
-
 use wasmill_frame::{Blobs, BlobsWriter};
 use wasmtime::component::Linker;
 
-use super::Cx;
+use super::{Cx, wait};
 use crate::context::Ctx;
 use crate::contract::full_name;
-use crate::engines::TICK_MS;
 use crate::text::tame;
 
 /// Adds the `state` import. Its reasons don't name the entry: SDKs put it in front.
@@ -43,17 +40,11 @@ pub(super) fn add(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     })
 }
 
-/// Makes a call that may have to wait for the store. That time is not the guest's: where it was long, the
-/// guest has its whole deadline again. The number of its calls bounds how often.
+/// Makes a call that may have to wait for the store. That time is not the guest's; the number of its calls
+/// bounds how often.
 fn read<T>(cx: &mut Cx<'_>, call: impl FnOnce(&mut Ctx) -> T) -> wasmtime::Result<(T,)> {
     cx.data_mut().enter()?;
-    let since = Instant::now();
-    let answer = call(cx.data_mut());
-    if since.elapsed() >= Duration::from_millis(TICK_MS) {
-        let ticks = cx.data().deadline_ticks;
-        cx.set_epoch_deadline(ticks);
-    }
-    Ok((answer,))
+    Ok((wait::outside(cx, call),))
 }
 
 const NO_STATE: &str = "this call has no state; state belongs to messages, so it is there in transform, filter, fold and scan alone";

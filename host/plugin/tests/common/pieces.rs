@@ -144,6 +144,49 @@ pub const WALL_CLOCK: Imports = Imports {
     core: r#"(import "host" "now" (func $now (result i64)))"#,
 };
 
+/// `$secret (at, length, answer)`.
+pub const SECRETS: Imports = Imports {
+    declared: r#"(import "wasmill:plugin/secrets@0.1.0" (instance $secrets
+      (export "get" (func (param "name" string) (result (result (list u8) (error string)))))))"#,
+    lowered: r#"(core func $secret (canon lower (func $secrets "get")
+      (memory (core memory $env "memory")) (realloc (core func $env "realloc"))))"#,
+    given: r#"(export "secret" (func $secret))"#,
+    core: r#"(import "host" "secret" (func $secret (param i32 i32 i32)))"#,
+};
+
+/// `$row (table at, length, key at, length, answer)`, `$rows` alike with blobs of keys.
+pub const LOOKUP: Imports = Imports {
+    declared: r#"(import "wasmill:plugin/lookup@0.1.0" (instance $lookup
+      (export "get" (func (param "table" string) (param "key" string)
+        (result (result (option (list u8)) (error string)))))
+      (export "get-many" (func (param "table" string) (param "keys" (list u8))
+        (result (result (list u8) (error string)))))))"#,
+    lowered: r#"(core func $row (canon lower (func $lookup "get")
+      (memory (core memory $env "memory")) (realloc (core func $env "realloc"))))
+    (core func $rows (canon lower (func $lookup "get-many")
+      (memory (core memory $env "memory")) (realloc (core func $env "realloc"))))"#,
+    given: r#"(export "row" (func $row)) (export "rows" (func $rows))"#,
+    core: r#"(import "host" "row" (func $row (param i32 i32 i32 i32 i32)))
+    (import "host" "rows" (func $rows (param i32 i32 i32 i32 i32)))"#,
+};
+
+/// `$send (method at, length, URL at, length, headers at, count, body at, length, answer)`.
+pub const HTTP: Imports = Imports {
+    declared: r#"(import "wasmill:plugin/http@0.1.0" (instance $http
+      (type $h' (record (field "name" string) (field "value" string)))
+      (export "header" (type $h (eq $h')))
+      (type $q' (record (field "method" string) (field "url" string) (field "headers" (list $h))
+        (field "body" (list u8))))
+      (export "request" (type $q (eq $q')))
+      (type $a' (record (field "status" u16) (field "headers" (list $h)) (field "body" (list u8))))
+      (export "response" (type $a (eq $a')))
+      (export "send" (func (param "request" $q) (result (result $a (error string)))))))"#,
+    lowered: r#"(core func $send (canon lower (func $http "send")
+      (memory (core memory $env "memory")) (realloc (core func $env "realloc"))))"#,
+    given: r#"(export "send" (func $send))"#,
+    core: r#"(import "host" "send" (func $send (param i32 i32 i32 i32 i32 i32 i32 i32 i32)))"#,
+};
+
 /// What a foreign toolchain imports: `$stderr () -> stream`, `$print (stream, at, length, answer)`,
 /// `$environment (answer)`, `$directories (answer)`, `$dice () -> u64`, `$socket (family, answer)`.
 pub const WASI: Imports = Imports {

@@ -6,7 +6,7 @@ use super::args;
 use super::exit::Stop;
 use super::plan::{End, Plan, plan, refuse_too_weak};
 use super::{load, print_json};
-use crate::spec::{HumanDuration, Kept, Sharing};
+use crate::spec::{Grant, HumanDuration, Kept, Sharing};
 
 /// Shows what a pipeline will do.
 ///
@@ -56,17 +56,31 @@ fn text(plan: &Plan) -> String {
             let _ = writeln!(t, "  {:<9} {:<16} built-in {built_in}", "", "");
         }
         if let Some(plugin) = &step.plugin {
+            let by_name = |g: &&Grant| matches!(g, Grant::State | Grant::Metrics | Grant::WallClock);
             let grants: Vec<String> =
-                step.grants.iter().map(|g| super::sandbox::grant(*g).to_string()).collect();
+                step.grants.iter().filter(by_name).map(|g| super::sandbox::grant(*g).to_string()).collect();
             let grants =
                 if grants.is_empty() { String::new() } else { format!(", granted {}", grants.join(", ")) };
             let _ = writeln!(t, "  {:<9} {:<16} plugin {plugin}{grants}", "", "");
+        }
+        for granted in &step.granted {
+            let _ = writeln!(t, "  {:<9} {:<16} granted {granted}", "", "");
         }
         for tried in &step.tried {
             let _ = writeln!(t, "  {:<9} {:<16} {tried}", "", "");
         }
     }
     plan.sinks.iter().for_each(|s| end(&mut t, "sink", s));
+    if !plan.lookups.is_empty() {
+        t.push_str("\nlookups\n");
+    }
+    for table in &plan.lookups {
+        let _ = write!(t, "  {:<9} {} by {}, ", table.name, table.file, table.key);
+        let _ = match (&table.rows, &table.digest, &table.problem) {
+            (Some(rows), Some(digest), _) => writeln!(t, "{rows} rows, sha256 {digest}"),
+            (_, _, problem) => writeln!(t, "{}", problem.as_deref().unwrap_or("not read")),
+        };
+    }
     t.push_str("\ntime\n");
     let _ = writeln!(t, "  results are committed every {}", human(plan.epoch_interval_ms));
     let _ = match plan.idle_timeout_ms {

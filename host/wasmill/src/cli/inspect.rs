@@ -36,7 +36,7 @@ fn width(width: Width) -> &'static str {
 
 fn need(import: &ImportNeed) -> String {
     match (&import.grant, import.known) {
-        (Some(grant), _) => format!("needs `grants: [{grant}]`"),
+        (Some(grant), _) => format!("needs `grants: [{}]`", grant.example()),
         (None, true) => "always there".to_owned(),
         (None, false) => "unknown to wasmill".to_owned(),
     }

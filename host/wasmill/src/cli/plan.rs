@@ -11,8 +11,8 @@ use crate::report::Diagnostic;
 use crate::spec::guarantee::{Route, RouteSink, RouteSource, route, too_weak};
 use crate::spec::secrets::is_secret;
 use crate::spec::{
-    AggregateStage, CodecSpec, ComputedBy, Delivery, Grant, Kept, Late, Order, Pipeline, Sharing, SinkSpec,
-    Stage, StateSpec, SwapBy, Then,
+    AggregateStage, CodecSpec, ComputedBy, Delivery, Grant, Granted, HumanSize, Kept, Late, LookupSpec,
+    Order, Pipeline, Sharing, SinkSpec, Stage, StateSpec, SwapBy, Then,
 };
 
 /// A pipeline as it will run.
@@ -28,6 +28,9 @@ pub struct Plan {
     pub stages: Vec<Step>,
     /// Its sinks, the one for dead letters included.
     pub sinks: Vec<End>,
+    /// The tables that its stages look into.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lookups: Vec<LookedInto>,
     /// What is promised for each source and sink.
     pub routes: Vec<Route>,
     /// What the spec asks for.
@@ -100,11 +103,71 @@ pub struct Step {
     /// Its grants.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub grants: Vec<Grant>,
+    /// What its grants say beyond their names, each in words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub granted: Vec<String>,
     /// How a message that fails is tried again, where that is not as by default.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tried: Vec<String>,
     /// Where it runs and in which order it sees messages.
     pub runs: String,
+}
+
+/// A table that stages look into.
+#[derive(Debug, Serialize)]
+pub struct LookedInto {
+    /// Its name.
+    pub name: String,
+    /// Its file.
+    pub file: String,
+    /// The column or field that rows are found by.
+    pub key: String,
+    /// How many rows it has; none where it can't be read.
+    pub rows: Option<usize>,
+    /// The SHA-256 of its file; none where it can't be read.
+    pub digest: Option<String>,
+    /// Why it can't be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+fn lookups(pipeline: &Pipeline) -> Vec<LookedInto> {
+    let looked_into = |(name, spec): (&str, &LookupSpec)| {
+        let table = spec.table();
+        LookedInto {
+            name: name.to_owned(),
+            file: spec.file.display().to_string(),
+            key: spec.key.clone(),
+            rows: table.ok().map(|t| t.rows.len()),
+            digest: table.ok().map(|t| t.digest.clone()),
+            problem: table.err().map(str::to_owned),
+        }
+    };
+    pipeline.granted_lookups().into_iter().map(looked_into).collect()
+}
+
+/// What grants say beyond their names.
+fn granted(granted: &Granted) -> Vec<String> {
+    let mut told = Vec::new();
+    if !granted.secrets.is_empty() {
+        told.push(format!("secrets {}", granted.secrets.join(", ")));
+    }
+    if let Some(http) = &granted.http {
+        let joined = |names: Vec<String>| names.join(", ");
+        told.push(format!(
+            "http {} to {}; at most {} a second, {} at once, {} and {} each",
+            joined(http.methods.iter().map(ToString::to_string).collect()),
+            joined(http.allow.iter().map(ToString::to_string).collect()),
+            http.rate_per_second,
+            http.concurrency,
+            human(http.timeout),
+            HumanSize(http.response_bytes_max as u64),
+        ));
+    }
+    if !granted.lookups.is_empty() {
+        told.push(format!("lookup {}", granted.lookups.join(", ")));
+    }
+    told
 }
 
 /// The key groups of a pipeline.
@@ -188,6 +251,7 @@ pub fn plan(pipeline: &Pipeline) -> Result<Plan, Stop> {
         stages: steps(pipeline, sources.len()),
         sources,
         sinks,
+        lookups: lookups(pipeline),
         routes,
         delivery: pipeline.delivery,
         workers: pipeline.workers,
@@ -450,6 +514,7 @@ fn steps(pipeline: &Pipeline, sources: usize) -> Vec<Step> {
             built_ins,
             plugin: plugin.map(|p| p.file.display().to_string()),
             grants: plugin.map(|p| p.grants.clone()).unwrap_or_default(),
+            granted: plugin.map(|p| granted(&p.granted)).unwrap_or_default(),
             tried: plugin.map(|p| p.tried.told()).unwrap_or_default(),
             runs,
         });
@@ -505,6 +570,15 @@ fn not_replayable(pipeline: &Pipeline, sources: &[SourceTraits]) -> Vec<String> 
     for stage in &pipeline.stages {
         if let Some(p) = stage.plugin().filter(|p| p.grants.contains(&Grant::WallClock)) {
             reasons.push(format!("the stage `{}` is granted the wall clock", p.name));
+        }
+        if let Some(p) = stage.plugin().filter(|p| p.grants.contains(&Grant::Http)) {
+            reasons.push(format!("the stage `{}` is granted http: what it is answered is in no log", p.name));
+        }
+        for lookup in stage.plugin().map(|p| p.granted.lookups.as_slice()).unwrap_or_default() {
+            reasons.push(format!(
+                "the stage `{}` looks into `{lookup}`, whose file is outside the log: with another content results are others",
+                stage.name().unwrap_or_default()
+            ));
         }
         if let Stage::Aggregate(a) = stage
             && a.order == Order::Arrival

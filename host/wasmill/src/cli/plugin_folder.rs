@@ -90,9 +90,11 @@ fn use_of(seen: &Inspection, file: &Path) -> Result<Found, Stop> {
     let needs: Vec<Grant> = seen.imports.iter().filter_map(|i| i.grant).collect();
     // The clock tells nothing and reaches nobody. State needs a key that this mode can't know.
     if let Some(other) = needs.iter().find(|g| **g != Grant::WallClock) {
+        let place = if *other == Grant::State { " behind a `key_by`" } else { "" };
         return refused(format!(
-            "{shown} needs the grant `{other}`, which the environment can't give; write a pipeline file with `{{ plugin: {}, grants: [{other}] }}` behind a `key_by`, and run it: `wasmill run PIPELINE.yaml`",
-            seen.name
+            "{shown} needs the grant `{other}`, which the environment can't give; write a pipeline file with `{{ plugin: {}, grants: [{}] }}`{place}, and run it: `wasmill run PIPELINE.yaml`",
+            seen.name,
+            other.example()
         ));
     }
     Ok(Found { name: seen.name.clone(), roles, wall_clock: needs.contains(&Grant::WallClock) })

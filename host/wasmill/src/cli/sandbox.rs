@@ -34,13 +34,27 @@ pub fn grant(grant: Grant) -> wasmill_plugin::Grant {
         Grant::State => wasmill_plugin::Grant::State,
         Grant::Metrics => wasmill_plugin::Grant::Metrics,
         Grant::WallClock => wasmill_plugin::Grant::WallClock,
+        Grant::Secrets => wasmill_plugin::Grant::Secrets,
+        Grant::Http => wasmill_plugin::Grant::Http,
+        Grant::Lookup => wasmill_plugin::Grant::Lookup,
     }
 }
 
-/// Grants as the sandbox takes them.
+/// Grants as the sandbox takes them, with nothing behind those that have more to them than their name.
 #[must_use]
 pub fn grants(given: &[Grant]) -> Grants {
     given.iter().map(|g| grant(*g)).collect()
+}
+
+/// A stage's grants as the sandbox takes them: reads its secrets and tables, and makes its client.
+///
+/// # Errors
+/// What is missing, at its place in the spec.
+pub fn granted(pipeline: &Pipeline, stage: &PluginStage) -> Result<Grants, Stop> {
+    crate::grants::behind(pipeline, &stage.granted, grants(&stage.grants)).map_err(|missing| {
+        let label = format!("granted to the stage `{}`", stage.name);
+        Stop::problems(Exit::Usage, &pipeline.problem(Diagnostic::at(missing.span, missing.what, label)))
+    })
 }
 
 /// A config as the sandbox takes it.
@@ -59,7 +73,8 @@ pub fn load(sandbox: &Sandbox, pipeline: &Pipeline, stage: &PluginStage) -> Resu
             .help(format!("put it there as `{}@VERSION.wasm`, or take the pin away", stage.plugin));
         Stop::problems(Exit::Plugin, &pipeline.problem(diagnostic))
     })?;
-    sandbox.load(&file, &grants(&stage.grants), config(&stage.config)).map_err(|error| {
+    let given = granted(pipeline, stage)?;
+    sandbox.load(&file, &given, config(&stage.config)).map_err(|error| {
         let mut diagnostic = Diagnostic::at(stage.span, error.to_string(), "this plugin");
         if matches!(error, AdmissionError::Read { .. }) {
             let there = there(pipeline);

@@ -52,6 +52,17 @@ impl Sources {
         u32::try_from(self.0.len() - 1).unwrap_or(u32::MAX)
     }
 
+    /// Puts stars in the place of a span, so that no mistake shows it. The length stays.
+    pub fn hide(&mut self, span: Span) {
+        let Some(source) = self.0.get_mut(span.source as usize) else { return };
+        let hidden = range(span, &source.text);
+        let stars: String = source.text[hidden.clone()]
+            .chars()
+            .flat_map(|c| std::iter::repeat_n(if c == '\n' { '\n' } else { '*' }, c.len_utf8()))
+            .collect();
+        source.text.replace_range(hidden, &stars);
+    }
+
     /// The bytes of a span; empty where it is outside its text.
     #[must_use]
     pub fn slice(&self, span: Span) -> &str {

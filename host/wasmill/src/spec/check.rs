@@ -1,6 +1,7 @@
 //! From what is written to what it means: every rule that a key's type can't express.
 
 mod aggregate;
+mod grants;
 mod replay;
 mod stages;
 mod time;
@@ -50,6 +51,7 @@ pub(super) fn check(raw: RawPipeline, file: &Path, texts: Sources) -> Result<Pip
         log: None,
         late_outputs: Vec::new(),
         exchange: None,
+        named: grants::Named::default(),
     };
     let pipeline = checker.pipeline(raw, file);
     match pipeline {
@@ -76,6 +78,8 @@ pub(super) struct Checker {
     pub(super) late_outputs: Vec<Located<String>>,
     /// How many partitions an exchange has, and where it is asked for.
     pub(super) exchange: Option<(Located<u32>, Span)>,
+    /// What grants may name.
+    named: grants::Named,
 }
 
 impl Checker {
@@ -121,6 +125,7 @@ impl Checker {
             })
             .unzip();
         let plugin_dir = self.plugin_dir(raw.plugin_dir.as_ref());
+        let (secrets, lookups) = (self.secrets(raw.secrets), self.lookups(raw.lookups));
         let stages = self.stages(raw.stages, &plugin_dir);
         let sinks: Vec<Sink> = sinks
             .into_iter()
@@ -210,6 +215,8 @@ impl Checker {
             slot: raw.slot.map(|s| s.value),
             epoch: bounds,
             limits,
+            secrets,
+            lookups,
             http: match raw.http {
                 None => None,
                 Some(http) => self.address(&http),

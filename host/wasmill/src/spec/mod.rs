@@ -8,12 +8,14 @@ mod built_ins;
 mod check;
 pub mod de;
 pub mod environment;
+mod granted;
 pub mod guarantee;
 pub mod located;
 pub mod near_miss;
 pub mod node;
 mod outside;
 mod raw;
+mod raw_grants;
 mod raw_source;
 mod retry;
 pub mod schema;
@@ -36,6 +38,7 @@ use wasmill_engine::output::When;
 use wasmill_engine::topology::MaxAhead;
 
 pub use environment::Environment;
+pub use granted::{Granted, HttpSpec, LookupSpec, SecretFrom, SecretSpec, TableForm};
 pub use outside::{CodecSpec, HumanDuration, HumanSize, SinkSpec, SourceSpec};
 pub use raw::{Delivery, Grant, Order, SwapBy};
 pub use retry::{Backoffs, BreakerBounds, Then, Tried, TriedStage};
@@ -105,6 +108,10 @@ pub struct Pipeline {
     pub epoch: EpochBounds,
     /// Bounds on messages, plugins and queues.
     pub limits: Limits,
+    /// The secrets that stages may be granted, by name.
+    pub secrets: BTreeMap<String, SecretSpec>,
+    /// The tables that stages may be granted, by name.
+    pub lookups: BTreeMap<String, LookupSpec>,
     /// The address of the HTTP pages.
     pub http: Option<SocketAddr>,
     /// How long an ordered end may take.
@@ -196,6 +203,8 @@ pub struct PluginStage {
     pub pin: Option<Pin>,
     /// What it may use beyond its messages, each once.
     pub grants: Vec<Grant>,
+    /// What its grants say beyond their names.
+    pub granted: Granted,
     /// What it reads as its config: names and JSON values.
     pub config: BTreeMap<String, serde_json::Value>,
     /// How a message is tried that it can't process.
@@ -364,12 +373,16 @@ impl Pipeline {
         let mut read = || -> Result<raw::RawPipeline, Box<Diagnostic>> {
             let mut root = node::parse(text, source, 0).map_err(Box::new)?;
             environment.overlay(&mut root, &mut sources)?;
+            granted::hide_written(&root, &mut sources);
             environment.substitute(&mut root)?;
             outside::resolve_paths(&mut root, folder_of(file));
             de::from_node(&root)
         };
         match read() {
-            Ok(raw) => check::check(raw, file, sources),
+            Ok(raw) => check::check(raw, file, sources).map(|mut pipeline| {
+                pipeline.take_secrets(environment);
+                pipeline
+            }),
             Err(mut diagnostic) => {
                 hide_secrets(&mut diagnostic);
                 Err(Problems { sources, diagnostics: vec![*diagnostic] })

@@ -17,6 +17,7 @@ use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
 
 use super::built_ins::RawAggregate;
 use super::located::Located;
+use super::raw_grants::{RawGrant, RawLookup, RawSecret};
 use super::retry::{RawBreaker, RawSinkRetry, RawStageRetry};
 use super::window::RawWindow;
 
@@ -76,6 +77,10 @@ pub struct RawPipeline {
     pub epoch: Option<RawEpoch>,
     /// Bounds on messages, plugins and queues.
     pub limits: Option<RawLimits>,
+    /// Secrets that plugins may be granted, by name: where each comes from.
+    pub secrets: Option<Located<BTreeMap<String, Located<RawSecret>>>>,
+    /// Tables that plugins may be granted to look into, by name.
+    pub lookups: Option<Located<BTreeMap<String, Located<RawLookup>>>>,
     /// The address of the HTTP pages: health, metrics; or `off`, which it is where nothing is given.
     pub http: Option<Located<String>>,
     /// How long an ordered end may take. Default: 30s. Environment: SHUTDOWN_TIMEOUT.
@@ -310,13 +315,13 @@ pub struct RawPlugin {
     /// The stage's name.
     pub name: Option<Located<String>>,
     /// What it may use.
-    pub grants: Vec<Located<Grant>>,
+    pub grants: Vec<Located<RawGrant>>,
     /// What it reads as its config.
     pub config: BTreeMap<String, serde_json::Value>,
 }
 
-/// What a plugin may be granted beyond its messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, serde::Serialize, JsonSchema)]
+/// What a plugin may be granted beyond its messages, by its name alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Grant {
     /// State of the message's key.
@@ -325,6 +330,12 @@ pub enum Grant {
     Metrics,
     /// The wall clock: results can't be replayed any more.
     WallClock,
+    /// Secrets of the pipeline's.
+    Secrets,
+    /// Outgoing HTTP: results can't be replayed any more.
+    Http,
+    /// Tables of the pipeline's.
+    Lookup,
 }
 
 /// The keys of a plugin in its long form.
@@ -340,7 +351,7 @@ pub(super) struct LongPlugin {
     name: Option<Located<String>>,
     /// What the plugin may use beyond its messages.
     #[serde(default)]
-    grants: Vec<Located<Grant>>,
+    grants: Vec<Located<RawGrant>>,
     /// What the plugin reads as its config.
     #[serde(default)]
     config: BTreeMap<String, serde_json::Value>,

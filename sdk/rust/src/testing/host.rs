@@ -2,12 +2,14 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use serde_json::Value;
 use wasmill_frame::{Blobs, BlobsWriter};
 
 use super::TestMessage;
 use crate::Level;
+use crate::http::{Request, Response};
 
 /// What a test sets up and looks at of the host: as long as it lives, the calls of this thread share
 /// it. Without one, each call has a new host that knows nothing.
@@ -25,10 +27,23 @@ struct World {
     state: BTreeMap<(Option<Vec<u8>>, String), Vec<u8>>,
     log: Vec<(Level, String)>,
     metrics: BTreeMap<String, u64>,
+    secrets: BTreeMap<String, Vec<u8>>,
+    lookups: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
+    http: Option<Answers>,
     // Of the messages of the call under way:
     keys: Vec<Option<Vec<u8>>>,
     times: Vec<i64>,
     drawn: Vec<u64>,
+}
+
+/// What answers requests.
+#[derive(Clone)]
+struct Answers(Rc<dyn Fn(&Request) -> Result<Response, String>>);
+
+impl std::fmt::Debug for Answers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Answers")
+    }
 }
 
 thread_local! {
@@ -61,6 +76,25 @@ impl Host {
     /// With the wall clock granted, standing at this time in milliseconds since 1970.
     pub fn wall_clock(self, ms: i64) -> Self {
         world(|w| w.wall_clock_ms = Some(ms));
+        self
+    }
+
+    /// With this secret granted.
+    pub fn secret(self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        world(|w| w.secrets.insert(name.to_owned(), value.as_ref().to_vec()));
+        self
+    }
+
+    /// With this row in a table that is granted.
+    pub fn lookup(self, table: &str, key: &str, row: impl Into<Value>) -> Self {
+        let row = row.into().to_string().into_bytes();
+        world(|w| w.lookups.entry(table.to_owned()).or_default().insert(key.to_owned(), row));
+        self
+    }
+
+    /// With HTTP granted to everywhere, and answered so. An error is what the host says where there is no answer.
+    pub fn http(self, answer: impl Fn(&Request) -> Result<Response, String> + 'static) -> Self {
+        world(|w| w.http = Some(Answers(Rc::new(answer))));
         self
     }
 
@@ -185,6 +219,43 @@ pub(crate) fn metrics_add(name: &str, by: u64) {
 
 pub(crate) fn config_get(key: &str) -> Option<String> {
     world(|w| w.config.get(key).cloned())
+}
+
+pub(crate) fn secret_get(name: &str) -> Result<Vec<u8>, String> {
+    world(|w| w.secrets.get(name).cloned()).ok_or_else(|| {
+        format!("the secret {name:?} is not granted: in a test, let host = Host::new().secret(name, value)")
+    })
+}
+
+fn not_there(table: &str) -> String {
+    format!("it is not granted: in a test, let host = Host::new().lookup({table:?}, key, row)")
+}
+
+pub(crate) fn lookup_get(table: &str, key: &str) -> Result<Option<Vec<u8>>, String> {
+    world(|w| Ok(w.lookups.get(table).ok_or_else(|| not_there(table))?.get(key).cloned()))
+}
+
+pub(crate) fn lookup_get_many(table: &str, keys: &[u8]) -> Result<Vec<u8>, String> {
+    let mut answer = BlobsWriter::new();
+    for (_, key) in names(keys)? {
+        match lookup_get(table, &key)? {
+            Some(row) => answer.push(1, &row),
+            None => answer.push(0, b""),
+        }
+    }
+    Ok(answer.finish())
+}
+
+pub(crate) fn http_send(request: &Request) -> Result<Response, String> {
+    // Taken out first: what answers may look at the host itself.
+    match world(|w| w.http.clone()) {
+        Some(Answers(answer)) => answer(request),
+        None => Err("it is not granted: in a test, let host = Host::new().http(|request| …)".to_owned()),
+    }
+}
+
+pub(crate) fn http_send_many(requests: &[Request]) -> Vec<Result<Response, String>> {
+    requests.iter().map(http_send).collect()
 }
 
 pub(crate) fn message_time(index: u32) -> i64 {

@@ -9,6 +9,7 @@ use serde_json::Value;
 use wasmill_engine::guest::Kinds;
 use wasmill_engine::key::{KeySpec, OnNull, Path as FieldPath};
 
+use super::given::{Answer, Given};
 use crate::report::{Diagnostic, Problems, Sources};
 use crate::spec::Grant;
 use crate::spec::located::Located;
@@ -20,6 +21,9 @@ A file of cases is YAML, or JSON with one case a line (its name then ends in .js
 
   config: { threshold: 3 }        # for all cases; a case may have its own
   grants: [state]                 # for all cases; a case may have its own
+  secrets: { api-key: abc }       # what is granted of these, for all cases; a case may have its own
+  lookups: { carriers: { UA: { name: United } } }
+  http: { \"https://api.example.com/score/1\": { status: 200, body: { score: 7 } } }
   cases:
     - name: marks late flights
       kind: transform             # transform, filter or aggregate; needed where the plugin has several
@@ -51,7 +55,7 @@ not depend on how its messages are cut into batches.
 ";
 
 /// A case, ready to run.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Case {
     pub name: String,
     pub kind: Option<Kind>,
@@ -59,6 +63,7 @@ pub struct Case {
     pub grants: Vec<Grant>,
     /// Its own config, or its file's.
     pub config: Option<BTreeMap<String, Value>>,
+    pub given: Given,
     pub input: Vec<Value>,
     pub expected: Expected,
 }
@@ -116,6 +121,9 @@ struct RawFile {
     config: Option<BTreeMap<String, Value>>,
     #[serde(default)]
     grants: Vec<Grant>,
+    secrets: Option<BTreeMap<String, String>>,
+    lookups: Option<BTreeMap<String, BTreeMap<String, Value>>>,
+    http: Option<BTreeMap<String, Answer>>,
     cases: Vec<RawCase>,
 }
 
@@ -126,6 +134,9 @@ struct RawCase {
     kind: Option<Kind>,
     key_by: Option<Located<String>>,
     grants: Option<Vec<Grant>>,
+    secrets: Option<BTreeMap<String, String>>,
+    lookups: Option<BTreeMap<String, BTreeMap<String, Value>>>,
+    http: Option<BTreeMap<String, Answer>>,
     config: Option<BTreeMap<String, Value>>,
     input: Vec<Value>,
     expect: Option<Vec<Value>>,
@@ -159,11 +170,12 @@ fn read(name: &str, text: &str, lines: bool) -> Result<Vec<Case>, Problems> {
 
 fn parse_whole(text: &str, source: u32) -> Result<Vec<Case>, Box<Diagnostic>> {
     let tree = node::parse(text, source, 0).map_err(Box::new)?;
-    let RawFile { config, grants, cases } = de::from_node(&tree)?;
+    let RawFile { config, grants, secrets, lookups, http, cases } = de::from_node(&tree)?;
+    let all = Case { config, grants, given: Given { secrets, lookups, http }, ..Case::default() };
     if cases.is_empty() {
         return Err(Box::new(Diagnostic::at(tree.span, "there are no cases", "`cases` is empty")));
     }
-    cases.into_iter().map(|c| case(c, config.as_ref(), &grants)).collect()
+    cases.into_iter().map(|c| case(c, &all)).collect()
 }
 
 fn parse_lines(text: &str, source: u32) -> Result<Vec<Case>, Box<Diagnostic>> {
@@ -172,7 +184,7 @@ fn parse_lines(text: &str, source: u32) -> Result<Vec<Case>, Box<Diagnostic>> {
     for line in text.split_inclusive('\n') {
         if !line.trim().is_empty() {
             let tree = node::parse(line, source, at).map_err(Box::new)?;
-            cases.push(case(de::from_node(&tree)?, None, &[])?);
+            cases.push(case(de::from_node(&tree)?, &Case::default())?);
         }
         at += line.len();
     }
@@ -191,11 +203,8 @@ pub fn key(path: &str) -> Result<KeySpec, String> {
     Ok(KeySpec { paths: vec![path], on_null: OnNull::Shared })
 }
 
-fn case(
-    raw: RawCase,
-    config: Option<&BTreeMap<String, Value>>,
-    grants: &[Grant],
-) -> Result<Case, Box<Diagnostic>> {
+/// A case, with what `all` gives where it gives nothing of its own.
+fn case(raw: RawCase, all: &Case) -> Result<Case, Box<Diagnostic>> {
     let key = match raw.key_by {
         None => None,
         Some(path) => Some(
@@ -223,8 +232,13 @@ fn case(
         name: raw.name.value,
         kind: raw.kind,
         key,
-        grants: raw.grants.unwrap_or_else(|| grants.to_vec()),
-        config: raw.config.or_else(|| config.cloned()),
+        grants: raw.grants.unwrap_or_else(|| all.grants.clone()),
+        config: raw.config.or_else(|| all.config.clone()),
+        given: Given {
+            secrets: raw.secrets.or_else(|| all.given.secrets.clone()),
+            lookups: raw.lookups.or_else(|| all.given.lookups.clone()),
+            http: raw.http.or_else(|| all.given.http.clone()),
+        },
         input: raw.input,
         expected: Expected { messages: raw.expect, failed: raw.failed, outputs: raw.outputs, values },
     })

@@ -1,6 +1,7 @@
 //! `wasmill test`: a plugin's cases, run in the sandbox. Those that a plugin carries are run before it is taken in.
 
 mod format;
+mod given;
 mod judge;
 pub(super) mod play;
 mod self_test;
@@ -40,7 +41,8 @@ pub fn run(args: &args::Test) -> Result<(), Stop> {
     let mut tested = Vec::new();
     for cases_file in &args.cases {
         for case in read(cases_file)? {
-            let grants = sandbox::grants(&case.grants);
+            let wrong = |e| Stop::error(Exit::Usage, format!("the case `{}`: {e}", case.name));
+            let grants = case.given.to(sandbox::grants(&case.grants)).map_err(wrong)?;
             let config = case.config.as_ref().map(sandbox::config).unwrap_or_default();
             let plugin = sandbox.load(file, &grants, config).map_err(|e| Stop::error(Exit::Plugin, e))?;
             let differences = judge::judge(&plugin, &case);

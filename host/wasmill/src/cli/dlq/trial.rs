@@ -85,7 +85,7 @@ impl Trial {
         let mut stages = BTreeMap::new();
         let mut not_in_place = None;
         for (stage, kind) in meant {
-            let given = sandbox::grants(&stage.grants);
+            let given = sandbox::granted(pipeline, stage)?;
             let plugin = sandbox
                 .load(file, &given, sandbox::config(&stage.config))
                 .map_err(|e| Stop::error(Exit::Plugin, format!("{shown}: {e}")))?;

@@ -231,20 +231,14 @@ impl Checker {
         if let Some(name) = &name {
             self.name("stage", name);
         }
-        let mut granted: Vec<Grant> = Vec::new();
-        for grant in grants {
-            if granted.contains(&grant.value) {
-                self.wrong(grant.span, "this grant stands twice", "take one away");
-            } else {
-                granted.push(grant.value);
-            }
-        }
+        let (grants, granted) = self.grants(grants);
         PluginStage {
             name: name.map_or_else(|| plugin.value.clone(), |n| n.value),
             file: folder.join(format!("{}.wasm", plugin.value)),
             pin,
             plugin: plugin.value,
-            grants: granted,
+            grants,
+            granted,
             config,
             tried: TriedStage::default(),
             span: plugin.span,
