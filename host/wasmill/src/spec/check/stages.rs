@@ -227,7 +227,7 @@ impl Checker {
             file: folder.join(format!("{}.wasm", plugin.value)),
             plugin: plugin.value,
             grants,
-            granted,
+            granted: Box::new(granted),
             config,
             tried: TriedStage::default(),
             span: plugin.span,
