@@ -204,7 +204,7 @@ pub struct PluginStage {
     /// What it may use beyond its messages, each once.
     pub grants: Vec<Grant>,
     /// What its grants say beyond their names.
-    pub granted: Granted,
+    pub granted: Box<Granted>,
     /// What it reads as its config: names and JSON values.
     pub config: BTreeMap<String, serde_json::Value>,
     /// How a message is tried that it can't process.

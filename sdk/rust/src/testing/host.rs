@@ -38,7 +38,9 @@ struct World {
 
 /// What answers requests.
 #[derive(Clone)]
-struct Answers(Rc<dyn Fn(&Request) -> Result<Response, String>>);
+struct Answers(Rc<dyn Fn(&Request) -> Answer>);
+
+type Answer = Result<Response, String>;
 
 impl std::fmt::Debug for Answers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -238,7 +238,7 @@ impl Checker {
             pin,
             plugin: plugin.value,
             grants,
-            granted,
+            granted: Box::new(granted),
             config,
             tried: TriedStage::default(),
             span: plugin.span,
