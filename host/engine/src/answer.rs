@@ -6,15 +6,9 @@ use wasmill_frame::{Edit, Edits, FrameBuf, MetaKind};
 
 use crate::batch::{Batch, Leaving, Ordinals, Passed, Row};
 use crate::dead_letter::{Buried, DeadLetter};
-use crate::guest::{CallError, GuestInfo, Judged};
+use crate::guest::{AnswerBounds, CallError, GuestInfo, Judged};
 use crate::output::{Outbox, Routes};
 use crate::stage::{Origins, StageKind};
-
-/// The most messages that one call of a plugin may emit for one message.
-const EMITS_PER_MESSAGE_MAX: usize = 1_000;
-/// The most bytes that the copies among them may have together: a copy costs the plugin nothing, the sinks
-/// its whole size.
-const EMITTED_BYTES_PER_MESSAGE_MAX: usize = 16 << 20;
 
 /// Checks an answer: its layout, and what the layout can't say: that a filter only filters, that JSON is
 /// JSON, that what becomes of each message is bounded. `bytes_of` is the size of a message.
@@ -22,6 +16,7 @@ pub(crate) fn check(
     answer: &[u8],
     messages: usize,
     kind: StageKind,
+    bounds: AnswerBounds,
     bytes_of: impl Fn(usize) -> usize,
 ) -> Result<Checked, CallError> {
     let mut checked = Checked::default();
@@ -41,28 +36,35 @@ pub(crate) fn check(
                 None
             }
             Edit::Drop => None,
-            _ if kind == StageKind::Filter => Some("a filter may only drop or fail messages".to_owned()),
+            _ if kind == StageKind::Filter => {
+                Some(CallError::Answer("a filter may only drop or fail messages".to_owned()))
+            }
             Edit::SetMetadata { name, value, json: true } if !is_json(value) => {
-                Some(format!("metadata `{name}` is set to JSON that isn't"))
+                Some(CallError::Answer(format!("metadata `{name}` is set to JSON that isn't")))
             }
             Edit::Emit { copy } => {
                 checked.emits = true;
                 emits += 1;
                 bytes += if copy { bytes_of(index) } else { 0 };
-                (emits > EMITS_PER_MESSAGE_MAX)
-                    .then(|| format!("more than {EMITS_PER_MESSAGE_MAX} messages emitted for one"))
+                let most = bounds.outputs_max;
+                (emits > most).then(|| CallError::TooMuch {
+                    what: format!("more than {most} messages emitted for one"),
+                    limit: "outputs",
+                })
             }
             _ => None,
         };
         let found = found.or_else(|| {
-            (bytes > EMITTED_BYTES_PER_MESSAGE_MAX).then(|| {
-                format!("copies of more than {EMITTED_BYTES_PER_MESSAGE_MAX} bytes emitted for one message")
+            let most = bounds.copies_bytes_max;
+            (bytes > most).then(|| CallError::TooMuch {
+                what: format!("copies of more than {most} bytes emitted for one message"),
+                limit: "copies",
             })
         });
         wrong = wrong.take().or(found);
     })
     .map_err(|m| CallError::Answer(m.to_string()))?;
-    wrong.map_or(Ok(checked), |wrong| Err(CallError::Answer(wrong)))
+    wrong.map_or(Ok(checked), Err)
 }
 
 /// What is known of an answer that was checked.

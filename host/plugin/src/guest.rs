@@ -7,6 +7,7 @@ use wasmill_frame::{Blobs, Frame, Groups};
 use wasmtime::Store;
 use wasmtime::component::{ComponentExportIndex, ComponentNamedList, Instance, Lift, Lower};
 
+use crate::budget::Budget;
 use crate::context::Ctx;
 use crate::contract::Width;
 use crate::engines::{HANDLES_MAX, Mode, TICK_MS};
@@ -103,8 +104,12 @@ impl WasmGuest {
         };
         let (answer, live) = run_once(&self.plugin, kept, messages, cx, trial, call)?;
         let growth_max = self.plugin.shared.limits.instance_growth_bytes_max;
-        if trial == Trial::Batch && live.store.data().meter.growth_bytes() <= growth_max {
-            self.live = Some(live);
+        if trial == Trial::Batch {
+            if live.store.data().meter.growth_bytes() <= growth_max {
+                self.live = Some(live);
+            } else {
+                self.plugin.shared.counters.recycled();
+            }
         }
         Ok(answer)
     }
@@ -169,6 +174,17 @@ fn blobs_of(bytes: &[u8]) -> Result<Blobs<'_>, CallError> {
 }
 
 impl Guest for WasmGuest {
+    fn refused(&mut self, error: &CallError) {
+        self.live = None;
+        let counters = &self.plugin.shared.counters;
+        counters.failed(error);
+        if let CallError::TooMuch { limit, .. } = error
+            && let Some(budget) = Budget::of(limit)
+        {
+            counters.hit(budget);
+        }
+    }
+
     fn transform(&mut self, bytes: &[u8], cx: &mut CallContext, trial: Trial) -> Result<Vec<u8>, CallError> {
         let frame = frame_of(bytes)?;
         self.run(frame.len(), cx, trial, |live, prepared| {

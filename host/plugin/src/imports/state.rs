@@ -44,12 +44,14 @@ pub(super) fn add(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
 }
 
 /// Makes a call that may have to wait for the store. That time is not the guest's: where it was long, the
-/// guest has its whole deadline again. The number of its calls bounds how often.
+/// guest has its whole deadline again; how long it waits in all has a bound of its own.
 fn read<T>(cx: &mut Cx<'_>, call: impl FnOnce(&mut Ctx) -> T) -> wasmtime::Result<(T,)> {
     cx.data_mut().enter()?;
     let since = Instant::now();
     let answer = call(cx.data_mut());
-    if since.elapsed() >= Duration::from_millis(TICK_MS) {
+    let waited = since.elapsed();
+    cx.data_mut().charge_wait(waited)?;
+    if waited >= Duration::from_millis(TICK_MS) {
         let ticks = cx.data().deadline_ticks;
         cx.set_epoch_deadline(ticks);
     }
@@ -59,6 +61,7 @@ fn read<T>(cx: &mut Cx<'_>, call: impl FnOnce(&mut Ctx) -> T) -> wasmtime::Resul
 const NO_STATE: &str = "this call has no state; state belongs to messages, so it is there in transform, filter, fold and scan alone";
 
 fn get(cx: &mut Ctx, message: u32, name: &str) -> Result<Option<Vec<u8>>, String> {
+    cx.charge_entry()?;
     let state = cx.call.state.as_mut().ok_or(NO_STATE)?;
     let value = state.get(message, name)?;
     cx.charge_state(name.len() + value.as_ref().map_or(0, Vec::len))?;
@@ -72,6 +75,7 @@ fn set(
     value: Option<&[u8]>,
     ttl_ms: Option<u64>,
 ) -> Result<(), String> {
+    cx.charge_entry()?;
     cx.charge_state(name.len() + value.map_or(0, <[u8]>::len))?;
     cx.call.state.as_mut().ok_or(NO_STATE)?.set(message, name, value, ttl_ms)
 }
