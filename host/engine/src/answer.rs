@@ -6,15 +6,10 @@ use wasmill_frame::{Edit, Edits, FrameBuf, Message, MetaKind};
 
 use crate::batch::{Batch, Leaving, Ordinals, Passed, Row};
 use crate::dead_letter::{Buried, DeadLetter};
-use crate::guest::{CallError, GuestInfo, Judged};
+use crate::guest::{AnswerBounds, CallError, GuestInfo, Judged};
 use crate::output::{Outbox, Routes};
 use crate::stage::{Origins, StageKind};
 
-/// The most messages that one call of a plugin may emit for one message.
-const EMITS_PER_MESSAGE_MAX: usize = 1_000;
-/// The most bytes that the copies among them may have together: a copy costs the plugin nothing, the sinks
-/// its whole size.
-const EMITTED_BYTES_PER_MESSAGE_MAX: usize = 16 << 20;
 /// The most bytes of metadata that its changes may go through: for an edit of a few bytes the host may have to read,
 /// and to write again, all that the message has.
 const METADATA_BYTES_PER_MESSAGE_MAX: usize = 4 << 20;
@@ -25,6 +20,7 @@ pub(crate) fn check<'a>(
     answer: &[u8],
     messages: usize,
     kind: StageKind,
+    bounds: AnswerBounds,
     message: impl Fn(usize) -> Message<'a>,
 ) -> Result<Checked, CallError> {
     let mut checked = Checked::default();
@@ -53,36 +49,43 @@ pub(crate) fn check<'a>(
                 None
             }
             Edit::Drop => None,
-            _ if kind == StageKind::Filter => Some("a filter may only drop or fail messages".to_owned()),
+            _ if kind == StageKind::Filter => {
+                Some(CallError::Answer("a filter may only drop or fail messages".to_owned()))
+            }
             Edit::SetMetadata { name, value, json: true } if !is_json(value) => {
-                Some(format!("metadata `{name}` is set to JSON that isn't"))
+                Some(CallError::Answer(format!("metadata `{name}` is set to JSON that isn't")))
             }
             Edit::Emit { copy } => {
                 checked.emits = true;
                 emits += 1;
                 bytes += if copy { message(index).arena_bytes() } else { 0 };
                 column = if copy { column_of(index) } else { 0 };
-                (emits > EMITS_PER_MESSAGE_MAX)
-                    .then(|| format!("more than {EMITS_PER_MESSAGE_MAX} messages emitted for one"))
+                let most = bounds.outputs_max;
+                (emits > most).then(|| CallError::TooMuch {
+                    what: format!("more than {most} messages emitted for one"),
+                    limit: "outputs",
+                })
             }
             _ => None,
         };
         let found = found.or_else(|| {
-            (bytes > EMITTED_BYTES_PER_MESSAGE_MAX).then(|| {
-                format!("copies of more than {EMITTED_BYTES_PER_MESSAGE_MAX} bytes emitted for one message")
+            let most = bounds.copies_bytes_max;
+            (bytes > most).then(|| CallError::TooMuch {
+                what: format!("copies of more than {most} bytes emitted for one message"),
+                limit: "copies",
             })
         });
         let found = found.or_else(|| {
             (gone_through > METADATA_BYTES_PER_MESSAGE_MAX).then(|| {
-                format!(
+                CallError::Answer(format!(
                     "changes of one message's metadata that go through more than {METADATA_BYTES_PER_MESSAGE_MAX} bytes"
-                )
+                ))
             })
         });
         wrong = wrong.take().or(found);
     })
     .map_err(|m| CallError::Answer(m.to_string()))?;
-    wrong.map_or(Ok(checked), |wrong| Err(CallError::Answer(wrong)))
+    wrong.map_or(Ok(checked), Err)
 }
 
 /// What is known of an answer that was checked.

@@ -63,20 +63,24 @@ pub enum CallError {
     /// The guest trapped or panicked; the text has the panic's message with file and line where known.
     #[error("trapped: {0}")]
     Trap(String),
-    /// It ran past the deadline; says nothing about the guest, for that depends on the machine's load.
-    #[error("ran past its deadline of {limit_ms} ms")]
+    /// It took too long; says nothing about the guest, for that depends on the machine's load.
+    #[error("{what} of {limit_ms} ms: {setting}")]
     Deadline {
+        /// Which time it was.
+        what: &'static str,
         /// The limit.
         limit_ms: u64,
+        /// Where the limit is set.
+        setting: &'static str,
     },
     /// It used up its fuel.
-    #[error("used up its fuel of {limit}")]
+    #[error("used up its fuel of {limit}: `limits.fuel`")]
     Fuel {
         /// The limit.
         limit: u64,
     },
     /// It asked for more memory than its limit.
-    #[error("asked for more than its {limit_bytes} bytes of memory")]
+    #[error("asked for more than its {limit_bytes} bytes of memory: `limits.memory`")]
     Memory {
         /// The limit.
         limit_bytes: usize,
@@ -84,6 +88,14 @@ pub enum CallError {
     /// It answered with more bytes than its limit, or with bytes that are not the layout.
     #[error("answered wrongly: {0}")]
     Answer(String),
+    /// It answered with more than a message may become.
+    #[error("answered wrongly: {what}: `limits.{limit}`")]
+    TooMuch {
+        /// What there was too much of.
+        what: String,
+        /// The key of the limit.
+        limit: &'static str,
+    },
     /// It returned an error for the call as a whole.
     #[error("{0}")]
     Refused(String),
@@ -99,6 +111,9 @@ pub enum CallError {
 pub struct HostFault(pub String);
 
 impl CallError {
+    /// Every kind that there is.
+    pub const KINDS: [&'static str; 7] = ["trap", "deadline", "fuel", "memory", "answer", "error", "host"];
+
     /// The error's kind, as metrics label it.
     #[must_use]
     pub fn kind(&self) -> &'static str {
@@ -107,7 +122,7 @@ impl CallError {
             Self::Deadline { .. } => "deadline",
             Self::Fuel { .. } => "fuel",
             Self::Memory { .. } => "memory",
-            Self::Answer(_) => "answer",
+            Self::Answer(_) | Self::TooMuch { .. } => "answer",
             Self::Refused(_) => "error",
             Self::Host(_) => "host",
         }
@@ -136,9 +151,11 @@ impl Tries {
     #[must_use]
     pub fn again(self, tried: u32, error: &CallError) -> bool {
         let is_meant = match error {
-            CallError::Trap(_) | CallError::Fuel { .. } | CallError::Memory { .. } | CallError::Answer(_) => {
-                self.traps
-            }
+            CallError::Trap(_)
+            | CallError::Fuel { .. }
+            | CallError::Memory { .. }
+            | CallError::Answer(_)
+            | CallError::TooMuch { .. } => self.traps,
             CallError::Refused(_) => self.errors,
             // They convict nobody, so there is nothing to be gained by another try.
             CallError::Deadline { .. } | CallError::Host(_) => false,
@@ -150,6 +167,22 @@ impl Tries {
     #[must_use]
     pub fn doubts_errors(self) -> bool {
         self.errors && self.alone > 1
+    }
+}
+
+/// What the engine holds an answer to, beyond its layout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AnswerBounds {
+    /// The most messages that one call may emit for one message.
+    pub outputs_max: usize,
+    /// The most bytes that the copies among them may have together: a copy costs the plugin nothing, the sinks
+    /// its whole size.
+    pub copies_bytes_max: usize,
+}
+
+impl Default for AnswerBounds {
+    fn default() -> Self {
+        Self { outputs_max: 1_000, copies_bytes_max: 16 << 20 }
     }
 }
 
@@ -217,6 +250,10 @@ pub trait Plugin: Send + Sync {
     fn tries(&self) -> Tries {
         Tries::default()
     }
+    /// What its answers are held to.
+    fn bounds(&self) -> AnswerBounds {
+        AnswerBounds::default()
+    }
 }
 
 /// A shared plugin.
@@ -230,6 +267,8 @@ pub trait Guest: Send {
     /// What became of the messages of `transform`, `filter`, `fold` and `scan`, once it is settled: behind each
     /// answer that counts, and behind each message that failed for good.
     fn judged(&mut self, _judged: Judged) {}
+    /// Its last answer was wrong: what it said and staged counts for nothing.
+    fn refused(&mut self, _error: &CallError) {}
     /// Transforms a frame: answers edits.
     ///
     /// # Errors

@@ -237,7 +237,8 @@ impl Stage {
         };
         let answer = answer.and_then(|bytes| {
             let message = |i: usize| batch.frame.get(range.start + i);
-            let checked = check(&bytes, range.len(), self.spec.kind, message)?;
+            let checked = check(&bytes, range.len(), self.spec.kind, self.spec.plugin.bounds(), message)
+                .inspect_err(|error| self.guest.refused(error))?;
             match &checked.first_error {
                 Some(reason) if self.spec.plugin.tries().doubts_errors() => {
                     Err(CallError::Refused(reason.clone()))
@@ -264,7 +265,7 @@ pub(crate) fn verdict(error: CallError) -> (&'static str, String) {
     match error {
         CallError::Host(text) => std::panic::panic_any(HostFault(text)),
         CallError::Deadline { .. } => std::panic::panic_any(HostFault(format!(
-            "one message alone, with fuel to spare, {error}: the machine is overloaded"
+            "one message alone, with fuel to spare, {error}: the machine, or what the plugin waits for, is overloaded"
         ))),
         error => (error.kind(), error.to_string()),
     }

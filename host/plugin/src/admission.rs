@@ -104,13 +104,23 @@ pub enum AdmissionError {
     },
     /// The compiler took too long.
     #[error(
-        "plugin {plugin} was not compiled within {limit_ms} ms: make it smaller, or raise compile_ms_max"
+        "plugin {plugin} was not compiled within {limit_ms} ms: make it smaller, or raise `limits.compile_time` (compile_ms_max)"
     )]
     CompileTime {
         /// The plugin.
         plugin: String,
         /// The limit.
         limit_ms: u64,
+    },
+    /// The compiler took too much memory.
+    #[error(
+        "plugin {plugin} can't be compiled within {limit_bytes} bytes of memory: make it smaller, or raise `limits.compile_memory`"
+    )]
+    CompileMemory {
+        /// The plugin.
+        plugin: String,
+        /// The limit.
+        limit_bytes: u64,
     },
     /// Its aggregate could not describe itself.
     #[error("plugin {plugin}: its aggregate failed to describe itself: it {cause}")]

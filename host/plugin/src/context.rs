@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use wasmill_engine::guest::CallContext;
 use wasmtime::ResourceLimiter;
 
+use crate::budget::Budget;
 use crate::counters::PluginCounters;
 use crate::engines::TABLE_ELEMENTS_MAX;
 use crate::grants::Behind;
@@ -82,14 +83,20 @@ impl Shared {
             }
             if used.lines >= self.limits.log_lines_per_second_max {
                 used.dropped += 1;
+                self.counters.hit(Budget::LogLines);
                 return;
             }
             used.lines += 1;
             std::mem::take(&mut used.dropped)
         };
-        let (plugin, text) = (&self.name, self.tame(text, self.limits.log_line_bytes_max));
+        let bytes_max = self.limits.log_line_bytes_max;
+        if text.len() > bytes_max {
+            self.counters.hit(Budget::LogLine);
+        }
+        let (plugin, text) = (&self.name, self.tame(text, bytes_max));
         if dropped > 0 {
-            tracing::warn!(target: "plugin", plugin, dropped, "log lines above the plugin's limit were dropped");
+            let limit = self.limits.log_lines_per_second_max;
+            tracing::warn!(target: "plugin", plugin, dropped, limit, "more log lines in a second than `limits.log_lines` were dropped");
         }
         match severity {
             Severity::Error => tracing::error!(target: "plugin", plugin, "{text}"),
@@ -111,6 +118,10 @@ pub(crate) struct HttpUsed {
     pub requests: usize,
     pub waited: Duration,
 }
+/// The calls to the host took too long together: no message is to blame.
+#[derive(Debug, thiserror::Error)]
+#[error("waited too long for the host")]
+pub(crate) struct Waited;
 
 /// What a store holds beside the guest.
 pub(crate) struct Ctx {
@@ -134,16 +145,16 @@ pub(crate) struct Ctx {
     /// How many random numbers each message has drawn.
     drawn: Vec<u32>,
     host_calls_left: u32,
+    host_wait_left: Duration,
     state_bytes_left: usize,
+    state_keys_left: u32,
 }
 
 impl Ctx {
     pub fn new(shared: Arc<Shared>) -> Self {
-        let meter = Meter::new(shared.limits.memory_bytes_max);
-        let (host_calls_left, state_bytes_left) =
-            (shared.limits.host_calls_max, shared.limits.state_bytes_max);
+        let meter = Meter::new(shared.limits.memory_bytes_max, Arc::clone(&shared.counters));
+        let limits = &shared.limits;
         Self {
-            shared,
             call: CallContext::default(),
             meter,
             panic: None,
@@ -155,8 +166,11 @@ impl Ctx {
             http: HttpUsed::default(),
             messages: 0,
             drawn: Vec::new(),
-            host_calls_left,
-            state_bytes_left,
+            host_calls_left: limits.host_calls_max,
+            host_wait_left: Duration::from_millis(limits.host_wait_ms_max),
+            state_bytes_left: limits.state_bytes_max,
+            state_keys_left: limits.state_keys_max,
+            shared,
         }
     }
 
@@ -170,8 +184,11 @@ impl Ctx {
         self.panic = None;
         self.meter.denied = false;
         (self.began, self.waited, self.http) = (Instant::now(), Duration::ZERO, HttpUsed::default());
-        self.host_calls_left = self.shared.limits.host_calls_max;
-        self.state_bytes_left = self.shared.limits.state_bytes_max;
+        let limits = &self.shared.limits;
+        self.host_calls_left = limits.host_calls_max;
+        self.host_wait_left = Duration::from_millis(limits.host_wait_ms_max);
+        self.state_bytes_left = limits.state_bytes_max;
+        self.state_keys_left = limits.state_keys_max;
     }
 
     /// Gives the call's context back.
@@ -183,9 +200,31 @@ impl Ctx {
     pub fn enter(&mut self) -> wasmtime::Result<()> {
         let Some(left) = self.host_calls_left.checked_sub(1) else {
             let max = self.shared.limits.host_calls_max;
-            return Err(stop(format!("called the host more than {max} times in one call")));
+            self.shared.counters.hit(Budget::HostCalls);
+            return Err(stop(format!(
+                "called the host more than {max} times in one call: `limits.host_calls`"
+            )));
         };
         self.host_calls_left = left;
+        Ok(())
+    }
+
+    /// Counts what a call to the host has waited for.
+    pub fn charge_wait(&mut self, waited: Duration) -> wasmtime::Result<()> {
+        let Some(left) = self.host_wait_left.checked_sub(waited) else {
+            return Err(wasmtime::Error::new(Waited));
+        };
+        self.host_wait_left = left;
+        Ok(())
+    }
+
+    /// Counts one entry that is read or changed.
+    pub fn charge_entry(&mut self) -> Result<(), String> {
+        self.state_keys_left = self.state_keys_left.checked_sub(1).ok_or_else(|| {
+            let max = self.shared.limits.state_keys_max;
+            self.shared.counters.hit(Budget::StateKeys);
+            format!("more than {max} entries read and changed in one call: `limits.state_keys`")
+        })?;
         Ok(())
     }
 
@@ -193,7 +232,8 @@ impl Ctx {
     pub fn charge_state(&mut self, bytes: usize) -> Result<(), String> {
         self.state_bytes_left = self.state_bytes_left.checked_sub(bytes).ok_or_else(|| {
             let max = self.shared.limits.state_bytes_max;
-            format!("more than {max} bytes of names and values in one call; use fewer or shorter values")
+            self.shared.counters.hit(Budget::State);
+            format!("more than {max} bytes of names and values in one call; use fewer or shorter values, or raise `limits.state`")
         })?;
         Ok(())
     }
@@ -238,9 +278,10 @@ pub(crate) fn splitmix(seed: u64, n: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Sums all memories and tables of a store.
+/// Sums all memories and tables of a store, and shows them while it lives.
 #[derive(Debug)]
 pub(crate) struct Meter {
+    counters: Arc<PluginCounters>,
     limit_bytes: usize,
     used_bytes: usize,
     /// What was used once the instance was made.
@@ -251,8 +292,9 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    fn new(limit_bytes: usize) -> Self {
-        Self { limit_bytes, used_bytes: 0, started_bytes: 0, last_growth_bytes: 0, denied: false }
+    fn new(limit_bytes: usize, counters: Arc<PluginCounters>) -> Self {
+        counters.made();
+        Self { counters, limit_bytes, used_bytes: 0, started_bytes: 0, last_growth_bytes: 0, denied: false }
     }
 
     /// The instance is made: from here on it grows.
@@ -269,6 +311,7 @@ impl Meter {
         match self.used_bytes.checked_add(by) {
             Some(used) if used <= self.limit_bytes => {
                 (self.used_bytes, self.last_growth_bytes) = (used, by);
+                self.counters.grown(by);
                 true
             }
             _ => {
@@ -279,7 +322,15 @@ impl Meter {
     }
 
     fn undo(&mut self) {
-        self.used_bytes -= std::mem::take(&mut self.last_growth_bytes);
+        let by = std::mem::take(&mut self.last_growth_bytes);
+        self.used_bytes -= by;
+        self.counters.shrunk(by);
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        self.counters.gone(self.used_bytes);
     }
 }
 

@@ -38,6 +38,21 @@ pub(crate) enum Mode {
     Verdict,
 }
 
+impl Mode {
+    /// Its name, as a compiler is told it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Production => "production",
+            Self::Verdict => "verdict",
+        }
+    }
+
+    /// The mode of this name.
+    pub fn of(name: &str) -> Option<Self> {
+        [Self::Production, Self::Verdict].into_iter().find(|mode| mode.name() == name)
+    }
+}
+
 /// The engines of a sandbox, and what moves their deadlines.
 pub(crate) struct Engines {
     production: Engine,
@@ -67,6 +82,15 @@ impl Engines {
 }
 
 fn config(mode: Mode, limits: &Limits) -> Config {
+    let mut config = code_config(mode, limits);
+    if mode == Mode::Production {
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(limits)));
+    }
+    config
+}
+
+/// What compiled code depends on: where instances come from is not among it.
+pub(crate) fn code_config(mode: Mode, limits: &Limits) -> Config {
     let mut config = Config::new();
     config
         .strategy(Strategy::Cranelift)
@@ -84,14 +108,7 @@ fn config(mode: Mode, limits: &Limits) -> Config {
         .wasm_memory64(false)
         .wasm_backtrace_details(WasmBacktraceDetails::Enable)
         .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(BACKTRACE_FRAMES_MAX));
-    match mode {
-        Mode::Production => {
-            config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(limits)));
-        }
-        Mode::Verdict => {
-            config.consume_fuel(true);
-        }
-    }
+    config.consume_fuel(mode == Mode::Verdict);
     config
 }
 

@@ -3,7 +3,8 @@
 use wasmill_engine::guest::CallError;
 use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
 
-use crate::context::{Ctx, Stop};
+use crate::budget::Budget;
+use crate::context::{Ctx, Stop, Waited};
 use crate::engines::Mode;
 use crate::text::{ERROR_BYTES_MAX, tame};
 
@@ -25,23 +26,47 @@ impl From<CallError> for Failure {
     }
 }
 
-/// Gives a failure its kind and its text.
+/// Gives a failure its kind and its text, and counts it.
 pub(crate) fn classify(failure: Failure, cx: &Ctx, mode: Mode) -> CallError {
+    let error = kind_of(failure, cx, mode);
+    cx.shared.counters.failed(&error);
+    error
+}
+
+fn kind_of(failure: Failure, cx: &Ctx, mode: Mode) -> CallError {
     let error = match failure {
         Failure::Wasm(error) => error,
         Failure::Call(error) => return error,
     };
     let limits = &cx.shared.limits;
+    let hit = |budget| cx.shared.counters.hit(budget);
     match error.downcast_ref::<Trap>() {
-        Some(Trap::Interrupt) => {
-            let limit_ms = match mode {
-                Mode::Production => limits.deadline_ms,
-                Mode::Verdict => limits.verdict_wall_ms,
+        Some(Trap::Interrupt) if mode == Mode::Production => {
+            hit(Budget::Deadline);
+            let limit_ms = limits.deadline_ms;
+            return CallError::Deadline {
+                what: "ran past its deadline",
+                limit_ms,
+                setting: "`limits.deadline`",
             };
-            return CallError::Deadline { limit_ms };
         }
-        Some(Trap::OutOfFuel) => return CallError::Fuel { limit: limits.fuel },
-        _ if cx.meter.denied => return CallError::Memory { limit_bytes: limits.memory_bytes_max },
+        Some(Trap::Interrupt) => {
+            let (limit_ms, setting) = (limits.verdict_wall_ms, "the host's own bound on a verdict");
+            return CallError::Deadline { what: "ran past its deadline", limit_ms, setting };
+        }
+        Some(Trap::OutOfFuel) => {
+            hit(Budget::Fuel);
+            return CallError::Fuel { limit: limits.fuel };
+        }
+        _ if error.is::<Waited>() => {
+            hit(Budget::HostWait);
+            let (limit_ms, setting) = (limits.host_wait_ms_max, "`limits.host_wait`");
+            return CallError::Deadline { what: "waited for the host past the limit", limit_ms, setting };
+        }
+        _ if cx.meter.denied => {
+            hit(Budget::Memory);
+            return CallError::Memory { limit_bytes: limits.memory_bytes_max };
+        }
         _ => {}
     }
     if let Some(said) = cx.panic.clone().or_else(|| cx.world.last_words()) {
@@ -58,7 +83,7 @@ pub(crate) fn classify(failure: Failure, cx: &Ctx, mode: Mode) -> CallError {
         (Some(stop), _) => stop.to_string(),
         (_, Some(trap)) => trap.to_string(),
         _ => {
-            let cause = cause(&error, limits.answer_bytes_max);
+            let cause = cause(&error, cx);
             // Nothing of the guest was running: the host was reading its answer.
             if backtrace.is_none() {
                 return CallError::Answer(cause);
@@ -72,11 +97,12 @@ pub(crate) fn classify(failure: Failure, cx: &Ctx, mode: Mode) -> CallError {
     CallError::Trap(tame(&text, ERROR_BYTES_MAX))
 }
 
-fn cause(error: &wasmtime::Error, bytes_max: usize) -> String {
+fn cause(error: &wasmtime::Error, cx: &Ctx) -> String {
     let text = error.root_cause().to_string();
     // wasmtime keeps this error's type to itself.
     if text.contains("fuel allocated for hostcalls has been exhausted") {
-        return format!("more than {bytes_max} bytes at once");
+        cx.shared.counters.hit(Budget::Answer);
+        return format!("more than {} bytes at once: `limits.answer`", cx.shared.limits.answer_bytes_max);
     }
     tame(&text, ERROR_BYTES_MAX)
 }

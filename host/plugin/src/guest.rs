@@ -7,6 +7,7 @@ use wasmill_frame::{Blobs, Frame, Groups};
 use wasmtime::component::{ComponentExportIndex, ComponentNamedList, Instance, Lift, Lower};
 use wasmtime::{Store, UpdateDeadline};
 
+use crate::budget::Budget;
 use crate::context::{Ctx, stop};
 use crate::contract::Width;
 use crate::engines::{HANDLES_MAX, Mode, TICK_MS};
@@ -130,8 +131,12 @@ impl WasmGuest {
         };
         let (answer, live) = run_once(&self.plugin, kept, messages, cx, trial, call)?;
         let growth_max = self.plugin.shared.limits.instance_growth_bytes_max;
-        if trial == Trial::Batch && live.store.data().meter.growth_bytes() <= growth_max {
-            self.plugin.instances.put(live);
+        if trial == Trial::Batch {
+            if live.store.data().meter.growth_bytes() <= growth_max {
+                self.plugin.instances.put(live);
+            } else {
+                self.plugin.shared.counters.recycled();
+            }
         }
         Ok(answer)
     }
@@ -208,6 +213,17 @@ fn blobs_of(bytes: &[u8]) -> Result<Blobs<'_>, CallError> {
 }
 
 impl Guest for WasmGuest {
+    fn refused(&mut self, error: &CallError) {
+        self.plugin.instances.discard();
+        let counters = &self.plugin.shared.counters;
+        counters.failed(error);
+        if let CallError::TooMuch { limit, .. } = error
+            && let Some(budget) = Budget::of(limit)
+        {
+            counters.hit(budget);
+        }
+    }
+
     fn transform(&mut self, bytes: &[u8], cx: &mut CallContext, trial: Trial) -> Result<Vec<u8>, CallError> {
         let frame = frame_of(bytes)?;
         self.run(frame.len(), cx, trial, |live, prepared| {

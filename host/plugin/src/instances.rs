@@ -52,6 +52,15 @@ impl<T> Instances<T> {
         (at < idle.live.len()).then(|| idle.live.remove(at).1)
     }
 
+    /// Throws the instance away that this thread put back last: what it answered was wrong.
+    pub fn discard(&self) {
+        let thread = thread::current().id();
+        let mut idle = self.idle();
+        let discarded = idle.live.iter().rposition(|(of, _)| *of == thread).map(|at| idle.live.remove(at));
+        drop(idle);
+        drop(discarded);
+    }
+
     /// Puts an instance back after its call.
     pub fn put(&self, instance: T) {
         let mut idle = self.idle();

@@ -19,7 +19,9 @@
 
 mod admission;
 mod artifact;
+mod budget;
 mod cache;
+mod compiler;
 mod context;
 mod contract;
 mod counters;
@@ -42,8 +44,9 @@ mod text;
 mod typed;
 
 pub use admission::{AdmissionError, CASES_BYTES_MAX};
+pub use compiler::{Compiler, compile_for_parent};
 pub use contract::{CONTRACT_VERSION, Width};
-pub use counters::Counter;
+pub use counters::{Counter, Usage};
 pub use grants::{Grant, Grants, UnknownGrant};
 pub use inspect::{Identity, ImportNeed, Inspection};
 pub use limits::Limits;

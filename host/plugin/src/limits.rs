@@ -1,6 +1,11 @@
 //! What bounds a plugin.
 
+use wasmill_engine::guest::AnswerBounds;
+
 /// What bounds a plugin. Every bound has its unit in its name.
+///
+/// Those up to `metric_names_max` are each plugin's: [`crate::Sandbox::within`] gives it others. The rest are the
+/// process's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// How long a call in production may take, instance creation included: 1,000 ms. Kept by ticks, so
@@ -19,10 +24,20 @@ pub struct Limits {
     pub instance_growth_bytes_max: usize,
     /// What one call may answer, and what one call to the host may carry: 64 MiB.
     pub answer_bytes_max: usize,
+    /// How many messages a call may emit for one message: 1,000.
+    pub outputs_max: usize,
+    /// The bytes that the copies among them may have together: 16 MiB. A copy costs the plugin nothing, the sinks its
+    /// whole size.
+    pub copies_bytes_max: usize,
     /// How often a guest may call the host in one call: 1,000,000 times.
     pub host_calls_max: u32,
+    /// How long they may take together, waits for the store included: 30,000 ms. Above it, as above the deadline, no
+    /// message is to blame.
+    pub host_wait_ms_max: u64,
     /// Names and values that one call may read from and write to state, together: 64 MiB.
     pub state_bytes_max: usize,
+    /// How many entries of state one call may read and change, together: 1,000,000.
+    pub state_keys_max: u32,
     /// Log lines of one plugin a second; the rest are counted and dropped: 100.
     pub log_lines_per_second_max: u32,
     /// The length of one log line; the rest is cut: 4 KiB.
@@ -40,14 +55,18 @@ pub struct Limits {
     pub function_bytes_max: usize,
     /// How many functions it may have: 200,000.
     pub functions_max: usize,
-    /// How long loading waits for the compiler: 120,000 ms.
+    /// How long loading waits for the compiler, and the processor time that a compiler of its own may take:
+    /// 120,000 ms.
     pub compile_ms_max: u64,
+    /// The address space of a compiler of its own: 4 GiB.
+    pub compile_bytes_max: u64,
     /// The size of the compile cache; the oldest entries go first: 1 GiB.
     pub cache_bytes_max: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
+        let bounds = AnswerBounds::default();
         Self {
             deadline_ms: 1_000,
             fuel: 1_000_000_000,
@@ -55,8 +74,12 @@ impl Default for Limits {
             memory_bytes_max: 256 << 20,
             instance_growth_bytes_max: 64 << 20,
             answer_bytes_max: 64 << 20,
+            outputs_max: bounds.outputs_max,
+            copies_bytes_max: bounds.copies_bytes_max,
             host_calls_max: 1_000_000,
+            host_wait_ms_max: 30_000,
             state_bytes_max: 64 << 20,
+            state_keys_max: 1_000_000,
             log_lines_per_second_max: 100,
             log_line_bytes_max: 4 << 10,
             metric_names_max: 64,
@@ -66,6 +89,7 @@ impl Default for Limits {
             function_bytes_max: 1 << 20,
             functions_max: 200_000,
             compile_ms_max: 120_000,
+            compile_bytes_max: 4 << 30,
             cache_bytes_max: 1 << 30,
         }
     }

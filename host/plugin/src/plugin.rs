@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use wasmill_engine::guest::{CallError, Guest, GuestInfo, Plugin};
+use wasmill_engine::guest::{AnswerBounds, CallError, Guest, GuestInfo, Plugin};
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, ComponentExportIndex, ComponentNamedList, InstancePre, Lift, Lower};
 
@@ -72,6 +72,11 @@ impl Plugin for LoadedRef {
     fn guest(&self) -> Box<dyn Guest> {
         let guest = Box::new(WasmGuest::new(Arc::clone(&self.0)));
         hidden::without_secrets(guest, &self.0.shared.behind.secrets)
+    }
+
+    fn bounds(&self) -> AnswerBounds {
+        let limits = &self.0.shared.limits;
+        AnswerBounds { outputs_max: limits.outputs_max, copies_bytes_max: limits.copies_bytes_max }
     }
 }
 

@@ -13,9 +13,10 @@ use wasmtime::component::Component;
 use crate::admission::{self, AdmissionError, Admitted};
 use crate::artifact;
 use crate::cache::Cache;
+use crate::compiler::{CompileFailure, Compiler, Compilers, STACK_BYTES};
 use crate::context::Shared;
 use crate::contract;
-use crate::counters::{Counter, Counters};
+use crate::counters::{Counter, Counters, Usage};
 use crate::engines::{Engines, Mode};
 use crate::grants::{Grant, Grants};
 use crate::guest;
@@ -23,6 +24,10 @@ use crate::imports::empty_world;
 use crate::instances::Instances;
 use crate::limits::Limits;
 use crate::plugin::{Loaded, LoadedRef, Prepared};
+use crate::text::tame;
+
+/// A page of a linear memory.
+const PAGE_BYTES: usize = 64 << 10;
 
 /// What a pipeline spec says under a stage's `config`: values as JSON.
 pub type StageConfig = BTreeMap<String, String>;
@@ -34,14 +39,17 @@ pub struct SandboxOptions {
     pub limits: Limits,
     /// Where compiled plugins are kept; none: they are compiled at each start.
     pub cache: Option<PathBuf>,
+    /// The command by which this program compiles plugins in a process of its own, where their compiling can hurt
+    /// nobody; none: they are compiled in this process.
+    pub compiler: Option<Compiler>,
     /// The wall clock in milliseconds since 1970, for plugins that are granted it.
     pub wall_clock_ms: fn() -> i64,
 }
 
 impl Default for SandboxOptions {
-    /// The default limits, no cache, the system's clock.
+    /// The default limits, no cache, no compiler of its own, the system's clock.
     fn default() -> Self {
-        Self { limits: Limits::default(), cache: None, wall_clock_ms: system_clock_ms }
+        Self { limits: Limits::default(), cache: None, compiler: None, wall_clock_ms: system_clock_ms }
     }
 }
 
@@ -76,6 +84,8 @@ pub struct SandboxError(String);
 /// The sandbox of a process. Dropping it stops its ticks once its plugins are gone too.
 pub struct Sandbox {
     host: Arc<Host>,
+    /// What bounds the plugins that are loaded by this one.
+    limits: Limits,
 }
 
 /// What all plugins of a sandbox share.
@@ -83,6 +93,7 @@ pub(crate) struct Host {
     engines: Engines,
     limits: Limits,
     cache: Option<Cache>,
+    compilers: Option<Compilers>,
     counters: Counters,
     wall_clock_ms: fn() -> i64,
     /// What was loaded; some of it may be gone.
@@ -95,7 +106,7 @@ impl Sandbox {
     /// # Errors
     /// When the machine can't hold what the limits ask for.
     pub fn new(options: SandboxOptions) -> Result<Self, SandboxError> {
-        let SandboxOptions { limits, cache, wall_clock_ms } = options;
+        let SandboxOptions { limits, cache, compiler, wall_clock_ms } = options;
         let engines = Engines::new(&limits).map_err(|e| SandboxError(format!("{e:#}")))?;
         let cache = cache.and_then(|directory| {
             let opened = Cache::open(&directory, limits.cache_bytes_max);
@@ -106,7 +117,18 @@ impl Sandbox {
                 .ok()
         });
         let (counters, loaded) = (Counters::default(), Mutex::default());
-        Ok(Self { host: Arc::new(Host { engines, limits, cache, counters, wall_clock_ms, loaded }) })
+        let compilers = compiler.map(Compilers::new);
+        let host =
+            Host { engines, limits: limits.clone(), cache, compilers, counters, wall_clock_ms, loaded };
+        Ok(Self { host: Arc::new(host), limits })
+    }
+
+    /// The same sandbox, whose plugins are loaded within other limits. What is the process's stays as it is: no
+    /// instance has more memory than the sandbox was made with.
+    #[must_use]
+    pub fn within(&self, limits: Limits) -> Self {
+        let memory_bytes_max = limits.memory_bytes_max.min(self.host.limits.memory_bytes_max);
+        Self { host: Arc::clone(&self.host), limits: Limits { memory_bytes_max, ..limits } }
     }
 
     /// Admits and loads a plugin from its file. Its name is the file's, without the ending.
@@ -163,7 +185,8 @@ impl Sandbox {
         };
         // The same plugin, loaded for another stage: its instances serve both.
         let same = |l: &&Arc<Loaded>| {
-            l.info.name == info.name && l.grants.is_same(grants) && l.shared.config == config
+            let alike = l.info.name == info.name && l.shared.limits == self.limits;
+            alike && l.grants.is_same(grants) && l.shared.config == config
         };
         let others = host.loaded_of(&info.digest);
         if let Some(loaded) = others.iter().find(same) {
@@ -171,12 +194,22 @@ impl Sandbox {
         }
         let wasm = others.first().map_or_else(|| bytes.into(), |other| Arc::clone(&other.wasm));
         let component = host.compile(Mode::Production, name, &info.digest, &wasm)?;
+        let starts_with = component.resources_required().and_then(|r| r.max_initial_memory_size);
+        // It is told in pages.
+        let starts_with = starts_with.map(|pages| usize::try_from(pages).unwrap_or(usize::MAX));
+        if let Some(found) = starts_with.map(|pages| pages.saturating_mul(PAGE_BYTES))
+            && found > self.limits.memory_bytes_max
+        {
+            let (limit, plugin) = (self.limits.memory_bytes_max, name.to_owned());
+            let (what, hint) = ("the memory that it starts with, in bytes,", "raise `limits.memory`");
+            return Err(AdmissionError::TooLarge { plugin, what, found, limit, hint });
+        }
         let production = Prepared::new(&component, grants, &exports)
             .map_err(|what| AdmissionError::Signature { plugin: name.to_owned(), what })?;
         let clock = (host.wall_clock_ms, grants.has(Grant::WallClock));
         let counters = host.counters.of(name);
         let behind = Arc::clone(&grants.behind);
-        let (limits, seconds) = (host.limits.clone(), host.engines.seconds());
+        let (limits, seconds) = (self.limits.clone(), host.engines.seconds());
         let shared = Shared::new(name, limits, config, counters, clock, behind, seconds);
         let mut loaded = Loaded {
             host: Arc::clone(host),
@@ -246,10 +279,16 @@ impl Sandbox {
         self.host.counters.snapshot()
     }
 
-    /// The limits that it was made with.
+    /// What each plugin uses and has used up, by its name.
+    #[must_use]
+    pub fn usage(&self) -> Vec<Usage> {
+        self.host.counters.usage()
+    }
+
+    /// The limits within which plugins are loaded.
     #[must_use]
     pub fn limits(&self) -> &Limits {
-        &self.host.limits
+        &self.limits
     }
 }
 
@@ -282,28 +321,48 @@ impl Host {
         let engine = self.engines.get(mode);
         let entry = entry_name(engine, digest);
         if let Some(cached) = self.cache.as_ref().and_then(|cache| cache.get(&entry)) {
-            match artifact::deserialize(engine, &cached) {
+            match artifact::of_cache(engine, &cached) {
                 Ok(component) => return Ok(component),
                 Err(error) => {
                     tracing::warn!(plugin, %error, "compile cache entry doesn't fit; compiling again");
                 }
             }
         }
-        let component = self.compile_in_time(engine, plugin, wasm)?;
-        if let Some(cache) = &self.cache {
-            let put = component
-                .serialize()
-                .map_err(|e| e.to_string())
-                .and_then(|bytes| cache.put(&entry, &bytes).map_err(|e| e.to_string()));
-            if let Err(error) = put {
-                tracing::warn!(plugin, error, "could not keep a compiled plugin; it will be compiled again");
+        let put = |bytes: &[u8]| {
+            if let Some(Err(error)) = self.cache.as_ref().map(|cache| cache.put(&entry, bytes)) {
+                tracing::warn!(plugin, %error, "could not keep a compiled plugin; it will be compiled again");
             }
-        }
+        };
+        let Some(compilers) = &self.compilers else {
+            let component = self.compile_in_time(engine, plugin, wasm)?;
+            if self.cache.is_some()
+                && let Ok(bytes) = component.serialize()
+            {
+                put(&bytes);
+            }
+            return Ok(component);
+        };
+        let plugin = || plugin.to_owned();
+        let compiled = compilers.compile(mode, wasm, &self.limits).map_err(|failure| match failure {
+            CompileFailure::Time => {
+                AdmissionError::CompileTime { plugin: plugin(), limit_ms: self.limits.compile_ms_max }
+            }
+            CompileFailure::Memory => {
+                AdmissionError::CompileMemory { plugin: plugin(), limit_bytes: self.limits.compile_bytes_max }
+            }
+            CompileFailure::Refused(cause) => AdmissionError::Compile { plugin: plugin(), cause },
+        })?;
+        let component = artifact::of_compiler(engine, &compiled).map_err(|e| AdmissionError::Compile {
+            plugin: plugin(),
+            cause: tame(&format!("{e:#}"), 2_048),
+        })?;
+        put(compiled.bytes());
         Ok(component)
     }
 
-    /// Compiles on a thread of its own. The compiler can't be stopped: past the limit the thread runs on
-    /// to its end, and its result is dropped. Its memory is bounded only by the sizes that admission checks.
+    /// Compiles on a thread of its own, where there is no process for it. The compiler can't be stopped: past the
+    /// limit the thread runs on to its end, and its result is dropped. Its memory is bounded only by the sizes that
+    /// admission checks.
     fn compile_in_time(
         &self,
         engine: &wasmtime::Engine,
@@ -315,7 +374,7 @@ impl Host {
         let compile_error = |cause| AdmissionError::Compile { plugin: plugin.to_owned(), cause };
         std::thread::Builder::new()
             .name("wasmill-compile".into())
-            .stack_size(8 << 20)
+            .stack_size(STACK_BYTES)
             .spawn(move || {
                 // Nobody receives once the time is up.
                 drop(send.send(Component::from_binary(&engine, &wasm)));
@@ -323,7 +382,7 @@ impl Host {
             .map_err(|e| compile_error(e.to_string()))?;
         let limit_ms = self.limits.compile_ms_max;
         match receive.recv_timeout(Duration::from_millis(limit_ms)) {
-            Ok(compiled) => compiled.map_err(|e| compile_error(crate::text::tame(&format!("{e:#}"), 2_048))),
+            Ok(compiled) => compiled.map_err(|e| compile_error(tame(&format!("{e:#}"), 2_048))),
             Err(RecvTimeoutError::Timeout) => {
                 Err(AdmissionError::CompileTime { plugin: plugin.to_owned(), limit_ms })
             }

@@ -43,6 +43,14 @@ fn parse(text: &str) -> (BTreeMap<String, String>, Samples) {
     (types, samples)
 }
 
+/// A sample's name, and its labels in order.
+fn sorted_labels(sample: &str) -> (&str, Vec<&str>) {
+    let (name, labels) = sample.split_once('{').unwrap_or((sample, ""));
+    let mut labels: Vec<&str> = labels.trim_end_matches('}').split(',').filter(|l| !l.is_empty()).collect();
+    labels.sort_unstable();
+    (name, labels)
+}
+
 #[test]
 fn the_pages_are_valid_and_the_counters_equal_what_was_processed() {
     let place = Place::with_plugins(&["drop-ignored"]);
@@ -104,6 +112,22 @@ sink: {{ file: {{ path: out }} }}
     ] {
         let value = samples.get(&format!("{name}{{pipeline=\"pages\"}}"));
         assert_eq!(value, Some(&expected), "{name} in\n{}", answer.body);
+    }
+    let of = |name: &str| {
+        let sample = name.replacen('{', "{pipeline=\"pages\",plugin=\"drop-ignored\",", 1);
+        let mut found = samples.iter().filter(|(n, _)| sorted_labels(n) == sorted_labels(&sample));
+        *found.next().unwrap_or_else(|| panic!("no {sample} in\n{}", answer.body)).1
+    };
+    assert!(of("wasmill_plugin_memory_bytes{}") > 0.0 && of("wasmill_plugin_instances{}") > 0.0);
+    assert_eq!(of("wasmill_plugin_instances_made_total{}"), of("wasmill_plugin_instances{}"));
+    for none in [
+        "wasmill_plugin_recycled_total{}",
+        "wasmill_plugin_log_lines_dropped_total{}",
+        "wasmill_plugin_traps_total{kind=\"trap\"}",
+        "wasmill_plugin_limit_hits_total{limit=\"deadline\"}",
+        "wasmill_plugin_limit_hits_total{limit=\"host_wait\"}",
+    ] {
+        assert_eq!(of(none), 0.0, "{none}");
     }
     running.end_stdin();
     running.wait().exits(0);

@@ -138,16 +138,19 @@ impl PluginAggregator {
         let (edits, blobs) = if answers.is_some() {
             let (edits, blobs) = self.guest.scan(frame, &writer.finish(), &mut cx, trial)?;
             let message = |i: usize| batch.frame.get(i);
-            let checked = check(&edits, batch.len(), StageKind::Transform, message)?;
             let asked = |index| items.binary_search_by_key(&index, |(i, _)| *i).is_ok();
-            if Edits::open(&edits).iter().any(|(index, _)| !asked(index)) {
-                return Err(CallError::Answer("scan edited a message that is in no group".to_owned()));
-            }
+            let checked = check(&edits, batch.len(), StageKind::Transform, self.plugin.bounds(), message)
+                .and_then(|checked| match Edits::open(&edits).iter().all(|(index, _)| asked(index)) {
+                    true => Ok(checked),
+                    false => Err(CallError::Answer("scan edited a message that is in no group".to_owned())),
+                })
+                .inspect_err(|error| self.guest.refused(error))?;
             (Some((edits, checked)), blobs)
         } else {
             (None, self.guest.fold(frame, &writer.finish(), &mut cx, trial)?)
         };
-        let (folded, failed) = read_folded(&blobs, groups.len(), batch.len())?;
+        let (folded, failed) =
+            read_folded(&blobs, groups.len(), batch.len()).inspect_err(|error| self.guest.refused(error))?;
         let of_edits = edits.as_ref().map(|(_, checked)| checked);
         if self.plugin.tries().doubts_errors() {
             let first = of_edits.and_then(|checked| checked.first_error.as_ref());
@@ -202,15 +205,7 @@ impl PluginAggregator {
         let mut writer = BlobsWriter::new();
         given.iter().for_each(|bytes| writer.push(0, bytes));
         let answer = self.guest.merge(&writer.finish(), &mut CallContext::default(), trial)?;
-        let blobs = answered(&answer)?;
-        if blobs.len() != pairs.len() {
-            return Err(count_differs("merge", pairs.len(), blobs.len()));
-        }
-        let merged = blobs.iter().map(|(tag, bytes)| match tag {
-            0 => Ok(bytes.to_vec()),
-            tag => Err(CallError::Answer(format!("merge answered a blob with the tag {tag}"))),
-        });
-        merged.collect()
+        read_merged(&answer, pairs.len()).inspect_err(|error| self.guest.refused(error))
     }
 
     /// Finishes accumulators: a JSON value or a reason for each. One that traps is found by halving.
@@ -240,18 +235,7 @@ impl PluginAggregator {
             writer.push(0, bytes);
         }
         let answer = self.guest.finish(&writer.finish(), &mut CallContext::default(), trial)?;
-        let blobs = answered(&answer)?;
-        if blobs.len() != accumulators.len() {
-            return Err(count_differs("finish", accumulators.len(), blobs.len()));
-        }
-        Ok(blobs
-            .iter()
-            .map(|(tag, bytes)| match tag {
-                0 if is_json(bytes) => Ok(bytes.to_vec()),
-                0 => Err(("finish answered a value that is not JSON".to_owned(), "answer")),
-                _ => Err((String::from_utf8_lossy(bytes).into_owned(), "error")),
-            })
-            .collect())
+        read_finished(&answer, accumulators.len()).inspect_err(|error| self.guest.refused(error))
     }
 }
 
@@ -275,6 +259,33 @@ fn answered(bytes: &[u8]) -> Result<Blobs<'_>, CallError> {
         )));
     }
     Ok(blobs)
+}
+
+/// Reads what merge answers: an accumulator for each pair.
+fn read_merged(bytes: &[u8], pairs: usize) -> Result<Vec<Vec<u8>>, CallError> {
+    let blobs = answered(bytes)?;
+    if blobs.len() != pairs {
+        return Err(count_differs("merge", pairs, blobs.len()));
+    }
+    let merged = blobs.iter().map(|(tag, bytes)| match tag {
+        0 => Ok(bytes.to_vec()),
+        tag => Err(CallError::Answer(format!("merge answered a blob with the tag {tag}"))),
+    });
+    merged.collect()
+}
+
+/// Reads what finish answers: a value or a reason for each accumulator.
+fn read_finished(bytes: &[u8], accumulators: usize) -> Result<Vec<Finished>, CallError> {
+    let blobs = answered(bytes)?;
+    if blobs.len() != accumulators {
+        return Err(count_differs("finish", accumulators, blobs.len()));
+    }
+    let finished = blobs.iter().map(|(tag, bytes)| match tag {
+        0 if is_json(bytes) => Ok(bytes.to_vec()),
+        0 => Err(("finish answered a value that is not JSON".to_owned(), "answer")),
+        _ => Err((String::from_utf8_lossy(bytes).into_owned(), "error")),
+    });
+    Ok(finished.collect())
 }
 
 fn count_differs(call: &str, expected: usize, found: usize) -> CallError {

@@ -53,12 +53,12 @@ pub(super) fn add(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     let mut http = linker.instance(&full_name("http"))?;
     http.func_wrap("send", |mut cx: Cx<'_>, (request,): (Request,)| {
         cx.data_mut().enter()?;
-        let answer = wait::outside(&mut cx, |cx| send(cx, vec![request])).pop();
+        let answer = wait::outside(&mut cx, |cx| send(cx, vec![request]))?.pop();
         Ok((answer.unwrap_or_else(|| Err(NO_ANSWER.to_owned())),))
     })?;
     http.func_wrap("send-many", |mut cx: Cx<'_>, (requests,): (Vec<Request>,)| {
         cx.data_mut().enter()?;
-        Ok((wait::outside(&mut cx, |cx| send(cx, requests)),))
+        Ok((wait::outside(&mut cx, |cx| send(cx, requests))?,))
     })
 }
 

@@ -10,6 +10,7 @@ mod wait;
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Component, ComponentType, Lift, Linker};
 
+use crate::budget::Budget;
 use crate::context::{Ctx, Severity};
 use crate::contract::full_name;
 use crate::grants::{Grant, Grants};
@@ -110,9 +111,10 @@ fn always(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
 fn stage_metric(cx: &mut Ctx, name: String, by: u64) {
     if let Some((_, staged)) = cx.metrics.iter_mut().find(|(n, _)| *n == name) {
         *staged = staged.saturating_add(by);
-    } else if cx.metrics.len() < METRICS_STAGED_MAX.min(cx.shared.limits.metric_names_max)
-        && is_metric_name(&name)
-    {
+    } else if cx.metrics.len() >= METRICS_STAGED_MAX.min(cx.shared.limits.metric_names_max) {
+        cx.shared.counters.drop_one();
+        cx.shared.counters.hit(Budget::Counters);
+    } else if is_metric_name(&name) {
         cx.metrics.push((name, by));
     } else {
         cx.shared.counters.drop_one();

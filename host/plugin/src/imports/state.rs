@@ -40,16 +40,17 @@ pub(super) fn add(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     })
 }
 
-/// Makes a call that may have to wait for the store. That time is not the guest's; the number of its calls
-/// bounds how often.
+/// Makes a call that may have to wait for the store. That time is not the guest's; how long it waits in all has a
+/// bound of its own.
 fn read<T>(cx: &mut Cx<'_>, call: impl FnOnce(&mut Ctx) -> T) -> wasmtime::Result<(T,)> {
     cx.data_mut().enter()?;
-    Ok((wait::outside(cx, call),))
+    Ok((wait::outside(cx, call)?,))
 }
 
 const NO_STATE: &str = "this call has no state; state belongs to messages, so it is there in transform, filter, fold and scan alone";
 
 fn get(cx: &mut Ctx, message: u32, name: &str) -> Result<Option<Vec<u8>>, String> {
+    cx.charge_entry()?;
     let state = cx.call.state.as_mut().ok_or(NO_STATE)?;
     let value = state.get(message, name)?;
     cx.charge_state(name.len() + value.as_ref().map_or(0, Vec::len))?;
@@ -63,6 +64,7 @@ fn set(
     value: Option<&[u8]>,
     ttl_ms: Option<u64>,
 ) -> Result<(), String> {
+    cx.charge_entry()?;
     cx.charge_state(name.len() + value.map_or(0, <[u8]>::len))?;
     cx.call.state.as_mut().ok_or(NO_STATE)?.set(message, name, value, ttl_ms)
 }

@@ -7,11 +7,12 @@ use crate::context::Ctx;
 use crate::engines::TICK_MS;
 
 /// Makes a call of the host's that may take long. That time is not the guest's: where it was long, the guest
-/// has as much of its deadline as it had before.
-pub(super) fn outside<T>(cx: &mut Cx<'_>, call: impl FnOnce(&mut Ctx) -> T) -> T {
+/// has as much of its deadline as it had before. How long it waits in all has a bound of its own.
+pub(super) fn outside<T>(cx: &mut Cx<'_>, call: impl FnOnce(&mut Ctx) -> T) -> wasmtime::Result<T> {
     let since = Instant::now();
     let answer = call(cx.data_mut());
     let took = since.elapsed();
+    cx.data_mut().charge_wait(took)?;
     if took >= Duration::from_millis(TICK_MS) {
         let data = cx.data_mut();
         data.waited = data.waited.saturating_add(took);
@@ -19,7 +20,7 @@ pub(super) fn outside<T>(cx: &mut Cx<'_>, call: impl FnOnce(&mut Ctx) -> T) -> T
         let left = ticks_left(data.deadline_ticks, own);
         cx.set_epoch_deadline(left);
     }
-    answer
+    Ok(answer)
 }
 
 /// What a guest has left that took this long itself. One tick at least: a deadline that is over stops it then.

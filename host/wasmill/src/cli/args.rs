@@ -123,6 +123,9 @@ pub enum Command {
     Connectors(Connectors),
     /// Prints the JSON Schema of pipeline specs
     Schema,
+    /// Compiles a plugin for the process that started this one
+    #[command(hide = true)]
+    CompilePlugin,
 }
 
 impl Command {

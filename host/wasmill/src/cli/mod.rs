@@ -35,6 +35,7 @@ use args::{Cli, Command, PluginCommand};
 /// Runs the command line of the process.
 #[must_use]
 pub fn main(runtime: &dyn Runtime) -> Exit {
+    sandbox::compile_in_processes();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -75,6 +76,9 @@ fn dispatch(command: &Command, runtime: &dyn Runtime) -> Result<(), Stop> {
         Command::Dlq { command } => dlq::run(command),
         Command::Connectors(args) => connectors::run(args),
         Command::Schema => print(&crate::spec::schema::text()),
+        Command::CompilePlugin => {
+            wasmill_plugin::compile_for_parent().map_err(|shown| Stop { exit: Exit::Plugin, shown })
+        }
     }
 }
 

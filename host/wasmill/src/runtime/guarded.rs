@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use wasmill_engine::guest::{
-    CallContext, CallError, Guest, GuestInfo, Judged, Plugin, PluginRef, Trial, Tries,
+    AnswerBounds, CallContext, CallError, Guest, GuestInfo, Judged, Plugin, PluginRef, Trial, Tries,
 };
 use wasmill_frame::{Frame, Groups};
 
@@ -119,6 +119,10 @@ impl Plugin for Guarded {
     fn tries(&self) -> Tries {
         self.tried.tries
     }
+
+    fn bounds(&self) -> AnswerBounds {
+        self.inner.bounds()
+    }
 }
 
 struct GuardedGuest {
@@ -174,6 +178,10 @@ fn messages_in(frame: &[u8], groups: &[u8]) -> usize {
 }
 
 impl Guest for GuardedGuest {
+    fn refused(&mut self, error: &CallError) {
+        self.inner.refused(error);
+    }
+
     fn pause(&mut self, tried: u32) {
         if tried == 1 {
             self.backoff.end();

@@ -8,11 +8,11 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
-use prometheus::proto::MetricFamily;
-use prometheus::{Encoder as _, IntCounterVec, Opts, Registry, TextEncoder};
+use prometheus::{Encoder as _, Registry, TextEncoder};
 use wasmill_plugin::Sandbox;
 
 use super::health::Health;
+use super::plugin_metrics;
 use super::plugin_pages::{self, Catalog};
 use super::state_pages::{self, StatePages};
 
@@ -73,7 +73,9 @@ async fn ready(State(pages): State<Arc<Pages>>) -> impl IntoResponse {
 
 async fn metrics(State(pages): State<Arc<Pages>>) -> impl IntoResponse {
     let mut families = pages.registry.gather();
-    families.extend(plugin_families(&pages));
+    families.extend(plugin_metrics::families(
+        &pages.sandboxes.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
+    ));
     let mut text = Vec::new();
     match TextEncoder::new().encode(&families, &mut text) {
         Ok(()) => (StatusCode::OK, [(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text),
@@ -83,21 +85,4 @@ async fn metrics(State(pages): State<Arc<Pages>>) -> impl IntoResponse {
             format!("{e}\n").into_bytes(),
         ),
     }
-}
-
-/// The plugins' own counters, as they stand now.
-fn plugin_families(pages: &Pages) -> Vec<MetricFamily> {
-    let registry = Registry::new();
-    let opts = Opts::new("wasmill_plugin_counter_total", "A counter of a plugin's own.");
-    let Ok(counters) = IntCounterVec::new(opts, &["pipeline", "plugin", "name"]) else { return Vec::new() };
-    if registry.register(Box::new(counters.clone())).is_err() {
-        return Vec::new();
-    }
-    let sandboxes = pages.sandboxes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    for (pipeline, sandbox) in sandboxes.iter() {
-        for counter in sandbox.counters() {
-            counters.with_label_values(&[pipeline, &counter.plugin, &counter.name]).inc_by(counter.value);
-        }
-    }
-    registry.gather()
 }

@@ -22,6 +22,7 @@ mod http;
 mod members;
 mod observe;
 mod patient_store;
+mod plugin_metrics;
 mod plugin_pages;
 mod progress;
 mod readers;

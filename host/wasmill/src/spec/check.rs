@@ -21,7 +21,7 @@ use super::located::Located;
 use super::raw::{Delivery, RawPipeline, RawRedis, RawState};
 use super::{
     BATCH_SIZE_MAX, CodecSpec, EpochBounds, HumanDuration, HumanSize, KEY_GROUPS_MAX, Limits, NAME_BYTES_MAX,
-    Part, Pipeline, Places, SecretUrl, Sink, SourceSpec, StateSpec, WORKERS_MAX, folder_of,
+    Part, Pipeline, Places, PluginLimits, SecretUrl, Sink, SourceSpec, StateSpec, WORKERS_MAX, folder_of,
 };
 use crate::report::{Diagnostic, Problems, Sources, Span};
 
@@ -52,6 +52,7 @@ pub(super) fn check(raw: RawPipeline, file: &Path, texts: Sources) -> Result<Pip
         late_outputs: Vec::new(),
         exchange: None,
         named: grants::Named::default(),
+        plugin_limits: PluginLimits::default(),
     };
     let pipeline = checker.pipeline(raw, file);
     match pipeline {
@@ -76,6 +77,8 @@ pub(super) struct Checker {
     log: Option<Span>,
     /// Outputs that late messages go to.
     pub(super) late_outputs: Vec<Located<String>>,
+    /// What bounds a plugin whose stage says nothing of it.
+    pub(super) plugin_limits: PluginLimits,
     /// How many partitions an exchange has, and where it is asked for.
     pub(super) exchange: Option<(Located<u32>, Span)>,
     /// What grants may name.
@@ -126,7 +129,10 @@ impl Checker {
             .unzip();
         let plugin_dir = self.plugin_dir(raw.plugin_dir.as_ref());
         let (secrets, lookups) = (self.secrets(raw.secrets), self.lookups(raw.lookups));
+        let mut limits = raw.limits.map_or_else(Limits::default, |raw| self.limits(raw));
+        self.plugin_limits = limits.plugin;
         let stages = self.stages(raw.stages, &plugin_dir);
+        limits.room_for(stages.iter().filter_map(|stage| stage.value.plugin()));
         let sinks: Vec<Sink> = sinks
             .into_iter()
             .map(|s| {
@@ -143,7 +149,7 @@ impl Checker {
             .collect();
         self.outputs(&sinks, &places);
         let time = self.time(raw.time, &sources);
-        let (epoch, limits) = (raw.epoch, raw.limits);
+        let epoch = raw.epoch;
         let delivery = raw.delivery.map_or(Delivery::default(), |d| d.value);
         let mut bounds = default_epoch(&sources, &sinks, delivery);
         if let Some(slot) = &raw.slot {
@@ -153,32 +159,6 @@ impl Checker {
             bounds.interval = self.duration("epoch.interval", e.interval, 1, bounds.interval);
             bounds.bytes_max = self.size("epoch.bytes", e.bytes, 1, bounds.bytes_max);
         }
-        let limits = limits.map_or_else(Limits::default, |l| {
-            let d = Limits::default();
-            Limits {
-                message_bytes_max: self.size("limits.message", l.message, 1, d.message_bytes_max),
-                memory_bytes_max: self.size("limits.memory", l.memory, 64 << 10, d.memory_bytes_max),
-                deadline: self.duration("limits.deadline", l.deadline, 1, d.deadline),
-                fuel: l.fuel.map_or(d.fuel, |f| {
-                    if f.value == 0 {
-                        self.wrong(
-                            f.span,
-                            "`limits.fuel`: no plugin can work without fuel",
-                            "must be 1 or more",
-                        );
-                    }
-                    f.value
-                }),
-                answer_bytes_max: self.size("limits.answer", l.answer, 64, d.answer_bytes_max),
-                queue_bytes_max: self.size("limits.queue", l.queue, 1, d.queue_bytes_max),
-                state_cache_bytes_max: self.size_within(
-                    "limits.state_cache",
-                    l.state_cache,
-                    1 << 20..=1 << 40,
-                    d.state_cache_bytes_max,
-                ),
-            }
-        });
         let key_groups =
             self.count("key_groups", raw.key_groups, KEY_GROUPS_MAX, usize::from(Topology::KEY_GROUPS));
         // One that is out of range was found wrong, so nobody sees what stands for it.
@@ -338,7 +318,13 @@ impl Checker {
         }
     }
 
-    fn count(&mut self, key: &str, given: Option<Located<u32>>, max: u32, default: usize) -> usize {
+    pub(super) fn count(
+        &mut self,
+        key: &str,
+        given: Option<Located<u32>>,
+        max: u32,
+        default: usize,
+    ) -> usize {
         let Some(given) = given else { return default };
         if given.value == 0 || given.value > max {
             let title = format!("`{key}`: {} is out of range", given.value);
@@ -364,12 +350,18 @@ impl Checker {
         duration
     }
 
-    fn size(&mut self, key: &str, given: Option<Located<HumanSize>>, min: u64, default: usize) -> usize {
+    pub(super) fn size(
+        &mut self,
+        key: &str,
+        given: Option<Located<HumanSize>>,
+        min: u64,
+        default: usize,
+    ) -> usize {
         // The layouts count bytes in 32 bits.
         self.size_within(key, given, min..=2 << 30, default)
     }
 
-    fn size_within(
+    pub(super) fn size_within(
         &mut self,
         key: &str,
         given: Option<Located<HumanSize>>,

@@ -10,6 +10,7 @@ pub mod de;
 pub mod environment;
 mod granted;
 pub mod guarantee;
+mod limits;
 pub mod located;
 pub mod near_miss;
 pub mod node;
@@ -39,6 +40,7 @@ use wasmill_engine::topology::MaxAhead;
 
 pub use environment::Environment;
 pub use granted::{Granted, HttpSpec, LookupSpec, SecretFrom, SecretSpec, TableForm};
+pub use limits::{Limits, PluginLimits};
 pub use outside::{CodecSpec, HumanDuration, HumanSize, SinkSpec, SourceSpec};
 pub use raw::{Delivery, Grant, Order, SwapBy};
 pub use retry::{Backoffs, BreakerBounds, Then, Tried, TriedStage};
@@ -207,6 +209,8 @@ pub struct PluginStage {
     pub granted: Box<Granted>,
     /// What it reads as its config: names and JSON values.
     pub config: BTreeMap<String, serde_json::Value>,
+    /// What bounds it.
+    pub limits: PluginLimits,
     /// How a message is tried that it can't process.
     pub tried: TriedStage,
     /// Where the plugin is named.
@@ -308,39 +312,6 @@ pub struct EpochBounds {
     pub interval: Duration,
     /// After this many bytes of messages.
     pub bytes_max: usize,
-}
-
-/// Bounds on messages, plugins and queues.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// The greatest message.
-    pub message_bytes_max: usize,
-    /// The most memory of one instance of a plugin.
-    pub memory_bytes_max: usize,
-    /// How long one call of a plugin may take.
-    pub deadline: Duration,
-    /// How much work a plugin may do for one message that is tried alone.
-    pub fuel: u64,
-    /// The greatest answer of one call of a plugin.
-    pub answer_bytes_max: usize,
-    /// The most that waits between two parts of the pipeline.
-    pub queue_bytes_max: usize,
-    /// About the most of the committed state that is in memory, where it need not be.
-    pub state_cache_bytes_max: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            message_bytes_max: 1 << 20,
-            memory_bytes_max: 64 << 20,
-            deadline: Duration::from_secs(1),
-            fuel: 1_000_000_000,
-            answer_bytes_max: 64 << 20,
-            queue_bytes_max: 4 << 20,
-            state_cache_bytes_max: 256 << 20,
-        }
-    }
 }
 
 impl Default for EpochBounds {

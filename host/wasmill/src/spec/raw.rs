@@ -16,6 +16,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
 
 use super::built_ins::RawAggregate;
+use super::limits::{RawLimits, RawPluginLimits};
 use super::located::Located;
 use super::raw_grants::{RawGrant, RawLookup, RawSecret};
 use super::retry::{RawBreaker, RawSinkRetry, RawStageRetry};
@@ -230,6 +231,8 @@ pub struct RawStage {
     /// Beside a plugin: slows the stage down while one message after the other fails; changes no result.
     /// Default: none.
     pub breaker: Option<Located<RawBreaker>>,
+    /// Beside a plugin: its own bounds. Default: the pipeline's `limits`.
+    pub limits: Option<Located<RawPluginLimits>>,
     /// The stage's name. Default: the plugin's or the built-in's; of several built-ins `aggregate`.
     pub name: Option<Located<String>>,
 }
@@ -283,28 +286,6 @@ pub struct RawEpoch {
     /// After this many bytes of messages. Default: 8MiB; 2MiB from a broker to a main sink that shows
     /// messages at once.
     pub bytes: Option<Located<HumanSize>>,
-}
-
-/// Bounds. What is above one goes to the dead-letter queue or waits; nothing grows without end.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RawLimits {
-    /// The greatest message. Default: 1MiB.
-    pub message: Option<Located<HumanSize>>,
-    /// The most memory that one instance of a plugin may have. Default: 64MiB.
-    pub memory: Option<Located<HumanSize>>,
-    /// How long one call of a plugin may take. Default: 1s.
-    pub deadline: Option<Located<HumanDuration>>,
-    /// How much work a plugin may do for one message that is tried alone; about one unit an instruction.
-    /// Default: 1000000000.
-    pub fuel: Option<Located<u64>>,
-    /// The greatest answer of one call of a plugin. Default: 64MiB.
-    pub answer: Option<Located<HumanSize>>,
-    /// The most that waits between two parts of the pipeline. Default: 4MiB.
-    pub queue: Option<Located<HumanSize>>,
-    /// How much committed state the pipeline keeps in memory, where its store could do without: the rest is
-    /// read when it is asked for. Default: 256MiB.
-    pub state_cache: Option<Located<HumanSize>>,
 }
 
 /// A plugin in a stage: its name, or the long form.

@@ -12,6 +12,7 @@ stages:
   - transform: enrich
   - transform: { plugin: enrich, name: e2, grants: [metrics, wall-clock], config: { threshold: 3, tags: [a, b] } }
   - filter: drop-ignored
+    limits: { memory: 128MiB, log_lines: 5, host_wait: 2s }
   - key_by: payload.carrier
     on_null: drop
   - window: { tumbling: 1h, allowed_lateness: 30h, late: { output: late } }
@@ -91,7 +92,7 @@ fn every_key_arrives_in_its_place() {
     assert_eq!(p.delivery, Delivery::ExactlyOnce);
     assert_eq!(p.epoch, EpochBounds { interval: Duration::from_millis(100), bytes_max: 1 << 20 });
     assert_eq!(p.limits.message_bytes_max, 2 << 20);
-    assert_eq!((p.limits.deadline, p.limits.fuel), (Duration::from_secs(2), 5));
+    assert_eq!((p.limits.plugin.deadline, p.limits.plugin.fuel), (Duration::from_secs(2), 5));
     assert_eq!(p.limits.queue_bytes_max, Limits::default().queue_bytes_max);
     assert_eq!(p.http.map(|h| h.port()), Some(9464));
     assert_eq!(p.shutdown_timeout, Duration::from_secs(5));
@@ -107,6 +108,17 @@ fn every_key_arrives_in_its_place() {
     assert_eq!(second.grants, [Grant::Metrics, Grant::WallClock]);
     assert_eq!(second.config["threshold"], 3);
     assert_eq!(second.config["tags"], serde_json::json!(["a", "b"]));
+    // What a stage says nothing of is the pipeline's.
+    assert_eq!(second.limits, p.limits.plugin);
+    let Stage::Filter(limited) = &p.stages[2] else { panic!("{:?}", p.stages[2]) };
+    let expected = PluginLimits {
+        memory_bytes_max: 128 << 20,
+        log_lines_per_second_max: 5,
+        host_wait: Duration::from_secs(2),
+        ..p.limits.plugin
+    };
+    assert_eq!(limited.limits, expected);
+    assert_eq!(p.limits.instance_bytes_max, 128 << 20);
     let Stage::Aggregate(aggregate) = &p.stages[4] else { panic!("{:?}", p.stages[4]) };
     assert_eq!(aggregate.name, "delays");
     assert_eq!(aggregate.order, Order::Log);

@@ -86,7 +86,8 @@ impl Trial {
         let mut not_in_place = None;
         for (stage, kind) in meant {
             let given = sandbox::granted(pipeline, stage)?;
-            let plugin = sandbox
+            let within = sandbox::of_stage(&sandbox, stage);
+            let plugin = within
                 .load(file, &given, sandbox::config(&stage.config))
                 .map_err(|e| Stop::error(Exit::Plugin, format!("{shown}: {e}")))?;
             let kinds = plugin.info().kinds;
@@ -105,7 +106,7 @@ impl Trial {
                 ));
             }
             let digest = plugin.info().digest.clone();
-            let there = sandbox.load(&stage.file, &given, sandbox::config(&stage.config));
+            let there = within.load(&stage.file, &given, sandbox::config(&stage.config));
             let is_other = there.map_or_else(
                 |e| Some(e.to_string()),
                 |there| (there.info().digest != digest).then(|| "it is another one".to_owned()),

@@ -88,8 +88,10 @@ impl Checker {
         let trying = [
             ("retry", raw.retry.as_ref().map(|r| r.span)),
             ("breaker", raw.breaker.as_ref().map(|b| b.span)),
+            ("limits", raw.limits.as_ref().map(|l| l.span)),
         ];
         let tried = self.tried_stage(raw.retry, raw.breaker);
+        let limits = self.stage_limits(raw.limits);
         let keyed = self.keyed;
         let stage = match kind {
             "key_by" => {
@@ -116,7 +118,7 @@ impl Checker {
                 let order = self.order(raw.order.as_ref(), raw.window.is_some());
                 let (name, mut by) = self.computed_by(raw.aggregate?, raw.name, plugin_dir)?;
                 match &mut by {
-                    ComputedBy::Plugin(plugin) => plugin.tried = tried,
+                    ComputedBy::Plugin(plugin) => (plugin.tried, plugin.limits) = (tried, limits),
                     ComputedBy::BuiltIns(_) => {
                         trying.into_iter().for_each(|(key, place)| self.no_plugin(key, "built-ins", place));
                     }
@@ -128,9 +130,12 @@ impl Checker {
                 Stage::Aggregate(AggregateStage { name, by, window, order })
             }
             "transform" => {
-                Stage::Transform(PluginStage { tried, ..self.plugin(raw.transform?, raw.name, plugin_dir) })
+                let plugin = self.plugin(raw.transform?, raw.name, plugin_dir);
+                Stage::Transform(PluginStage { tried, limits, ..plugin })
             }
-            _ => Stage::Filter(PluginStage { tried, ..self.plugin(raw.filter?, raw.name, plugin_dir) }),
+            _ => {
+                Stage::Filter(PluginStage { tried, limits, ..self.plugin(raw.filter?, raw.name, plugin_dir) })
+            }
         };
         if let Some(plugin) = stage.plugin().filter(|p| p.grants.contains(&Grant::State) && keyed.is_none()) {
             let title = format!("the stage `{}` is granted state but has no key", plugin.name);
@@ -240,6 +245,7 @@ impl Checker {
             grants,
             granted: Box::new(granted),
             config,
+            limits: self.plugin_limits,
             tried: TriedStage::default(),
             span: plugin.span,
         }
