@@ -23,6 +23,7 @@ mod nats;
 #[path = "../../host/connect/tests/support/postgres.rs"]
 mod postgres;
 mod report;
+mod sandbox;
 #[path = "../../host/connect/tests/servers/mod.rs"]
 mod servers;
 mod stream;
@@ -44,6 +45,9 @@ fn main() -> std::process::ExitCode {
     let asked = |part: &str| arguments.first().is_none_or(|only| only == part);
     if asked("plugins") {
         calls::measure(&mut report);
+    }
+    if asked("sandbox") {
+        sandbox::measure(&mut report);
     }
     if asked("codecs") {
         codecs::measure(&mut report);
