@@ -1,86 +1,47 @@
-//! One target for all decoders: `WASMILL_CODEC` is the codec, with its settings, as a pipeline spec has it in JSON.
+//! One program for all targets: `WASMILL_TARGET` is what is fuzzed and its settings, as fuzz/targets.txt has them.
 //!
-//! What the fuzzer makes is read as a record of a log, and as a stream of bytes that comes in pieces; what is decoded is
-//! encoded again. Nothing may panic, overflow, hang or take memory without bound; what is decoded must be a whole message.
+//! Nothing may panic, overflow, hang or take memory without bound, whatever bytes come from outside.
 #![no_main]
+
+mod answers;
+mod bytes;
+mod codec;
+// The sandbox's own, without the compiler that its crate brings along.
+#[path = "../../host/plugin/src/outline.rs"]
+mod outline;
+#[path = "../../host/wasmill/src/schema/fits.rs"]
+mod schema;
+#[path = "../../host/plugin/src/text.rs"]
+mod text;
 
 use std::sync::LazyLock;
 
 use libfuzzer_sys::{Corpus, fuzz_target};
-use wasmill_codec::framing::Place;
-use wasmill_codec::{CodecSpec, Reading, Takes, Writing};
-use wasmill_engine::input::{RawBatch, RawRecord};
-use wasmill_engine::output::EncodedBatch;
-use wasmill_engine::position::PartitionId;
-use wasmill_frame::FrameBuf;
 
-/// The longest record that a cutter hands on whole.
-const MESSAGE_BYTES_MAX: usize = 1 << 12;
+/// What is fuzzed.
+enum Target {
+    /// A codec.
+    Codec(codec::Codec),
+    /// Answers of a plugin.
+    Answers(answers::Called),
+    /// Bytes that the host reads.
+    Bytes(bytes::Read),
+}
 
-static CODEC: LazyLock<(Reading, Option<Writing>)> = LazyLock::new(|| {
-    let spec = std::env::var("WASMILL_CODEC").expect("WASMILL_CODEC names a codec");
-    let spec: CodecSpec = serde_json::from_str(&spec).expect("a codec with its settings");
-    let reading = futures_executor::block_on(spec.reading("fuzz")).expect("a codec that can be read by");
-    (reading, futures_executor::block_on(spec.writing("fuzz")).ok())
+static TARGET: LazyLock<Target> = LazyLock::new(|| {
+    let asked = std::env::var("WASMILL_TARGET").expect("WASMILL_TARGET says what is fuzzed");
+    match asked.split_once(' ') {
+        Some(("codec", spec)) => Target::Codec(codec::Codec::new(spec)),
+        Some(("answers", call)) => Target::Answers(answers::Called::of(call).expect("a call of a plugin")),
+        Some(("bytes", what)) => Target::Bytes(bytes::Read::of(what).expect("something that is read")),
+        _ => panic!("{asked}: codec, answers or bytes, and what of it"),
+    }
 });
 
 fuzz_target!(|data: &[u8]| -> Corpus {
-    let Some((&piece, bytes)) = data.split_first() else { return Corpus::Reject };
-    let (reading, writing) = &*CODEC;
-    let batch = RawBatch::of_value(bytes);
-    for record in &batch.records {
-        decode(reading, writing.as_ref(), record, &batch);
+    match &*TARGET {
+        Target::Codec(codec) => codec.try_bytes(data),
+        Target::Answers(called) => called.try_bytes(data),
+        Target::Bytes(read) => read.try_bytes(data),
     }
-    let mut cutter = reading.framing.cutter(Place::START, MESSAGE_BYTES_MAX);
-    let mut pieces = bytes.chunks(usize::from(piece) + 1);
-    let mut next = 0;
-    loop {
-        let mut batch = RawBatch::new(PartitionId { source: 0, partition: 0 });
-        cutter.take(&mut batch, 7, 1 << 12);
-        let mut ends = false;
-        if batch.records.is_empty() {
-            match pieces.next() {
-                Some(piece) => cutter.feed(piece.to_vec()),
-                None => {
-                    cutter.end(&mut batch);
-                    ends = true;
-                }
-            }
-        }
-        for record in &batch.records {
-            assert!(record.offset >= next && record.next > record.offset, "offsets rise");
-            next = record.next;
-            if record.rejected.is_none() {
-                decode(reading, writing.as_ref(), record, &batch);
-            }
-        }
-        if ends {
-            break;
-        }
-    }
-    Corpus::Keep
 });
-
-fn decode(reading: &Reading, writing: Option<&Writing>, record: &RawRecord, batch: &RawBatch) {
-    let mut frame = FrameBuf::default();
-    match reading.decoder.decode(record, batch, &mut frame) {
-        Ok(()) => {
-            assert_eq!(frame.len(), 1, "a record is one message");
-            let message = frame.get(0);
-            if message.payload_is_json() {
-                let json: Result<serde::de::IgnoredAny, _> = serde_json::from_slice(message.payload());
-                assert!(json.is_ok(), "what is called JSON is JSON: {json:?}");
-            }
-            let mut out = EncodedBatch::default();
-            if let Some(writing) = writing
-                && writing.writer.write(message, Takes { headers: true, tombstones: true }, &mut out).is_err()
-            {
-                assert!(out.data.is_empty(), "what is refused leaves nothing");
-            }
-        }
-        Err(reason) => {
-            assert!(frame.is_empty(), "what is refused leaves nothing: {reason}");
-            assert!(!reason.is_empty() && reason.len() < 4096, "a reason is short");
-        }
-    }
-}

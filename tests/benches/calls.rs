@@ -15,7 +15,7 @@ use wasmill_tests::home;
 use crate::clock::{Contender, by_turns, timed};
 use crate::native::{self, Owned};
 use crate::report::{Report, Row, Target};
-use crate::untimed::Untimed;
+use crate::untimed::{Ticks, Untimed};
 
 /// Messages a call, as the engine's default.
 const BATCH: usize = 256;
@@ -194,7 +194,7 @@ fn load(sandbox: &Sandbox, name: &str) -> PluginRef {
 }
 
 fn untimed(name: &str) -> PluginRef {
-    Arc::new(Untimed::load(&home::plugin(name)).unwrap_or_else(|e| panic!("{name}: {e:#}")))
+    Arc::new(Untimed::load(&home::plugin(name), Ticks::Off).unwrap_or_else(|e| panic!("{name}: {e:#}")))
 }
 
 /// A guest of the typed width that answers `keep` to everything: what remains is the price of records.

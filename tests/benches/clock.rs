@@ -31,6 +31,11 @@ impl Times {
         self.0.sort_unstable_by(f64::total_cmp);
     }
 
+    /// The same in another unit.
+    pub fn scaled(&self, by: f64) -> Self {
+        Self(self.0.iter().map(|time| time * by).collect())
+    }
+
     /// The least.
     pub fn min(&self) -> f64 {
         self.0.first().copied().unwrap_or(f64::NAN)

@@ -1,6 +1,6 @@
 //! What hostile plugins cost others: how far a call goes over its deadline, and a neighbour's latency beside one.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use wasmill_engine::guest::{CallContext, MessageFacts, Trial};
 use wasmill_frame::{FrameBuf, Parts, TIMESTAMP_NONE};

@@ -29,6 +29,7 @@ mod postgres;
 #[path = "../../host/plugin/tests/hostile/program.rs"]
 mod program;
 mod report;
+mod sandbox;
 #[path = "../../host/connect/tests/servers/mod.rs"]
 mod servers;
 mod stream;
@@ -51,6 +52,9 @@ fn main() -> std::process::ExitCode {
     let asked = |part: &str| arguments.first().is_none_or(|only| only == part);
     if asked("plugins") {
         calls::measure(&mut report);
+    }
+    if asked("sandbox") {
+        sandbox::measure(&mut report);
     }
     if asked("codecs") {
         codecs::measure(&mut report);

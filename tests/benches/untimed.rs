@@ -1,4 +1,4 @@
-//! A plugin called by the same wasmtime without deadline ticks, to tell what they cost. Nothing bounds it:
+//! A plugin called by the same wasmtime without limits, with deadline ticks or without, to tell what they cost. Nothing bounds it:
 //! it is no way to run a stranger's code.
 
 use std::path::Path;
@@ -6,6 +6,15 @@ use std::path::Path;
 use wasmill_engine::guest::{CallContext, CallError, Guest, GuestInfo, Kinds, Plugin, Trial};
 use wasmtime::component::{Component, ComponentExportIndex, Instance, Linker};
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, Store};
+
+/// Whether the code looks at each of its loops whether its time is up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ticks {
+    /// It does.
+    On,
+    /// It doesn't.
+    Off,
+}
 
 /// A transform in the frames width.
 pub struct Untimed {
@@ -15,14 +24,15 @@ pub struct Untimed {
 }
 
 impl Untimed {
-    /// Compiles a plugin as host/plugin does, but without ticks.
-    pub fn load(path: &Path) -> wasmtime::Result<Self> {
+    /// Compiles a plugin as host/plugin does, with ticks that never come or without any.
+    pub fn load(path: &Path, ticks: Ticks) -> wasmtime::Result<Self> {
         let mut config = Config::new();
         config
             .cranelift_nan_canonicalization(true)
             .relaxed_simd_deterministic(true)
             .concurrency_support(false)
             .memory_init_cow(true)
+            .epoch_interruption(ticks == Ticks::On)
             .allocation_strategy(InstanceAllocationStrategy::pooling());
         let engine = Engine::new(&config)?;
         let component = Component::from_file(&engine, path)?;
@@ -38,6 +48,7 @@ impl Untimed {
         let mut linker = Linker::new(&self.engine);
         linker.define_unknown_imports_as_traps(&self.component)?;
         let mut store = Store::new(&self.engine, ());
+        store.set_epoch_deadline(u64::MAX / 2);
         let instance = linker.instantiate(&mut store, &self.component)?;
         let face = self.component.get_export_index(None, "wasmill:plugin/transform@0.1.0");
         let process = face.and_then(|face| self.component.get_export_index(Some(&face), "process"));

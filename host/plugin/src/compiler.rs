@@ -29,6 +29,8 @@ pub(crate) const STACK_BYTES: usize = 8 << 20;
 /// How far behind everything else the compiler stands for a processor, as `nice` counts.
 #[cfg(unix)]
 const NICENESS: i32 = 10;
+/// How many times its processor time it is waited for: it stands behind everything else.
+const WAITS: u64 = 5;
 /// What a dynamic linker may need to find the program's libraries: all of the environment that goes along.
 const ENVIRONMENT: [&str; 3] = ["LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH"];
 
@@ -156,12 +158,13 @@ fn run(command: &Compiler, mode: Mode, wasm: &[u8], limits: &Limits) -> Result<C
             // Nobody receives once the time is up.
             drop(send.send(read.map(|_| compiled)));
         });
-        let compiled = match received.recv_timeout(Duration::from_millis(limits.compile_ms_max)) {
-            Ok(compiled) => compiled.map_err(cannot)?,
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                return Err(CompileFailure::Time);
-            }
-        };
+        let compiled =
+            match received.recv_timeout(Duration::from_millis(limits.compile_ms_max.saturating_mul(WAITS))) {
+                Ok(compiled) => compiled.map_err(cannot)?,
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    return Err(CompileFailure::Time);
+                }
+            };
         let status = child.0.wait().map_err(cannot)?;
         let said = said.join().unwrap_or_default();
         if status.success() { Ok(Compiled(compiled)) } else { Err(failure(status, &said)) }

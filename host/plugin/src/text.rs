@@ -11,7 +11,8 @@ pub(crate) const ERROR_BYTES_MAX: usize = 4 << 10;
 pub(crate) fn tame(text: &str, bytes_max: usize) -> String {
     let mut tamed = String::with_capacity(text.len().min(bytes_max));
     for c in text.chars() {
-        if tamed.len() + 8 > bytes_max {
+        // The longest escape has 8 bytes, and the sign that something is missing needs 3 behind it.
+        if tamed.len() + 11 > bytes_max {
             tamed.push('…');
             break;
         }
@@ -43,7 +44,9 @@ mod tests {
             ("\u{1b}[31mred", 100, "\\x1b[31mred"),
             ("a\u{202e}b", 100, "a\\u{202e}b"),
             ("a\u{2028}b\u{85}c", 100, "a\\u{2028}b\\x85c"),
-            ("0123456789", 12, "01234…"),
+            ("0123456789", 12, "01…"),
+            ("0123456\u{202e}9", 15, "01234…"),
+            ("01234\u{202e}\u{202e}", 16, "01234\\u{202e}…"),
         ] {
             assert_eq!(super::tame(text, max), tamed);
         }

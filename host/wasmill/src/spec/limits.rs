@@ -64,7 +64,7 @@ raw_limits! {
         /// How much committed state the pipeline keeps in memory, where its store could do without: the rest is
         /// read when it is asked for. Default: 256MiB.
         pub state_cache: Option<Located<HumanSize>>,
-        /// How much time the compiler may take for a plugin. Default: 2m.
+        /// How much processor time the compiler may take for a plugin. Default: 2m.
         pub compile_time: Option<Located<HumanDuration>>,
         /// How much address space the compiler may have. Default: 4GiB.
         pub compile_memory: Option<Located<HumanSize>>,
@@ -205,7 +205,7 @@ impl Checker {
     /// What a pipeline's `limits` mean.
     pub(super) fn limits(&mut self, mut raw: RawLimits) -> Limits {
         let d = Limits::default();
-        let (least, most) = (64 << 20, 1 << 40);
+        let (least, most) = (256 << 20, 1 << 40);
         let compile_bytes_max = d.compile_bytes_max as usize;
         Limits {
             message_bytes_max: self.size("limits.message", raw.message.take(), 1, d.message_bytes_max),
