@@ -246,7 +246,8 @@ impl Coordinator {
 
     /// The run before broke off, and what came of messages before these offsets may have been seen without being
     /// committed. They are done again as they were: before them no other plugins take over.
-    pub fn doubt(&mut self, ends: BTreeMap<PartitionId, u64>) {
+    pub fn doubt(&mut self, mut ends: BTreeMap<PartitionId, u64>) {
+        ends.retain(|id, end| self.starts.get(id).is_some_and(|position| position.offset < *end));
         self.editions.doubt(ends);
     }
 
@@ -554,7 +555,8 @@ impl Coordinator {
             serde_json::to_vec(&Facts { runs, reached }).unwrap_or_default()
         });
         self.editions.prune(&positions);
-        let settled = std::mem::take(&mut self.settles) && !self.has_unreleased();
+        let settled =
+            std::mem::take(&mut self.settles) && !self.has_unreleased() && !self.editions.is_in_doubt();
         let plugins = Plugins { settled, ..self.editions.plugins().clone() };
         Barrier { epoch, positions, stream_time, out, counts, foretell, plugins }
     }

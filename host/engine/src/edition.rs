@@ -134,7 +134,13 @@ impl Editions {
     pub fn swap(&mut self, plugins: Plugins, edges: &BTreeMap<PartitionId, u64>) -> u64 {
         let Plugins { now, previous, refused, .. } = plugins;
         let end = |id| self.in_doubt.get(id).copied().unwrap_or_default();
-        let until = edges.iter().map(|(id, edge)| (*id, (*edge).max(end(id)))).collect();
+        // What an earlier edition does up to there needs no later one.
+        let had = |id: &PartitionId| {
+            let until = self.plugins.before.iter().flat_map(|before| &before.until);
+            until.filter(|(of, _)| of == id).map(|(_, until)| *until).max().unwrap_or_default()
+        };
+        let until = edges.iter().map(|(id, edge)| (*id, (*edge).max(end(id))));
+        let until = until.filter(|(id, until)| *until > had(id)).collect();
         let left = std::mem::replace(&mut self.plugins.now, now);
         self.plugins.before.push(Before { plugins: left, until });
         self.plugins.previous = previous;

@@ -67,6 +67,10 @@ impl Guest for Hiding {
         self.guest.judged(judged);
     }
 
+    fn refused(&mut self, error: &CallError) {
+        self.guest.refused(error);
+    }
+
     fn transform(&mut self, frame: &[u8], cx: &mut CallContext, trial: Trial) -> Result<Vec<u8>, CallError> {
         let answer = self.guest.transform(frame, cx, trial)?;
         Ok(self.edits(frame, answer))

@@ -137,7 +137,8 @@ pub(super) async fn assemble(
 ) -> anyhow::Result<Assembled> {
     let sharing = pipeline.sharing();
     // Every worker has an instance of every stage's plugin.
-    let instances = pipeline.workers * pipeline.stages.len();
+    // Around a swap it may have two editions of them.
+    let instances = 2 * pipeline.workers * pipeline.stages.len();
     let sandbox = admission::open(Some(&pipeline.limits), instances).map_err(stopped)?;
     let readings = readings(pipeline, ends).await?;
     let (guards, waits) = Guards::new(ends);
@@ -223,7 +224,7 @@ pub(super) async fn assemble(
         begin_new_parts(checkpoint.as_mut(), &listed);
     }
     // Where processes share the pipeline each has its own: what is in doubt is nobody's yet, or done again.
-    let is_alone = sharing == Sharing::Alone;
+    let is_alone = pipeline.remembers_plugins();
     if let Some(checkpoint) = checkpoint.as_mut().filter(|_| !is_alone) {
         checkpoint.plugins = Plugins::default();
     }

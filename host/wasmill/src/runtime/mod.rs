@@ -49,7 +49,7 @@ use wasmill_engine::edition::Plugins;
 use wasmill_engine::position::PartitionId;
 
 use crate::cli::{Exit, RunFailure, RunOptions, Runtime};
-use crate::spec::{Pipeline, Sharing, Stage};
+use crate::spec::{Pipeline, Stage};
 use assemble::{Group, KeptOpen, assemble};
 use commit::Committer;
 use coordinate::{Bounds, Coordinate, Ended, Event, Halt};
@@ -268,9 +268,8 @@ async fn run_once(
     }
     drop(reading);
     let lanes = start_workers(pipeline, &assembled.routes, assembled.lanes, &jobs, &events)?;
-    let settles = pipeline.sharing() == Sharing::Alone
-        && assembled.store.is_durable()
-        && !assembled.plugins.now.is_empty();
+    let settles =
+        pipeline.remembers_plugins() && assembled.store.is_durable() && !assembled.plugins.now.is_empty();
     let swapper = Swapper {
         pipeline: Arc::new(pipeline.clone()),
         sandbox: Arc::clone(&sandbox),

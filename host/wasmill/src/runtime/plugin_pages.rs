@@ -101,7 +101,13 @@ pub(super) async fn order(
     headers: HeaderMap,
 ) -> Response {
     let refuse = |status, text: &str| (status, format!("{text}\n")).into_response();
-    if !peer.ip().to_canonical().is_loopback() || !headers.contains_key(ASKED_BY) {
+    // A browser's request names its origin, a proxy's for whom it asks; a name may be anybody's.
+    let passed_on =
+        ["origin", "forwarded", "x-forwarded-for", "via"].iter().any(|h| headers.contains_key(*h));
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let by_address = host.is_some_and(|host| host.parse::<SocketAddr>().is_ok());
+    let is_local = peer.ip().to_canonical().is_loopback() && by_address && !passed_on;
+    if !is_local || !headers.contains_key(ASKED_BY) {
         let text = "plugins are swapped on the machine alone on which wasmill runs, by `wasmill plugin`";
         return refuse(StatusCode::FORBIDDEN, text);
     }

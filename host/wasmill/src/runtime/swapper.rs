@@ -7,10 +7,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::block_in_place;
 use wasmill_engine::edition::{Plugins, StagePlugin};
 use wasmill_engine::guest::PluginRef;
 use wasmill_engine::state::Epoch;
@@ -29,6 +30,9 @@ use crate::spec::{Pipeline, PluginStage, Sharing, Stage, SwapBy};
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// After how long one is looked at again that can't take over yet.
+const AGAIN_AFTER: Duration = Duration::from_secs(3);
 
 /// How many digests a stage may have that are not taken unasked.
 const REFUSED_MAX: usize = 8;
@@ -53,6 +57,7 @@ pub(super) enum Order {
 struct Seen {
     last: Option<Change>,
     handled: Option<Change>,
+    not_before: Option<Instant>,
 }
 
 /// The task of one run.
@@ -124,7 +129,10 @@ impl Swapper {
         let mut changed = Vec::new();
         for (stage, plugin) in self.stages().filter(|(_, plugin)| plugin.pin.is_none()) {
             let seen = seen.entry(plugin.name.clone()).or_default();
-            let now = Change::of(&plugin.file);
+            if seen.not_before.is_some_and(|at| Instant::now() < at) {
+                continue;
+            }
+            let now = block_in_place(|| Change::of(&plugin.file));
             let is_whole = now == seen.last;
             seen.last.clone_from(&now);
             if now.is_some() && is_whole && now != seen.handled {
@@ -156,9 +164,7 @@ impl Swapper {
         match self.take_over(&together, false, self.refused_but(&loaded)).await {
             Ok(_) => {}
             Err(why) if why == NOT_YET => {
-                for new in &loaded {
-                    seen.entry(new.of.stage.clone()).or_default().handled = None;
-                }
+                loaded.iter().for_each(|new| self.look_again(seen, &new.of.stage));
             }
             Err(why) if loaded.len() == 1 => self.stays_out(&loaded[0].of, &why),
             Err(_) => {
@@ -166,11 +172,20 @@ impl Swapper {
                     if let Err(why) =
                         self.take_over(&[new], false, self.refused_but(std::slice::from_ref(new))).await
                     {
-                        self.stays_out(&new.of, &why);
+                        match why.as_str() {
+                            NOT_YET => self.look_again(seen, &new.of.stage),
+                            _ => self.stays_out(&new.of, &why),
+                        }
                     }
                 }
             }
         }
+    }
+
+    /// A file is to be looked at again, in a while.
+    fn look_again(&self, seen: &mut BTreeMap<String, Seen>, stage: &str) {
+        let seen = seen.entry(stage.to_owned()).or_default();
+        (seen.handled, seen.not_before) = (None, Some(Instant::now() + AGAIN_AFTER));
     }
 
     /// Loads a stage's file, if it is another version than the one that runs, and none that was rolled back.
@@ -221,25 +236,27 @@ impl Swapper {
     ) -> Result<Epoch, String> {
         let stages: BTreeMap<&str, &PluginStage> =
             self.pipeline.stages.iter().filter_map(Stage::plugin).map(|p| (p.name.as_str(), p)).collect();
-        let mut topology = Topology::clone(&self.running);
-        for Loaded { plugin, of, .. } in new {
-            let Some(stage) = stages.get(of.stage.as_str()) else { continue };
-            topology = topology.with_plugin(&of.stage, &self.guards.guard(Arc::clone(plugin), stage));
-        }
-        let swap = fits(&self.running, &topology).map_err(|reasons| reasons.join("; "))?;
+        let with = |plugin_of: &dyn Fn(&Loaded, &PluginStage) -> PluginRef| {
+            let stages = new.iter().filter_map(|n| Some((n, *stages.get(n.of.stage.as_str())?)));
+            stages.fold(Topology::clone(&self.running), |topology, (new, stage)| {
+                topology.with_plugin(&new.of.stage, &plugin_of(new, stage))
+            })
+        };
+        let plain = with(&|new, _| Arc::clone(&new.plugin));
+        let swap = fits(&self.running, &plain).map_err(|reasons| reasons.join("; "))?;
         self.refuse_shared(&swap, new)?;
+        let topology = with(&|new, stage| self.guards.guard(Arc::clone(&new.plugin), stage));
         let before = self.running.plugins();
         let is_changed = |p: &&StagePlugin| new.iter().any(|n| n.of.stage == p.stage);
         let mut previous: Vec<StagePlugin> = before.iter().filter(is_changed).cloned().collect();
         previous.extend(self.plugins.previous.iter().filter(|p| !is_changed(p)).cloned());
         let plugins = Plugins { now: topology.plugins(), previous, refused, ..Plugins::default() };
         // A restart must have them before they are committed.
-        for Loaded { of, bytes, .. } in new {
-            self.shelf.keep(of, bytes).map_err(|e| format!("its copy can't be kept for a restart: {e}"))?;
-        }
+        block_in_place(|| new.iter().try_for_each(|n| self.shelf.keep(&n.of, &n.bytes)))
+            .map_err(|e| format!("its copy can't be kept for a restart: {e}"))?;
         let topology = Arc::new(topology);
         let (done, answer) = oneshot::channel();
-        let is_alone = self.pipeline.sharing() == Sharing::Alone;
+        let is_alone = self.pipeline.remembers_plugins();
         let is_prefix = |stage: &str| self.running.prefix.iter().any(|spec| spec.name == stage);
         let proposal = Proposal {
             topology: Arc::clone(&topology),
@@ -250,8 +267,8 @@ impl Swapper {
         };
         let ended = || "the run has ended before".to_owned();
         self.events.send(Event::Swap(Box::new(proposal))).map_err(|_| ended())?;
-        let epoch = answer.await.map_err(|_| ended())??;
-        (self.running, self.plugins) = (topology, plugins);
+        let (epoch, committed) = answer.await.map_err(|_| ended())??;
+        (self.running, self.plugins) = (topology, Plugins { before: committed.before, ..plugins });
         for Loaded { of, .. } in new {
             let left = before.iter().find(|p| p.stage == of.stage).map(StagePlugin::shown);
             tracing::info!(
@@ -267,7 +284,7 @@ impl Swapper {
             self.record(of, left, outcome);
         }
         self.catalog.runs(&self.pipeline.name, &self.plugins);
-        if let Err(error) = self.shelf.note(&self.plugins) {
+        if let Err(error) = block_in_place(|| self.shelf.note(&self.plugins)) {
             tracing::warn!(pipeline = %self.pipeline.name, %error, "can't note which plugins run; what is committed is not touched by it");
         }
         Ok(epoch)
@@ -275,7 +292,7 @@ impl Swapper {
 
     /// What several processes can't do one after the other.
     fn refuse_shared(&self, swap: &Swap, new: &[&Loaded]) -> Result<(), String> {
-        if self.pipeline.sharing() == Sharing::Alone {
+        if self.pipeline.remembers_plugins() {
             return Ok(());
         }
         if *swap != Swap::Plain {
@@ -305,7 +322,7 @@ impl Swapper {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let at_ms = since.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
         let entry = Entry { at_ms, of: of.clone(), before, outcome };
-        if let Err(error) = self.shelf.record(&entry) {
+        if let Err(error) = block_in_place(|| self.shelf.record(&entry)) {
             tracing::warn!(pipeline = %self.pipeline.name, %error, "can't add to the history of the plugins");
         }
     }
@@ -332,10 +349,11 @@ impl Swapper {
         let mut passed_over = Vec::new();
         for (stage, plugin) in stages {
             let Some(now) = self.stage_plugin(&stage) else { continue };
-            let folder = std::fs::read(&plugin.file).ok().map(|bytes| wasmill_plugin::digest(&bytes));
+            let folder =
+                block_in_place(|| std::fs::read(&plugin.file).map(|bytes| wasmill_plugin::digest(&bytes)));
             let loaded = self.load_asked(Candidate { stage, file: file.clone() }).await?;
             // What the folder has in its place is not to take over at the next start.
-            if let Some(digest) = folder.filter(|digest| *digest != loaded.of.digest) {
+            if let Some(digest) = folder.ok().filter(|digest| *digest != loaded.of.digest) {
                 passed_over.push(StagePlugin { digest, version: None, ..now.clone() });
             }
             if loaded.of.digest != now.digest {
@@ -360,8 +378,20 @@ impl Swapper {
             let Some(before) = self.plugins.previous.iter().find(|p| p.stage == plugin.name).cloned() else {
                 continue;
             };
+            let is_refused =
+                self.plugins.refused.iter().any(|r| r.stage == before.stage && r.digest == before.digest);
+            if which.is_none() && (is_refused || plugin.pin.is_some()) {
+                continue;
+            }
+            if let Some(pin) = &plugin.pin {
+                return Err(format!(
+                    "`{}` is pinned to {pin} by the pipeline's file: change it there",
+                    plugin.name
+                ));
+            }
             let Some(now) = self.stage_plugin(&stage) else { continue };
-            let Some(file) = file_of(&self.pipeline, &plugin, &self.shelf, &before) else {
+            let file = block_in_place(|| file_of(&self.pipeline, &plugin, &self.shelf, &before));
+            let Some(file) = file else {
                 return Err(gone(&self.pipeline, &self.shelf, &before));
             };
             new.push(self.load_asked(Candidate { stage, file }).await?);
@@ -433,8 +463,14 @@ impl Swapper {
 /// The last that are not to be taken unasked.
 fn bounded(refused: impl Iterator<Item = StagePlugin>) -> Vec<StagePlugin> {
     let mut refused: Vec<StagePlugin> = refused.collect();
-    let too_many = refused.len().saturating_sub(REFUSED_MAX);
-    refused.drain(..too_many);
+    let mut of_stage: BTreeMap<String, usize> = BTreeMap::new();
+    refused.reverse();
+    refused.retain(|p| {
+        let of_stage = of_stage.entry(p.stage.clone()).or_default();
+        *of_stage += 1;
+        *of_stage <= REFUSED_MAX
+    });
+    refused.reverse();
     refused
 }
 

@@ -29,8 +29,9 @@ pub(super) struct Proposal {
     pub swap: Swap,
     /// Whether a stage behind the key_by is among those that change.
     pub is_keyed: bool,
-    /// Told the epoch at whose barrier they took over, once it is committed; or why they didn't.
-    pub done: oneshot::Sender<Result<Epoch, String>>,
+    /// Told the epoch at whose barrier they took over, once it is committed, and what that says of plugins; or why
+    /// they didn't.
+    pub done: oneshot::Sender<Result<(Epoch, Plugins), String>>,
 }
 
 /// Why a swap is refused that is to be asked for again.
@@ -114,7 +115,8 @@ impl Coordinate {
     /// Goes on with a swap as far as that is possible now.
     pub(super) fn go_on_swapping(&mut self, flow: &mut Flow) {
         while let Some(mut swapping) = flow.swapping.take() {
-            if swapping.proposal.is_keyed && swapping.is_only_asked() && self.coordinator.is_in_doubt() {
+            let must_wait = self.coordinator.is_in_doubt() || !self.coordinator.can_barrier();
+            if swapping.proposal.is_keyed && swapping.is_only_asked() && must_wait {
                 return swapping.refuse(NOT_YET);
             }
             let can_end_epoch = self.can_end_epoch(flow) && !flow.is_over;
@@ -149,7 +151,8 @@ impl Coordinate {
                     swapping.phase = Phase::Committing(self.take_over(&swapping.proposal, flow));
                 }
                 Phase::Restoring(0, epoch) => {
-                    let _ = swapping.proposal.done.send(Ok(*epoch));
+                    let plugins = self.coordinator.plugins().clone();
+                    let _ = swapping.proposal.done.send(Ok((*epoch, plugins)));
                     return;
                 }
                 _ => {

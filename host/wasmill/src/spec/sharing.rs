@@ -74,6 +74,12 @@ pub enum Kept {
 }
 
 impl Pipeline {
+    /// Whether which plugin did what is committed with the results: one process has all of the pipeline.
+    #[must_use]
+    pub fn remembers_plugins(&self) -> bool {
+        self.sharing() == Sharing::Alone && self.part != Part::Behind
+    }
+
     /// Whether the processes of a group can share out the partitions of every source.
     fn sources_are_shared(&self) -> bool {
         self.sources.iter().all(|s| s.traits().shared)

@@ -17,7 +17,7 @@ use super::super::swapping::Edition;
 use super::topology::topology;
 use crate::cli::{Exit, RunFailure};
 use crate::plugins::{Shelf, file_of, with_files};
-use crate::spec::{Pipeline, PluginStage, Stage};
+use crate::spec::{Pipeline, PluginStage, Sharing, Stage};
 
 /// What it takes to load a pipeline's plugins.
 pub(super) struct Loading<'a> {
@@ -76,11 +76,7 @@ impl Loading<'_> {
         let newest = Arc::new(newest);
         let now = newest.plugins();
         let Some(checkpoint) = checkpoint.filter(|c| !c.plugins.is_empty()) else {
-            // Nothing is known of an earlier run's: that it refused something is.
-            let noted = self.shelf.noted().unwrap_or_default();
-            let plugins =
-                Plugins { now, previous: noted.previous, refused: noted.refused, ..Plugins::default() };
-            return Ok(Begun::of(newest, plugins, BTreeMap::new()));
+            return Ok(self.begin(newest, &now));
         };
         let committed = checkpoint.plugins.clone();
         let is_refused =
@@ -90,18 +86,24 @@ impl Loading<'_> {
         let mut wanted: Vec<StagePlugin> = Vec::new();
         for plugin in &now {
             let then = committed.of(&plugin.stage).filter(|then| then.plugin == plugin.plugin);
+            // A pin is the operator's word, whatever was.
+            let is_pinned = self.stage(&plugin.stage).is_some_and(|stage| stage.pin.is_some());
             wanted.push(match then {
-                Some(then) if !is_settled || is_refused(plugin) => then.clone(),
+                Some(then) if !is_pinned && (!is_settled || is_refused(plugin)) => then.clone(),
                 _ => plugin.clone(),
             });
         }
         let is_new = wanted != committed.now;
         let topology = if wanted == now { newest } else { Arc::new(self.load_exactly(&wanted)?) };
+        let is_prefix = |stage: &str| topology.prefix.iter().any(|spec| spec.name == stage);
         let mut before = BTreeMap::new();
         for (number, edition) in (0u64..).zip(&committed.before) {
             let wanted: Vec<StagePlugin> = wanted
                 .iter()
-                .map(|p| edition.plugins.iter().find(|then| then.stage == p.stage).unwrap_or(p).clone())
+                .map(|p| match is_prefix(&p.stage) {
+                    true => edition.plugins.iter().find(|then| then.stage == p.stage).unwrap_or(p).clone(),
+                    false => p.clone(),
+                })
                 .collect();
             let topology = Arc::new(self.load_exactly(&wanted)?);
             before.insert(number, Arc::new(Edition { number, topology }));
@@ -123,14 +125,37 @@ impl Loading<'_> {
         Ok(Begun { is_new, ..Begun::of(topology, plugins, before) })
     }
 
+    /// With which plugins a run goes on of which nothing is committed: the folder's, but for what was rolled back. Where
+    /// processes share the pipeline and this one begins again, with those that it had.
+    fn begin(&self, newest: Arc<Topology>, now: &[StagePlugin]) -> Begun {
+        let noted = self.shelf.noted().unwrap_or_default();
+        let goes_on = !noted.settled && self.pipeline.sharing() != Sharing::Alone;
+        let is_refused =
+            |p: &StagePlugin| noted.refused.iter().any(|r| r.stage == p.stage && r.digest == p.digest);
+        let wanted: Vec<StagePlugin> = now
+            .iter()
+            .map(|p| match noted.of(&p.stage).filter(|then| then.plugin == p.plugin) {
+                Some(then) if goes_on || is_refused(p) => then.clone(),
+                _ => p.clone(),
+            })
+            .collect();
+        // Nothing depends on it: where its copy is gone, the folder's does.
+        let loaded = if wanted == now { None } else { self.load_exactly(&wanted).ok() };
+        let topology = loaded.map_or(newest, Arc::new);
+        let now = topology.plugins();
+        let plugins = Plugins { now, previous: noted.previous, refused: noted.refused, ..Plugins::default() };
+        Begun::of(topology, plugins, BTreeMap::new())
+    }
+
+    fn stage(&self, name: &str) -> Option<&PluginStage> {
+        self.pipeline.stages.iter().filter_map(Stage::plugin).find(|stage| stage.name == name)
+    }
+
     /// The pipeline with these very files.
     fn load_exactly(&self, wanted: &[StagePlugin]) -> anyhow::Result<Topology> {
-        let stage = |name: &str| -> Option<&PluginStage> {
-            self.pipeline.stages.iter().filter_map(Stage::plugin).find(|s| s.name == name)
-        };
         let mut files = BTreeMap::new();
         for plugin in wanted {
-            let Some(stage) = stage(&plugin.stage) else { continue };
+            let Some(stage) = self.stage(&plugin.stage) else { continue };
             let Some(file) = file_of(self.pipeline, stage, self.shelf, plugin) else {
                 let text = gone(self.pipeline, self.shelf, plugin);
                 return Err(RunFailure { exit: Exit::Plugin, text }.into());
