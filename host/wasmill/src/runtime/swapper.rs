@@ -17,7 +17,7 @@ use wasmill_engine::guest::PluginRef;
 use wasmill_engine::state::Epoch;
 use wasmill_engine::swap::{Swap, fits};
 use wasmill_engine::topology::Topology;
-use wasmill_plugin::Sandbox;
+use wasmill_plugin::{Sandbox, SandboxOptions};
 
 use super::coordinate::Event;
 use super::guarded::Guards;
@@ -319,8 +319,7 @@ impl Swapper {
     }
 
     fn record(&self, of: &StagePlugin, before: Option<String>, outcome: Outcome) {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let at_ms = since.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
+        let at_ms = (SandboxOptions::default().wall_clock_ms)();
         let entry = Entry { at_ms, of: of.clone(), before, outcome };
         if let Err(error) = block_in_place(|| self.shelf.record(&entry)) {
             tracing::warn!(pipeline = %self.pipeline.name, %error, "can't add to the history of the plugins");
