@@ -175,5 +175,5 @@ fn migrated(plugin: &PluginRef, from: u32, old: &[&[u8]]) -> Result<Vec<Vec<u8>>
         0 => Ok(bytes.to_vec()),
         _ => Err(format!("`migrate` refused an accumulator: {}", String::from_utf8_lossy(bytes))),
     };
-    blobs.iter().map(|(tag, bytes)| one((tag.into(), bytes))).collect()
+    blobs.iter().map(one).collect()
 }

@@ -64,7 +64,7 @@ impl Catalog {
     /// Other plugins run.
     pub fn runs(&self, pipeline: &str, plugins: &Plugins) {
         self.with(pipeline, |listed| {
-            let is_there = |w: &Waiting| plugins.now.iter().any(|p| *p == w.of);
+            let is_there = |w: &Waiting| plugins.now.contains(&w.of);
             listed.waiting.retain(|_, waiting| !is_there(waiting));
             listed.plugins = plugins.clone();
         });

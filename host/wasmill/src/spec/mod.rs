@@ -272,6 +272,7 @@ impl AggregateStage {
 
 /// What computes an aggregate.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there is one a stage")]
 pub enum ComputedBy {
     /// A plugin.
     Plugin(PluginStage),
