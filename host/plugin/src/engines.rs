@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wasmtime::{
     Config, Engine, EngineWeak, InstanceAllocationStrategy, PoolingAllocationConfig, Strategy,
@@ -140,8 +140,14 @@ impl Ticker {
         let seconds = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&seconds);
         let thread = std::thread::Builder::new().name("wasmill-ticks".into()).spawn(move || {
+            let tick = Duration::from_millis(TICK_MS);
             let mut ticks = 0_u64;
-            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(Duration::from_millis(TICK_MS)) {
+            // By when each is due, for what one comes late is not to add up; what was slept through is left out.
+            let mut due = Instant::now() + tick;
+            while let Err(RecvTimeoutError::Timeout) =
+                stopped.recv_timeout(due.saturating_duration_since(Instant::now()))
+            {
+                due = (due + tick).max(Instant::now());
                 ticks += 1;
                 counter.store(ticks * TICK_MS / 1_000, Ordering::Relaxed);
                 for engine in engines.iter().filter_map(EngineWeak::upgrade) {
