@@ -2,11 +2,9 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
-use sha2::{Digest, Sha256};
 use wasmill_plugin::{Lookup, LookupBuilder, LookupError};
 
 use super::read_bounded;
@@ -27,11 +25,7 @@ impl Table {
         let raise = |e: String| format!("{e}: raise its `bytes_max`, or keep fewer rows");
         let bytes = read_bounded(&spec.file, spec.bytes_max)
             .map_err(|e| if e.contains("more than") { raise(e) } else { e })?;
-        let mut digest = String::with_capacity(64);
-        for byte in Sha256::digest(&bytes) {
-            // Writing to a `String` can't fail.
-            let _ = write!(digest, "{byte:02x}");
-        }
+        let digest = wasmill_plugin::digest(&bytes);
         let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
         let rows = match spec.form {
             TableForm::Csv => csv_rows(text, spec),
