@@ -78,10 +78,6 @@ struct Live {
 
 type Answer = Result<Vec<u8>, CallError>;
 
-fn not_here<T>() -> Result<T, CallError> {
-    Err(CallError::Refused("the bench calls transforms only".to_owned()))
-}
-
 impl Guest for Live {
     fn transform(&mut self, frame: &[u8], _: &mut CallContext, _: Trial) -> Answer {
         let mut call = || -> wasmtime::Result<Result<Vec<u8>, String>> {
@@ -91,29 +87,5 @@ impl Guest for Live {
             Ok(function.call(store, (frame,))?.0)
         };
         call().map_err(|e| CallError::Trap(format!("{e:#}")))?.map_err(CallError::Refused)
-    }
-    fn filter(&mut self, _: &[u8], _: &mut CallContext, _: Trial) -> Answer {
-        not_here()
-    }
-    fn fold(&mut self, _: &[u8], _: &[u8], _: &mut CallContext, _: Trial) -> Answer {
-        not_here()
-    }
-    fn scan(
-        &mut self,
-        _: &[u8],
-        _: &[u8],
-        _: &mut CallContext,
-        _: Trial,
-    ) -> Result<(Vec<u8>, Vec<u8>), CallError> {
-        not_here()
-    }
-    fn merge(&mut self, _: &[u8], _: &mut CallContext, _: Trial) -> Answer {
-        not_here()
-    }
-    fn finish(&mut self, _: &[u8], _: &mut CallContext, _: Trial) -> Answer {
-        not_here()
-    }
-    fn migrate(&mut self, _: u32, _: &[u8], _: &mut CallContext, _: Trial) -> Answer {
-        not_here()
     }
 }

@@ -260,25 +260,48 @@ pub trait Plugin: Send + Sync {
 pub type PluginRef = Arc<dyn Plugin>;
 
 /// A plugin as one worker calls it. Answers are bytes as they came: the engine checks them.
+///
+/// One that stands around another is [`around`](Guest::around) it, and has only the calls that it changes. A call that
+/// nobody has is one that the plugin doesn't export: admission sees to it that none is made.
 pub trait Guest: Send {
+    /// The guest that this one stands around, which is asked for all that this one leaves alone.
+    fn around(&mut self) -> Option<&mut dyn Guest> {
+        None
+    }
     /// A message that failed alone for the `tried`-th time is about to be tried again. The engine has no clock:
     /// whoever has one may wait here.
-    fn pause(&mut self, _tried: u32) {}
+    fn pause(&mut self, tried: u32) {
+        if let Some(inner) = self.around() {
+            inner.pause(tried);
+        }
+    }
     /// What became of the messages of `transform`, `filter`, `fold` and `scan`, once it is settled: behind each
     /// answer that counts, and behind each message that failed for good.
-    fn judged(&mut self, _judged: Judged) {}
+    fn judged(&mut self, judged: Judged) {
+        if let Some(inner) = self.around() {
+            inner.judged(judged);
+        }
+    }
     /// Its last answer was wrong: what it said and staged counts for nothing.
-    fn refused(&mut self, _error: &CallError) {}
+    fn refused(&mut self, error: &CallError) {
+        if let Some(inner) = self.around() {
+            inner.refused(error);
+        }
+    }
     /// Transforms a frame: answers edits.
     ///
     /// # Errors
     /// When there is no answer.
-    fn transform(&mut self, frame: &[u8], cx: &mut CallContext, trial: Trial) -> Result<Vec<u8>, CallError>;
+    fn transform(&mut self, frame: &[u8], cx: &mut CallContext, trial: Trial) -> Result<Vec<u8>, CallError> {
+        self.around().ok_or_else(not_exported)?.transform(frame, cx, trial)
+    }
     /// Filters a frame: answers edits that only drop, or fail messages.
     ///
     /// # Errors
     /// When there is no answer.
-    fn filter(&mut self, frame: &[u8], cx: &mut CallContext, trial: Trial) -> Result<Vec<u8>, CallError>;
+    fn filter(&mut self, frame: &[u8], cx: &mut CallContext, trial: Trial) -> Result<Vec<u8>, CallError> {
+        self.around().ok_or_else(not_exported)?.filter(frame, cx, trial)
+    }
     /// Folds messages into accumulators. Answers blobs: tag 0, the new accumulators in the groups'
     /// order; then, with tag 1 + its index, the reason of each message that failed, which then
     /// counts for no group.
@@ -291,7 +314,9 @@ pub trait Guest: Send {
         groups: &[u8],
         cx: &mut CallContext,
         trial: Trial,
-    ) -> Result<Vec<u8>, CallError>;
+    ) -> Result<Vec<u8>, CallError> {
+        self.around().ok_or_else(not_exported)?.fold(frame, groups, cx, trial)
+    }
     /// Folds messages and edits each: answers edits and blobs as `fold`'s.
     ///
     /// # Errors
@@ -302,7 +327,9 @@ pub trait Guest: Send {
         groups: &[u8],
         cx: &mut CallContext,
         trial: Trial,
-    ) -> Result<(Vec<u8>, Vec<u8>), CallError>;
+    ) -> Result<(Vec<u8>, Vec<u8>), CallError> {
+        self.around().ok_or_else(not_exported)?.scan(frame, groups, cx, trial)
+    }
     /// Merges accumulators, two by two: 2 n blobs in, n blobs out.
     ///
     /// # Errors
@@ -312,7 +339,9 @@ pub trait Guest: Send {
         accumulators: &[u8],
         cx: &mut CallContext,
         trial: Trial,
-    ) -> Result<Vec<u8>, CallError>;
+    ) -> Result<Vec<u8>, CallError> {
+        self.around().ok_or_else(not_exported)?.merge(accumulators, cx, trial)
+    }
     /// Turns accumulators into JSON values: n blobs in, n blobs out; tag 1 marks a reason instead.
     ///
     /// # Errors
@@ -322,7 +351,9 @@ pub trait Guest: Send {
         accumulators: &[u8],
         cx: &mut CallContext,
         trial: Trial,
-    ) -> Result<Vec<u8>, CallError>;
+    ) -> Result<Vec<u8>, CallError> {
+        self.around().ok_or_else(not_exported)?.finish(accumulators, cx, trial)
+    }
     /// Turns accumulators of an older state version into today's: n blobs in, n blobs out.
     ///
     /// # Errors
@@ -333,5 +364,11 @@ pub trait Guest: Send {
         accumulators: &[u8],
         cx: &mut CallContext,
         trial: Trial,
-    ) -> Result<Vec<u8>, CallError>;
+    ) -> Result<Vec<u8>, CallError> {
+        self.around().ok_or_else(not_exported)?.migrate(from_version, accumulators, cx, trial)
+    }
+}
+
+fn not_exported() -> CallError {
+    CallError::Trap("not exported".to_owned())
 }

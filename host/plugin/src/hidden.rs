@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use wasmill_engine::guest::{CallContext, CallError, Guest, Judged, Trial};
+use wasmill_engine::guest::{CallContext, CallError, Guest, Trial};
 use wasmill_frame::{Blobs, BlobsWriter, Edit, Edits, EditsWriter, Frame};
 
 use crate::secrets::Secrets;
@@ -59,16 +59,8 @@ impl Hiding {
 }
 
 impl Guest for Hiding {
-    fn pause(&mut self, tried: u32) {
-        self.guest.pause(tried);
-    }
-
-    fn judged(&mut self, judged: Judged) {
-        self.guest.judged(judged);
-    }
-
-    fn refused(&mut self, error: &CallError) {
-        self.guest.refused(error);
+    fn around(&mut self) -> Option<&mut dyn Guest> {
+        Some(self.guest.as_mut())
     }
 
     fn transform(&mut self, frame: &[u8], cx: &mut CallContext, trial: Trial) -> Result<Vec<u8>, CallError> {
@@ -103,15 +95,6 @@ impl Guest for Hiding {
         Ok((self.edits(frame, edits), self.blobs(blobs)))
     }
 
-    fn merge(
-        &mut self,
-        accumulators: &[u8],
-        cx: &mut CallContext,
-        trial: Trial,
-    ) -> Result<Vec<u8>, CallError> {
-        self.guest.merge(accumulators, cx, trial)
-    }
-
     fn finish(
         &mut self,
         accumulators: &[u8],
@@ -120,15 +103,5 @@ impl Guest for Hiding {
     ) -> Result<Vec<u8>, CallError> {
         let answer = self.guest.finish(accumulators, cx, trial)?;
         Ok(self.blobs(answer))
-    }
-
-    fn migrate(
-        &mut self,
-        from_version: u32,
-        accumulators: &[u8],
-        cx: &mut CallContext,
-        trial: Trial,
-    ) -> Result<Vec<u8>, CallError> {
-        self.guest.migrate(from_version, accumulators, cx, trial)
     }
 }

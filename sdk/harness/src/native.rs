@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use wasmill_engine::guest::{
-    AggregateInfo, CallContext, CallError, Guest, GuestInfo, Kinds, Plugin, PluginRef, Trial,
+    AggregateInfo, AnswerBounds, CallContext, CallError, Guest, GuestInfo, Kinds, Plugin, PluginRef, Trial,
+    Tries,
 };
 use wasmill_frame::{Blobs, BlobsWriter, Edit, EditsWriter, Frame, Groups, Message};
 
@@ -115,6 +116,14 @@ impl Plugin for Changed {
             None => self.inner.guest(),
         }
     }
+
+    fn tries(&self) -> Tries {
+        self.inner.tries()
+    }
+
+    fn bounds(&self) -> AnswerBounds {
+        self.inner.bounds()
+    }
 }
 
 struct Migrating {
@@ -123,50 +132,8 @@ struct Migrating {
 }
 
 impl Guest for Migrating {
-    fn transform(&mut self, frame: &[u8], cx: &mut CallContext, trial: Trial) -> Result<Vec<u8>, CallError> {
-        self.inner.transform(frame, cx, trial)
-    }
-
-    fn filter(&mut self, frame: &[u8], cx: &mut CallContext, trial: Trial) -> Result<Vec<u8>, CallError> {
-        self.inner.filter(frame, cx, trial)
-    }
-
-    fn fold(
-        &mut self,
-        frame: &[u8],
-        groups: &[u8],
-        cx: &mut CallContext,
-        trial: Trial,
-    ) -> Result<Vec<u8>, CallError> {
-        self.inner.fold(frame, groups, cx, trial)
-    }
-
-    fn scan(
-        &mut self,
-        frame: &[u8],
-        groups: &[u8],
-        cx: &mut CallContext,
-        trial: Trial,
-    ) -> Result<(Vec<u8>, Vec<u8>), CallError> {
-        self.inner.scan(frame, groups, cx, trial)
-    }
-
-    fn merge(
-        &mut self,
-        accumulators: &[u8],
-        cx: &mut CallContext,
-        trial: Trial,
-    ) -> Result<Vec<u8>, CallError> {
-        self.inner.merge(accumulators, cx, trial)
-    }
-
-    fn finish(
-        &mut self,
-        accumulators: &[u8],
-        cx: &mut CallContext,
-        trial: Trial,
-    ) -> Result<Vec<u8>, CallError> {
-        self.inner.finish(accumulators, cx, trial)
+    fn around(&mut self) -> Option<&mut dyn Guest> {
+        Some(self.inner.as_mut())
     }
 
     fn migrate(

@@ -178,8 +178,8 @@ fn messages_in(frame: &[u8], groups: &[u8]) -> usize {
 }
 
 impl Guest for GuardedGuest {
-    fn refused(&mut self, error: &CallError) {
-        self.inner.refused(error);
+    fn around(&mut self) -> Option<&mut dyn Guest> {
+        Some(self.inner.as_mut())
     }
 
     fn pause(&mut self, tried: u32) {
@@ -252,33 +252,5 @@ impl Guest for GuardedGuest {
     ) -> Result<(Vec<u8>, Vec<u8>), CallError> {
         self.enter(messages_in(frame, groups))?;
         self.inner.scan(frame, groups, cx, trial)
-    }
-
-    fn merge(
-        &mut self,
-        accumulators: &[u8],
-        cx: &mut CallContext,
-        trial: Trial,
-    ) -> Result<Vec<u8>, CallError> {
-        self.inner.merge(accumulators, cx, trial)
-    }
-
-    fn finish(
-        &mut self,
-        accumulators: &[u8],
-        cx: &mut CallContext,
-        trial: Trial,
-    ) -> Result<Vec<u8>, CallError> {
-        self.inner.finish(accumulators, cx, trial)
-    }
-
-    fn migrate(
-        &mut self,
-        from_version: u32,
-        accumulators: &[u8],
-        cx: &mut CallContext,
-        trial: Trial,
-    ) -> Result<Vec<u8>, CallError> {
-        self.inner.migrate(from_version, accumulators, cx, trial)
     }
 }

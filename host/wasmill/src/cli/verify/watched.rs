@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use wasmill_engine::guest::{
-    AggregateInfo, CallContext, CallError, Guest, GuestInfo, Plugin, PluginRef, Trial,
+    AggregateInfo, AnswerBounds, CallContext, CallError, Guest, GuestInfo, Plugin, PluginRef, Trial, Tries,
 };
 use wasmill_frame::{Edit, Edits, Frame};
 
@@ -76,6 +76,14 @@ impl Plugin for Watched {
     fn guest(&self) -> Box<dyn Guest> {
         Box::new(WatchedGuest { of: self.clone(), kept: None })
     }
+
+    fn tries(&self) -> Tries {
+        self.plugin.tries()
+    }
+
+    fn bounds(&self) -> AnswerBounds {
+        self.plugin.bounds()
+    }
 }
 
 struct WatchedGuest {
@@ -99,6 +107,11 @@ impl WatchedGuest {
 }
 
 impl Guest for WatchedGuest {
+    // What is refused, judged or waited for is the kept one's; a fresh one is gone by then.
+    fn around(&mut self) -> Option<&mut dyn Guest> {
+        self.kept.as_mut().map(|kept| kept.as_mut() as &mut dyn Guest)
+    }
+
     fn transform(&mut self, frame: &[u8], cx: &mut CallContext, trial: Trial) -> Result<Vec<u8>, CallError> {
         let answer = self.call(trial, |guest, trial| guest.transform(frame, cx, trial))?;
         let messages = Frame::open(frame).map_or(0, |f| f.len());
