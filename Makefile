@@ -17,6 +17,7 @@ IMAGE ?= wasmill:$(VERSION)
 SEEDS ?= 100000
 KILL_ROUNDS ?= 200
 KAFKA_ROUNDS ?= 30
+SWAP_ROUNDS ?= 100
 ENDS_ROUNDS ?= 20
 DAMAGES ?= 5000
 KEYS ?= 10000000
@@ -76,23 +77,26 @@ typed-js:
 typed-py:
 	@scripts/build-typed-py.sh
 
+# Most tests wait for other processes: more of them at once than there are processors.
+export RUST_TEST_THREADS ?= $(shell n=$$(nproc); echo $$((n < 4 ? 4 : n)))
+
 .PHONY: test-quick
 test-quick: setup ## Runs the unit tests alone
 	@cargo test --release --workspace --lib --bins
 
 .PHONY: test
 test: setup-test guests typed-js typed-py ## Runs all tests
-	@cargo test --release --workspace
+	@cargo test --release --workspace --no-fail-fast
 
 .PHONY: test-long
 test-long: setup-test guests typed-js typed-py build ## Runs what takes rounds: make test-long SEEDS=100000 KILL_ROUNDS=200
 	@echo "$(DAMAGES) damages of the store, $(SEEDS) simulator seeds, $(KILL_ROUNDS) kill rounds, $(KEYS) keys, $(FUZZ_SECONDS) s of fuzzing"
-	@WASMILL_DAMAGES=$(DAMAGES) cargo test --release --workspace --test stores
-	@WASMILL_SEEDS=$(SEEDS) cargo test --release --workspace --test law_one --test windows
+	@WASMILL_DAMAGES=$(DAMAGES) cargo test --release --workspace --test it stores::
+	@WASMILL_SEEDS=$(SEEDS) cargo test --release --workspace --test it -- law_one:: windows::
 	@WASMILL_KILL_ROUNDS=$(KILL_ROUNDS) cargo test --release --workspace --test end_to_end
 	@WASMILL_KEYS=$(KEYS) cargo test --release --workspace --test end_to_end many_keys
 	@WASMILL_ENDS_ROUNDS=$(ENDS_ROUNDS) cargo test --release --workspace --test ends
-	@WASMILL_KILL_ROUNDS=$(KAFKA_ROUNDS) WASMILL_EXACT_ROUNDS=$(KAFKA_ROUNDS) WASMILL_STOP_SECONDS=60 cargo test --release --workspace --test kafka
+	@WASMILL_KILL_ROUNDS=$(KAFKA_ROUNDS) WASMILL_EXACT_ROUNDS=$(KAFKA_ROUNDS) WASMILL_SWAP_ROUNDS=$(SWAP_ROUNDS) WASMILL_STOP_SECONDS=60 cargo test --release --workspace --test kafka
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
 
 .PHONY: fuzz
@@ -101,7 +105,8 @@ fuzz: setup ## Feeds each decoder what a fuzzer makes up: make fuzz FUZZ_SECONDS
 
 .PHONY: bench
 bench: setup guests build ## Measures; prints a table
-	@cargo run --release --quiet -p wasmill-tests --bin bench
+	@cargo build --release --workspace --bin bench
+	@target/release/bench
 
 .PHONY: coverage
 coverage: setup-test guests typed-js typed-py ## Runs all tests and tells which lines they reach: target/coverage/
@@ -111,13 +116,11 @@ coverage: setup-test guests typed-js typed-py ## Runs all tests and tells which 
 fmt: ## Formats the code
 	@scripts/setup.sh lint
 	@cargo fmt --all
-	@cargo fmt --manifest-path fuzz/Cargo.toml
 
 .PHONY: lint
 lint: ## Checks formatting, lints, documentation, licences and sources of dependencies
 	@scripts/setup.sh build lint
 	@cargo fmt --all --check
-	@cargo fmt --manifest-path fuzz/Cargo.toml --check
 	@cargo clippy --release --workspace --all-targets --quiet -- -D warnings
 	@RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --release --workspace --no-deps --document-private-items --quiet
 	@scripts/check-dependencies.sh

@@ -1,4 +1,4 @@
-"""Container files and datums of every type, for host/codec/tests/interop_avro.rs.
+"""Container files and datums of every type, for host/codec/tests/it/interop_avro.rs.
 
     avro_files.py write FILE SCHEMA CODEC    writes the records below
     avro_files.py check FILE                 reads a file and compares it with them

@@ -1,4 +1,4 @@
-"""Confluent's client of a schema registry, with Avro and Protocol Buffers, for host/codec/tests/by_registry.
+"""Confluent's client of a schema registry, with Avro and Protocol Buffers, for host/codec/tests/it/by_registry.
 
   by_registry.py avro write     REGISTRY TOPIC VALUES SCHEMA   writes the records below, and their schema to a file
   by_registry.py avro read      REGISTRY TOPIC VALUES          reads values and compares them with the records

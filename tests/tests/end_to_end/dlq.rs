@@ -1,5 +1,5 @@
 //! The circle of dead letters: what a broken plugin fails is kept, looked through, and put through the mended one,
-//! while the pipeline goes on. `host/wasmill/tests/dlq.rs` has the commands one by one.
+//! while the pipeline goes on. `host/wasmill/tests/it/dlq.rs` has the commands one by one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! A CA of a test's own, and what it vouches for: `#[path = "…/certificates.rs"] mod certificates;`.
+//! A CA of a test's own, and what it vouches for.
 
 use std::path::Path;
 

@@ -1,6 +1,4 @@
-//! Streams on a test's own Redis: `#[path = "support/redis.rs"] mod streams;`, beside `mod servers;`.
-
-#![allow(dead_code, reason = "each test that includes it uses its own part")]
+//! Streams on a test's own Redis.
 
 use wasmill_connect::redis_streams::{RedisSinkSpec, RedisSourceSpec};
 

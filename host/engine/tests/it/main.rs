@@ -1,0 +1,4 @@
+//! Keys, and built-in aggregates against references.
+
+mod builtins;
+mod keys;

@@ -1,0 +1,217 @@
+//! What isn't a plugin is refused with what it is, and what to do.
+
+use wasmill_plugin::{Grants, Limits, Sandbox, SandboxOptions, StageConfig, Width};
+
+use crate::common::*;
+
+/// A component that exports this, an instance with one function of this type.
+fn exporting(name: &str, function: &str, signature: &str) -> Vec<u8> {
+    binary(&format!(
+        r#"(component
+  (core module $m (memory (export "memory") 1) (func (export "f") (param i32 i32) (result i32) unreachable)
+    (func (export "realloc") (param i32 i32 i32 i32) (result i32) unreachable))
+  (core instance $i (instantiate $m))
+  (func $f {signature} (canon lift (core func $i "f") (memory (core memory $i "memory")) (realloc (core func $i "realloc"))))
+  (instance $face (export "{function}" (func $f)))
+  (export "{name}" (instance $face)))"#
+    ))
+}
+
+const FRAMES: &str = r#"(param "frame" (list u8)) (result (result (list u8) (error string)))"#;
+
+#[test]
+fn what_is_no_plugin_is_refused_with_a_hint() {
+    let transform_name = "wasmill:plugin/transform@0.1.0";
+    let keep = transform("(call $keep (local.get $p))");
+    let importing = |import: &str| {
+        binary(&format!(
+            r#"(component (import "{import}" (instance $i (export "f" (func))))
+  (core module $m (memory (export "memory") 1) (func (export "f") (param i32 i32) (result i32) unreachable)
+    (func (export "realloc") (param i32 i32 i32 i32) (result i32) unreachable))
+  (core instance $c (instantiate $m))
+  (func $f {FRAMES} (canon lift (core func $c "f") (memory (core memory $c "memory")) (realloc (core func $c "realloc"))))
+  (instance $face (export "process" (func $f)))
+  (export "{transform_name}" (instance $face)))"#
+        ))
+    };
+    let memory = |declared: &str| {
+        binary(&format!(
+            r#"(component (core module $b {declared}) (core instance (instantiate $b))
+  (core module $m (memory (export "memory") 1) (func (export "f") (param i32 i32) (result i32) unreachable)
+    (func (export "realloc") (param i32 i32 i32 i32) (result i32) unreachable))
+  (core instance $c (instantiate $m))
+  (func $f {FRAMES} (canon lift (core func $c "f") (memory (core memory $c "memory")) (realloc (core func $c "realloc"))))
+  (instance $face (export "process" (func $f)))
+  (export "{transform_name}" (instance $face)))"#
+        ))
+    };
+    let cases: &[(&str, Vec<u8>, &[&str])] = &[
+        ("an empty file", vec![], &["the file is empty"]),
+        ("a core module", binary("(module)"), &["this is a core module; pack it into a component"]),
+        ("WebAssembly text", b"\n(component)".to_vec(), &["WebAssembly text"]),
+        ("a native program", b"\x7fELF\x02\x01".to_vec(), &["machine code"]),
+        ("another file", b"%PDF-1.7".to_vec(), &["is it the right file?"]),
+        ("a cut header", b"\0asm".to_vec(), &["ends within its header"]),
+        ("a cut component", keep[..keep.len() / 2].to_vec(), &["cut short or damaged"]),
+        ("a damaged component", [&keep[..], b"\xff\xff"].concat(), &["cut short or damaged"]),
+        ("nothing exported", binary("(component)"), &["exports nothing"]),
+        (
+            "another interface",
+            exporting("wasi:cli/run@0.2.0", "run", FRAMES),
+            &["it exports `wasi:cli/run@0.2.0`", "wasmill:plugin/transform"],
+        ),
+        (
+            "a newer contract",
+            exporting("wasmill:plugin/transform@0.2.0", "process", FRAMES),
+            &["version 0.2.0", "this wasmill version 0.1.0"],
+        ),
+        (
+            "an import of a newer contract",
+            importing("wasmill:plugin/log@0.3.1"),
+            &["version 0.3.1", "this wasmill version 0.1.0", "wasmill:plugin/log@0.3.1"],
+        ),
+        (
+            "another type",
+            exporting(transform_name, "process", r#"(param "frame" (list s8)) (result u32)"#),
+            &["`process` of `wasmill:plugin/transform@0.1.0` has another type"],
+        ),
+        ("another function", exporting(transform_name, "run", FRAMES), &["exports no function `process`"]),
+        (
+            "an unknown import",
+            importing("acme:db/sql@1.0.0"),
+            &["imports `acme:db/sql@1.0.0`", "doesn't have"],
+        ),
+        ("WASI that isn't there", importing("wasi:http/types@0.2.0"), &["wasi:http/types@0.2.0", "of WASI"]),
+        ("a later WASI", importing("wasi:cli/environment@0.3.0"), &["wasi:cli/environment@0.3.0"]),
+        ("an unknown function of WASI", importing("wasi:cli/environment@0.2.0"), &["has no `f`"]),
+        ("a free import misused", importing("wasmill:plugin/log@0.1.0"), &["wasmill:plugin/log@0.1.0"]),
+        ("more memory than the limit", memory("(memory 100)"), &["memory"]),
+        ("too many memories", memory("(memory 1) (memory 1) (memory 1)"), &["memories"]),
+        ("threads", memory("(memory 1 2 shared)"), &["threads"]),
+        ("64-bit memory", memory("(memory i64 1)"), &["memory64"]),
+        ("garbage collection", memory("(type (struct))"), &["gc"]),
+        ("an aggregate that can't say what it is", aggregate("unreachable"), &["describe itself", "trapped"]),
+        (
+            "an aggregate that loops when asked",
+            aggregate("(loop $again (br $again))"),
+            &["describe itself", "used up its fuel of 1000000"],
+        ),
+    ];
+    let sandbox = small_sandbox();
+    for (name, bytes, expected) in cases {
+        let refused = sandbox.load_bytes("guest", bytes, &Grants::all(), StageConfig::new());
+        let error = refused.err().unwrap_or_else(|| panic!("{name}: admitted")).to_string();
+        assert!(error.contains("guest"), "{name}: names the plugin: {error}");
+        for text in *expected {
+            assert!(error.contains(text), "{name}: {text:?} is not in: {error}");
+        }
+    }
+}
+
+#[test]
+fn sizes_are_bounded_before_anything_is_compiled() {
+    let keep = transform("(call $keep (local.get $p))");
+    for (limits, expected) in [
+        (Limits { file_bytes_max: keep.len() - 1, ..small_limits() }, "file_bytes_max"),
+        (Limits { functions_max: 2, ..small_limits() }, "functions_max"),
+        (Limits { function_bytes_max: 10, ..small_limits() }, "function_bytes_max"),
+    ] {
+        let refused = sandbox(limits).load_bytes("guest", &keep, &Grants::none(), StageConfig::new());
+        let error = refused.err().expect("refused").to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn what_each_new_key_begins_with_is_bounded() {
+    let begins_with = |bytes: usize| {
+        aggregate(&format!(
+            "(drop (memory.grow (i32.const 32)))
+      (i32.store8 (i32.const 32) (i32.const 1))
+      (i32.store (i32.const 40) (i32.const 0))
+      (i32.store (i32.const 44) (i32.const {bytes}))
+      (return (i32.const 32))"
+        ))
+    };
+    let sandbox = sandbox(Limits { answer_bytes_max: 4 << 20, ..small_limits() });
+    let load = |bytes| sandbox.load_bytes("guest", &begins_with(bytes), &Grants::none(), StageConfig::new());
+    assert!(load(1 << 20).is_ok());
+    let error = load((1 << 20) + 1).err().expect("refused").to_string();
+    assert!(error.contains("initial accumulator has 1048577 bytes; up to 1048576"), "{error}");
+}
+
+#[test]
+fn a_plugin_says_what_it_is() {
+    let sandbox = small_sandbox();
+    let load = |bytes: &[u8]| {
+        let plugin = sandbox.load_bytes("guest", bytes, &Grants::all(), StageConfig::new());
+        plugin.unwrap_or_else(|e| panic!("{e}")).info().clone()
+    };
+    let keep = "(call $keep (local.get $p))";
+    let plain = load(&transform(keep));
+    assert!(plain.kinds.transform && !plain.kinds.aggregate && !plain.needs_facts && !plain.needs_state);
+    assert_eq!(plain.digest.len(), 64);
+    assert!(load(&transform_importing(&RANDOM, "", keep)).needs_facts);
+    assert!(load(&transform_importing(&STATE, "", keep)).needs_state);
+    assert!(load(&transform_importing(&WASI, "", keep)).needs_facts, "WASI's random numbers are seeded too");
+    let described = load(&aggregate("")).aggregate.expect("described");
+    assert_eq!((described.commutative, described.state_version, &described.initial[..]), (true, 3, &[0][..]));
+}
+
+#[test]
+fn inspection_tells_what_loading_would_meet() {
+    let directory = std::env::temp_dir().join(format!("wasmill-inspect-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("directory");
+    let path = directory.join("enrich.wasm");
+    std::fs::write(&path, transform_importing(&STATE, "", "(call $keep (local.get $p))")).expect("write");
+    let seen = small_sandbox().inspect(&path).expect("inspected");
+    assert_eq!((seen.name.as_str(), &seen.widths[..]), ("enrich", &[Width::Frames][..]));
+    assert_eq!(seen.exports, ["wasmill:plugin/transform@0.1.0"]);
+    assert_eq!(seen.imports[0].grant.map(|g| g.name()), Some("state"));
+    assert_eq!(seen.problem, None);
+    let missing = small_sandbox().inspect(&directory.join("absent.wasm")).expect_err("no file").to_string();
+    assert!(missing.contains("absent.wasm"), "{missing}");
+    std::fs::remove_dir_all(directory).expect("clean up");
+}
+
+#[test]
+fn the_cache_spares_compiling_and_trusts_nothing_foreign() {
+    let directory = std::env::temp_dir().join(format!("wasmill-aot-{}", std::process::id()));
+    drop(std::fs::remove_dir_all(&directory));
+    let options = || SandboxOptions {
+        limits: small_limits(),
+        cache: Some(directory.clone()),
+        ..SandboxOptions::default()
+    };
+    let keep = transform("(call $keep (local.get $p))");
+    let load = || {
+        let sandbox = Sandbox::new(options()).expect("sandbox");
+        let plugin = sandbox.load_bytes("guest", &keep, &Grants::none(), StageConfig::new()).expect("loaded");
+        let answer = plugin.guest().transform(
+            frame(2, 5).as_bytes(),
+            &mut facts(2),
+            wasmill_engine::guest::Trial::Batch,
+        );
+        answer.expect("answer").len()
+    };
+    let entries = || {
+        let all = std::fs::read_dir(&directory).expect("directory").flatten().map(|e| e.path());
+        all.filter(|p| p.extension().is_some_and(|e| e == "aot")).collect::<Vec<_>>()
+    };
+    assert_eq!(load(), 16);
+    let entry = entries().pop().expect("an entry");
+    let written = std::fs::metadata(&entry).expect("meta").modified().expect("time");
+    assert_eq!(load(), 16);
+    assert_eq!(entries(), std::slice::from_ref(&entry), "nothing was compiled again");
+    assert_eq!(std::fs::metadata(&entry).expect("meta").modified().expect("time"), written);
+
+    let whole = std::fs::read(&entry).expect("read");
+    let mut tampered = whole.clone();
+    *tampered.last_mut().expect("bytes") ^= 1;
+    for foreign in [tampered, whole[..100].to_vec(), keep.clone(), vec![]] {
+        std::fs::write(&entry, &foreign).expect("write");
+        assert_eq!(load(), 16);
+        assert_ne!(std::fs::read(&entry).expect("read"), foreign, "compiled again");
+    }
+    std::fs::remove_dir_all(&directory).expect("clean up");
+}
