@@ -2,16 +2,30 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// An address that nobody listens on.
+/// The ports from which addresses are given: below those that systems give to clients, for one of them might get a port
+/// between its being found free and its being listened on.
+const PORTS: Range<u16> = 12_000..32_000;
+
+/// An address that nobody listens on, and that nobody else in this process was given.
 ///
 /// # Panics
 /// When the machine has none.
 #[must_use]
 pub fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address")
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    for _ in PORTS {
+        // Each process begins elsewhere.
+        let nth = std::process::id().wrapping_mul(97).wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + (nth % u32::from(PORTS.end - PORTS.start)) as u16;
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            return listener.local_addr().expect("its address");
+        }
+    }
+    panic!("every port of {PORTS:?} is taken");
 }
 
 /// An answer.
