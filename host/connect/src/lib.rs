@@ -1,13 +1,14 @@
 //! Where messages come from and where they go: one folder a system, one table that registers them all.
 //!
 //! The host owns the loops, the retries and the commits; a connector answers one question at a time.
-//! The comments on [`Source`], [`Reader`] and [`Sink`] are the contract; `tests/contract.rs` runs it
+//! The comments on [`Source`], [`Reader`] and [`Sink`] are the contract; `tests/it/contract.rs` runs it
 //! over the whole table.
 
 pub mod file;
 pub mod generator;
 pub mod http;
 pub mod kafka;
+mod ledger;
 pub mod local_log;
 pub mod log;
 pub mod nats;
@@ -29,6 +30,7 @@ use std::sync::atomic::AtomicU64;
 
 use async_trait::async_trait;
 pub use kafka::GroupOffsets;
+pub use ledger::Ledger;
 use wasmill_codec::framing::Framing;
 pub use wasmill_codec::{self as codec, units};
 use wasmill_codec::{Writing, secret};

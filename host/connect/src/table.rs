@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
 use crate::kafka::KafkaSinkSpec;
-use crate::{ConnectorError, Sink, SinkTraits, Source, SourceTraits};
+use crate::{ConnectorError, Ledger, Sink, SinkTraits, Source, SourceTraits};
 
 /// A spec that makes a source.
 pub trait SourceConnector: DeserializeOwned + JsonSchema {
@@ -37,6 +37,14 @@ pub trait SourceConnector: DeserializeOwned + JsonSchema {
     /// Whether its positions can be a part of the transactions of the cluster that a sink writes to.
     fn is_in_transactions_of(&self, _: &KafkaSinkSpec) -> bool {
         false
+    }
+    /// Where the processes that share a pipeline agree on what is none of their messages; connects to nothing yet.
+    /// None where its system has no place for that: no source that is shared.
+    ///
+    /// # Errors
+    /// What is wrong with the spec.
+    fn ledger(&self, _pipeline: &str) -> Result<Option<Box<dyn Ledger>>, ConnectorError> {
+        Ok(None)
     }
 }
 
@@ -167,6 +175,14 @@ impl SourceSpec {
         self.spec().commits_with(sink)
     }
 
+    /// Where the processes that share a pipeline agree; connects to nothing yet.
+    ///
+    /// # Errors
+    /// What is wrong with the spec.
+    pub fn ledger(&self, pipeline: &str) -> Result<Option<Box<dyn Ledger>>, ConnectorError> {
+        self.spec().agrees(pipeline)
+    }
+
     /// What is read is called so.
     #[must_use]
     pub fn called(&self) -> String {
@@ -267,6 +283,7 @@ trait SourceOf {
     fn commits_with(&self, sink: &KafkaSinkSpec) -> bool;
     fn like(&self) -> SourceTraits;
     fn clear(&self) -> Result<(), ConnectorError>;
+    fn agrees(&self, pipeline: &str) -> Result<Option<Box<dyn Ledger>>, ConnectorError>;
     fn make(&self) -> Result<Box<dyn Source>, ConnectorError>;
 }
 
@@ -285,6 +302,9 @@ impl<T: SourceConnector> SourceOf for T {
     }
     fn clear(&self) -> Result<(), ConnectorError> {
         self.reset()
+    }
+    fn agrees(&self, pipeline: &str) -> Result<Option<Box<dyn Ledger>>, ConnectorError> {
+        self.ledger(pipeline)
     }
     fn make(&self) -> Result<Box<dyn Source>, ConnectorError> {
         self.source()

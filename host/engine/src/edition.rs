@@ -64,6 +64,14 @@ impl Plugins {
         self.now.is_empty()
     }
 
+    /// Adds what another part of the same pipeline has.
+    pub fn extend(&mut self, part: Self) {
+        self.now.extend(part.now);
+        self.before.extend(part.before);
+        self.previous.extend(part.previous);
+        self.refused.extend(part.refused);
+    }
+
     /// What a stage has for what is read from here on.
     #[must_use]
     pub fn of(&self, stage: &str) -> Option<&StagePlugin> {

@@ -5,6 +5,7 @@
 //! leave, `WASMILL_EXACT_ROUNDS` (5) how often each campaign of `exactly_once` does its harm,
 //! `WASMILL_STOP_SECONDS` (15) how long the broker is stopped.
 
+mod agreed;
 mod ahead;
 #[path = "../../../host/connect/tests/support/broker.rs"]
 mod broker;

@@ -128,8 +128,9 @@ impl Changelog {
         let topic = Self::topic_of(pipeline);
         let (brokers, name) = (transactions.brokers().to_owned(), topic.clone());
         let look = move |facts: &Facts<'_>| look(facts, &brokers, &name, partitions);
+        let asked = (&transactions.asking(), transactions.brokers());
         let (incarnation, retention) =
-            own_topic::find_or_make(transactions, &topic, partitions, &SETTINGS, look).await?;
+            own_topic::find_or_make(asked, &topic, partitions, &SETTINGS, look).await?;
         Ok(Self { transactions: transactions.clone(), topic, incarnation, partitions, retention })
     }
 

@@ -253,7 +253,7 @@ fn unreachable(brokers: &str, cause: String) -> ConnectorError {
 }
 
 /// What it means that the brokers answer for a topic with this.
-fn not_there(code: RDKafkaErrorCode, brokers: &str, topic: &str) -> ConnectorError {
+pub(super) fn not_there(code: RDKafkaErrorCode, brokers: &str, topic: &str) -> ConnectorError {
     match code {
         RDKafkaErrorCode::UnknownTopicOrPartition
         | RDKafkaErrorCode::UnknownTopic

@@ -9,7 +9,8 @@
 //! | `transaction`, `offsets`, `logs` | records and offsets that count all at once; the guard of that; librdkafka's log |
 //! | `exchange` | a topic between the stages before a key_by and those behind it |
 //! | `changelog` | state in a topic, in the same transactions |
-//! | `own_topic` | the two topics above: made, found, deleted |
+//! | `ledger` | what the processes of a pipeline agree on, in a topic |
+//! | `own_topic` | the three topics above: made, found, deleted |
 //! | `scan` | a topic read to its end outside of any group, and letters copied into one |
 //! | `admin` | a topic's id, and the end of a group's offsets: librdkafka's C interface |
 //! | `client`, `properties`, `settings` | what both sides need of librdkafka |
@@ -23,6 +24,7 @@ mod client;
 mod encoder;
 mod exchange;
 mod group;
+mod ledger;
 mod logs;
 mod offsets;
 mod own_topic;

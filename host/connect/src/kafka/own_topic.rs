@@ -1,4 +1,4 @@
-//! Topics that wasmill makes for a pipeline: its exchange, its changelog.
+//! Topics that wasmill makes for a pipeline: its exchange, its changelog, what its processes agree on.
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -16,13 +16,12 @@ use crate::{ConnectorError, os};
 /// # Errors
 /// Those of `look`; fatal where the topic may not be made.
 pub(super) async fn find_or_make<T: Send + 'static>(
-    transactions: &Transactions,
+    (settings, brokers): (&Settings, &str),
     topic: &str,
     partitions: u32,
     of_topic: &[(&str, &str)],
     look: impl Fn(&Facts<'_>) -> Result<T, ConnectorError> + Clone + Send + 'static,
 ) -> Result<T, ConnectorError> {
-    let (settings, brokers) = (transactions.asking(), transactions.brokers());
     let find = || {
         let (settings, brokers) = (settings.clone(), brokers.to_owned());
         let (topic, look) = (topic.to_owned(), look.clone());
@@ -36,7 +35,7 @@ pub(super) async fn find_or_make<T: Send + 'static>(
     if let Some(found) = find().await? {
         return Ok(found);
     }
-    make(&settings, brokers, topic, partitions, of_topic).await?;
+    make(settings, brokers, topic, partitions, of_topic).await?;
     // The brokers know of it a moment later.
     find().await?.ok_or_else(|| missing(brokers, topic))
 }

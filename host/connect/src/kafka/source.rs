@@ -18,6 +18,7 @@ use super::client::{
     ASK_MAX, DEFAULTS, Topic, ask, ask_topic, incarnation_of, is_of, is_same_topic, made_anew, why,
 };
 use super::group::{Group, Handle, Hold, Raw, alone, members, name, number};
+use super::ledger::KafkaLedger;
 use super::offsets::{GroupOffsets, incarnation_in, position_of};
 use super::properties::{Property, Side, config};
 use super::reader::{KafkaReader, outside};
@@ -25,7 +26,9 @@ use super::security::KafkaSecurity;
 use super::settings::Settings;
 use super::sink::{KafkaSinkSpec, is_same_cluster};
 use crate::table::SourceConnector;
-use crate::{Change, ConnectorError, Membership, Partition, Positions, Reader, Source, SourceTraits, os};
+use crate::{
+    Change, ConnectorError, Ledger, Membership, Partition, Positions, Reader, Source, SourceTraits, os,
+};
 
 /// How much librdkafka may fetch ahead, over all partitions, in KiB.
 const AHEAD_KBYTES: usize = 4 * 1024;
@@ -112,6 +115,10 @@ impl SourceConnector for KafkaSourceSpec {
 
     fn reset(&self) -> Result<(), ConnectorError> {
         KafkaSource::new(self.clone())?.forget_offsets()
+    }
+
+    fn ledger(&self, pipeline: &str) -> Result<Option<Box<dyn Ledger>>, ConnectorError> {
+        Ok(Some(Box::new(KafkaLedger::new(self, pipeline)?)))
     }
 
     fn is_in_transactions_of(&self, sink: &KafkaSinkSpec) -> bool {

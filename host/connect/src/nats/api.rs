@@ -144,7 +144,14 @@ pub(super) struct ConsumerConfig {
 pub(super) struct StoredMessage {
     pub seq: u64,
     #[serde(default)]
-    pub data: String,
+    data: String,
+}
+
+impl StoredMessage {
+    /// Its body.
+    pub fn bytes(&self) -> Vec<u8> {
+        openssl::base64::decode_block(&self.data).unwrap_or_default()
+    }
 }
 
 #[derive(Deserialize)]
@@ -265,9 +272,27 @@ impl Link {
         stream: &str,
         subject: &str,
     ) -> Result<Option<StoredMessage>, ConnectorError> {
+        self.message(stream, subject, &json!({ "last_by_subj": subject })).await
+    }
+
+    /// The first message of a subject in a stream from a sequence on, if there is one.
+    pub async fn message_from(
+        &self,
+        stream: &str,
+        subject: &str,
+        sequence: u64,
+    ) -> Result<Option<StoredMessage>, ConnectorError> {
+        self.message(stream, subject, &json!({ "next_by_subj": subject, "seq": sequence })).await
+    }
+
+    async fn message(
+        &self,
+        stream: &str,
+        subject: &str,
+        body: &Value,
+    ) -> Result<Option<StoredMessage>, ConnectorError> {
         let what = format!("cannot read {subject} of stream {stream}");
-        let body = json!({ "last_by_subj": subject });
-        match self.ask::<Got>(&what, &format!("STREAM.MSG.GET.{stream}"), &body).await? {
+        match self.ask::<Got>(&what, &format!("STREAM.MSG.GET.{stream}"), body).await? {
             Ok(got) => Ok(Some(got.message)),
             Err(e) if matches!(e.err_code, NO_MESSAGE | STREAM_NOT_FOUND) => Ok(None),
             Err(e) => Err(self.refused(&what, &e)),

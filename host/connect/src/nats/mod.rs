@@ -9,7 +9,9 @@
 //! | `pump` | the task that reads ahead of the host, and the reader of what it read |
 //! | `log` | a stream read by sequence, without acknowledgements |
 //! | `queue` | a durable consumer that several processes share: what is held, acknowledged, delivered again |
+//! | `ledger` | what the processes of a pipeline agree on, in a stream |
 //! | `owner` | the record that says which process reads a log |
+//! | `own_stream` | the two streams above: made |
 //! | `encoder` | messages as a stream takes them |
 //! | `look` | a subject read to its end, for who looks through dead letters |
 //! | `publisher`, `scan` | what is on its way to a stream; which of it is there |
@@ -17,9 +19,11 @@
 mod access;
 mod api;
 mod encoder;
+mod ledger;
 mod link;
 mod log;
 mod look;
+mod own_stream;
 mod owner;
 mod publisher;
 mod pull;

@@ -10,12 +10,12 @@ use serde_json::json;
 
 use super::api::Done;
 use super::link::Link;
+use super::own_stream::OwnStream;
 use crate::ConnectorError;
 
 /// The stream of the records.
-const STREAM: &str = "WASMILL";
-/// What it takes.
-const SUBJECTS: &str = "wasmill.owner.>";
+const STREAM: OwnStream =
+    OwnStream { name: "WASMILL", subjects: "wasmill.owner.>", about: "who reads a stream", per_subject: 1 };
 /// How often the record is written again; in between it is read.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
 /// How often it is tried to be the last one of several that begin at the same time.
@@ -56,7 +56,7 @@ impl Owner {
         consumer: &str,
         replicas: u64,
     ) -> Result<Self, ConnectorError> {
-        make_stream(link, replicas).await?;
+        STREAM.make(link, replicas).await?;
         let inbox = link.client.new_inbox();
         let record = Record {
             token: inbox.rsplit('.').next().unwrap_or_default().to_owned(),
@@ -137,11 +137,8 @@ impl Owner {
 
     /// The last record, if it can be read, with its sequence.
     async fn found(&self) -> Result<Option<(u64, Option<Record>)>, ConnectorError> {
-        let found = self.link.last_message(STREAM, &self.subject).await?;
-        Ok(found.map(|message| {
-            let bytes = openssl::base64::decode_block(&message.data).unwrap_or_default();
-            (message.seq, serde_json::from_slice(&bytes).ok())
-        }))
+        let found = self.link.last_message(STREAM.name, &self.subject).await?;
+        Ok(found.map(|message| (message.seq, serde_json::from_slice(&message.bytes()).ok())))
     }
 
     /// Writes the record behind the last one that is known.
@@ -170,47 +167,11 @@ fn subject(stream: &str, consumer: &str) -> String {
 
 /// Forgets who reads a log.
 pub(super) async fn forget(link: &Link, stream: &str, consumer: &str) -> Result<(), ConnectorError> {
-    if link.find_stream(STREAM).await?.is_none() {
+    if link.find_stream(STREAM.name).await?.is_none() {
         return Ok(());
     }
     let what = format!("cannot forget who reads stream {stream} for consumer {consumer}");
     let body = json!({ "filter": subject(stream, consumer) });
-    let purged = link.ask::<Done>(&what, &format!("STREAM.PURGE.{STREAM}"), &body).await?;
+    let purged = link.ask::<Done>(&what, &format!("STREAM.PURGE.{}", STREAM.name), &body).await?;
     purged.map(drop).map_err(|e| link.refused(&what, &e))
-}
-
-async fn make_stream(link: &Link, replicas: u64) -> Result<(), ConnectorError> {
-    const USE: &str = "wasmill keeps there who reads a stream";
-    if let Some(found) = link.find_stream(STREAM).await? {
-        let takes = found.config.subjects.iter().any(|s| s == SUBJECTS || s == "wasmill.>" || s == ">");
-        return if takes {
-            Ok(())
-        } else {
-            Err(ConnectorError::Fatal(format!(
-                "stream {STREAM} at {} does not take {SUBJECTS}, but {}: {USE}; rename yours, or add that to its subjects",
-                link.address,
-                found.config.subjects.join(", ")
-            )))
-        };
-    }
-    let what = format!("cannot make stream {STREAM} with the subjects {SUBJECTS} ({USE})");
-    let config = json!({
-        "name": STREAM,
-        "description": "Which process reads a stream for a wasmill pipeline",
-        "subjects": [SUBJECTS],
-        "retention": "limits",
-        "storage": "file",
-        "discard": "old",
-        "max_msgs": -1,
-        "max_bytes": -1,
-        "max_msgs_per_subject": 1,
-        "num_replicas": replicas.max(1),
-        "allow_direct": true,
-    });
-    match link.ask::<Done>(&what, &format!("STREAM.CREATE.{STREAM}"), &config).await? {
-        Ok(_) => Ok(()),
-        // Another process made it just now.
-        Err(_) if link.find_stream(STREAM).await?.is_some() => Ok(()),
-        Err(e) => Err(link.refused(&what, &e)),
-    }
 }

@@ -14,6 +14,7 @@ use wasmill_engine::output::Sequences;
 
 use super::access::with_access;
 use super::api::{ConsumerInfo, StreamInfo};
+use super::ledger::NatsLedger;
 use super::link::{Lasts, Link};
 use super::log::{Known, LogFeed, check_inside, prefix};
 use super::owner::{Owner, forget};
@@ -22,7 +23,7 @@ use super::queue::{Queue, QueueFeed};
 use crate::queue::{Member, Start};
 use crate::table::SourceConnector;
 use crate::units::HumanDuration;
-use crate::{ConnectorError, Membership, Partition, Positions, Reader, Source, SourceTraits};
+use crate::{ConnectorError, Ledger, Membership, Partition, Positions, Reader, Source, SourceTraits};
 
 /// The only partition of a log.
 const LOG: u32 = 0;
@@ -135,6 +136,10 @@ impl SourceConnector for NatsSourceSpec {
 
     fn source(&self) -> Result<Box<dyn Source>, ConnectorError> {
         Ok(Box::new(NatsSource::new(self.clone())?))
+    }
+
+    fn ledger(&self, pipeline: &str) -> Result<Option<Box<dyn Ledger>>, ConnectorError> {
+        Ok(Some(Box::new(NatsLedger::new(self.clone(), pipeline))))
     }
 
     fn reset(&self) -> Result<(), ConnectorError> {

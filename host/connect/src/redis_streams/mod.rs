@@ -7,6 +7,8 @@
 //! wasmill:{STREAM}:read:GROUP       log mode: offset, entries: how many were added before that offset
 //! wasmill:{STREAM}:trimmed:GROUP    queue mode: what was trimmed undelivered and is told already
 //! wasmill:{STREAM}:writer:WHO       the process that writes for a sink
+//! wasmill:{STREAM}:agreed:PIPELINE  a stream: what the processes of a pipeline agree on (ledger.rs)
+//! wasmill:{STREAM}:agreed:PIPELINE:FILE   a file that goes with it
 //! wasmill:{STREAM}:settled          the start of the server behind which its file was rewritten (redis_durable.rs)
 //! ```
 
@@ -17,6 +19,7 @@ mod entry;
 mod feed;
 mod group;
 mod info;
+mod ledger;
 mod log;
 mod look;
 mod queue;

@@ -7,13 +7,14 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::ledger::RedisLedger;
 use super::sink::{LIKE, RedisSink};
 use super::source::RedisSource;
 use crate::queue::Start;
 use crate::redis_link::{Advice, Link, RedisAddress, SharedLink, check_url, told};
 use crate::table::{SinkConnector, SourceConnector};
 use crate::units::HumanDuration;
-use crate::{ConnectorError, Sink, SinkTraits, Source, SourceTraits};
+use crate::{ConnectorError, Ledger, Sink, SinkTraits, Source, SourceTraits};
 
 const ADVICE: Advice = Advice {
     no_permission: "the user must be allowed the commands of streams (+@stream), EVALSHA, SCRIPT LOAD, TIME, TYPE, GET, SET, DEL, HGET, HMGET and HSET, on the stream and on `wasmill:*`",
@@ -255,6 +256,10 @@ impl SourceConnector for RedisSourceSpec {
 
     fn source(&self) -> Result<Box<dyn Source>, ConnectorError> {
         Ok(Box::new(RedisSource::new(self.clone())?))
+    }
+
+    fn ledger(&self, pipeline: &str) -> Result<Option<Box<dyn Ledger>>, ConnectorError> {
+        Ok(Some(Box::new(RedisLedger::new(self, pipeline)?)))
     }
 
     fn reset(&self) -> Result<(), ConnectorError> {

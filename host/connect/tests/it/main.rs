@@ -5,6 +5,7 @@ mod files;
 mod http;
 mod kafka;
 mod kafka_security;
+mod ledgers;
 mod local_log;
 mod nats;
 mod postgres;

@@ -561,7 +561,7 @@ fn not_replayable(pipeline: &Pipeline, sources: &[SourceTraits]) -> Vec<String> 
         let forgotten = match (pipeline.sharing(), pipeline.kept()) {
             (Sharing::Alone, Kept::Memory) => Some("and without a data_dir nothing remembers which did what"),
             (Sharing::Alone, _) => None,
-            _ => Some("in each of its processes for itself, and no commit tells which did what"),
+            _ => Some("in each of its processes at a time of its own, and no commit tells which did what"),
         };
         reasons.extend(forgotten.map(|forgotten| {
             format!("new versions of its plugins take over while it runs, {forgotten}; with `swap: restart` one does all of a run")

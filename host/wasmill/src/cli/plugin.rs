@@ -74,6 +74,11 @@ fn pages(pipeline: &Pipeline) -> Option<RunningPages> {
     })
 }
 
+/// The shelves of a pipeline's parts.
+fn shelves(pipeline: &Pipeline) -> impl Iterator<Item = Shelf> + use<> {
+    pipeline.clone().parts().into_iter().map(|part| Shelf::of(&part))
+}
+
 /// Shows which plugins a pipeline has.
 ///
 /// # Errors
@@ -83,9 +88,11 @@ pub fn list(args: &args::PluginShown) -> Result<(), Stop> {
     let page = pages(&pipeline).and_then(|pages| pages.get("", &[]).ok());
     let page = page.and_then(|page| serde_json::from_slice::<Page>(&page).ok());
     let running = page.is_some();
-    let shelf = Shelf::of(&pipeline);
-    let Page { plugins, mut waiting } =
-        page.unwrap_or_else(|| Page { plugins: shelf.noted().unwrap_or_default(), ..Page::default() });
+    let Page { plugins, mut waiting } = page.unwrap_or_else(|| {
+        let mut plugins = Plugins::default();
+        shelves(&pipeline).filter_map(|shelf| shelf.noted()).for_each(|part| plugins.extend(part));
+        Page { plugins, ..Page::default() }
+    });
     let sandbox = sandbox::open(Some(&pipeline.limits), 0)?;
     let mut stages = Vec::new();
     for (kind, stage) in pipeline.stages.iter().filter_map(|s: &Stage| Some((s.kind(), s.plugin()?))) {
@@ -173,7 +180,8 @@ fn table(listed: &Listed) -> String {
 /// When the spec is wrong.
 pub fn history(args: &args::PluginShown) -> Result<(), Stop> {
     let pipeline = load::pipeline(args.pipeline.as_deref(), &args.shown.overrides)?;
-    let mut entries = Shelf::of(&pipeline).history();
+    let mut entries: Vec<Entry> = shelves(&pipeline).flat_map(|shelf| shelf.history()).collect();
+    entries.sort_by_key(|entry| entry.at_ms);
     entries.reverse();
     if args.shown.json {
         return print_json(&entries);

@@ -52,6 +52,12 @@ impl Shelf {
         Self { directory, pipeline: pipeline.name.clone() }
     }
 
+    /// A pipeline's shelf in a folder.
+    #[cfg(test)]
+    pub fn at(directory: &Path, pipeline: &str) -> Self {
+        Self { directory: Some(directory.to_owned()), pipeline: pipeline.to_owned() }
+    }
+
     /// Where a plugin's copy is, or belongs; none where there is no shelf.
     #[must_use]
     pub fn place(&self, plugin: &StagePlugin) -> Option<PathBuf> {
@@ -183,8 +189,7 @@ mod tests {
     #[test]
     fn a_copy_is_kept_while_a_note_names_it_and_some_of_the_others() {
         let place = tempfile::tempdir().expect("a folder");
-        let shelf =
-            |name: &str| Shelf { directory: Some(place.path().to_owned()), pipeline: name.to_owned() };
+        let shelf = |name: &str| Shelf::at(place.path(), name);
         let (one, other) = (shelf("one"), shelf("other"));
         for digest in ["a", "b", "c"] {
             one.keep(&plugin(digest), digest.as_bytes()).expect("kept");

@@ -4,6 +4,7 @@ mod codecs;
 mod editions;
 mod exchange;
 mod joint;
+mod merger;
 mod reset;
 mod sinks;
 mod stores;
@@ -34,11 +35,12 @@ use super::follower;
 use super::guarded::{Guards, RunGuard};
 use super::members::SharedSource;
 use super::patient_store::PatientStore;
-use super::retry::{Ends, insist, off_the_network};
+use super::retry::{Ends, answered, insist, off_the_network};
+use super::swapper::{LIST, Listed, denied};
 use super::swapping::Edition;
 use super::transaction::{TRANSACTION, Transacted};
 use crate::cli::{Exit, RunFailure, sandbox as admission};
-use crate::plugins::Shelf;
+use crate::plugins::{Agreed, Shelf};
 use crate::spec::{Delivery, Kept, Part, Pipeline, Sharing};
 use codecs::{aheads, decoders, envelope_decoders, readings};
 use editions::{Begun, Loading};
@@ -48,6 +50,7 @@ use sinks::{begin, begin_with_others, open_sinks, recover_sinks};
 use stores::{open_early, open_parts, open_store};
 use topology::topology;
 
+pub(super) use merger::Merger;
 pub(super) use reset::reset;
 
 /// What `/ready` calls an exchange.
@@ -101,6 +104,9 @@ pub(super) struct Assembled {
     pub shelf: Shelf,
     /// Which plugins the run begins with.
     pub plugins: Plugins,
+    /// What the pipeline's processes agree on of them.
+    pub list: Listed,
+    pub merger: Arc<Merger>,
     pub editions: BTreeMap<u64, Arc<Edition>>,
     pub topology: Arc<Topology>,
     pub routes: Arc<Routes>,
@@ -145,7 +151,9 @@ pub(super) async fn assemble(
     let shelf = Shelf::of(pipeline);
     let decoders = decoders(&readings);
     let loading = Loading { pipeline, sandbox: &sandbox, guards: &guards, shelf: &shelf, decoders };
+    let list = listed(pipeline, ends).await?;
     let topology = loading.newest()?;
+    let merger = Arc::new(Merger::of(&topology));
     let opened = match kept.store {
         Some(_) => None,
         None => open_early(pipeline).await,
@@ -210,7 +218,7 @@ pub(super) async fn assemble(
             (partitioned as Arc<dyn StateStore>, None)
         }
         (None, None) if let Some(joint) = &joint => joint.store(),
-        (_, changelog) => open_store(pipeline, &topology, changelog.as_ref(), ends, kept, opened).await?,
+        (_, changelog) => open_store(pipeline, &merger, changelog.as_ref(), ends, kept, opened).await?,
     };
     let stored = || {
         let store = Arc::clone(&store);
@@ -223,15 +231,21 @@ pub(super) async fn assemble(
     if owned.is_some() {
         begin_new_parts(checkpoint.as_mut(), &listed);
     }
-    // Where processes share the pipeline each has its own: what is in doubt is nobody's yet, or done again.
+    // Where processes share the pipeline they have a list: what is in doubt is nobody's yet, or done again.
     let is_alone = pipeline.remembers_plugins();
     if let Some(checkpoint) = checkpoint.as_mut().filter(|_| !is_alone) {
         checkpoint.plugins = Plugins::default();
     }
     let committed = checkpoint.as_mut().filter(|_| is_alone);
     let broke_off = committed.as_ref().is_some_and(|c| !c.plugins.settled || foretold.is_some());
+    let mut list = list;
+    let decided = match &mut list {
+        Listed::By(agreed) => loading.decided(agreed, ends).await?,
+        Listed::Alone | Listed::Denied(_) => None,
+    };
     let Begun { topology, plugins, editions, is_new } =
-        loading.go_on(topology, committed, foretold.is_some())?;
+        loading.go_on(topology, committed, foretold.is_some(), decided)?;
+    merger.replace(&topology);
     let exact = pipeline.delivery == Delivery::ExactlyOnce;
     let writer = Writer {
         pipeline: pipeline.name.clone(),
@@ -352,6 +366,8 @@ pub(super) async fn assemble(
         guards,
         shelf,
         plugins,
+        list,
+        merger,
         editions,
         topology,
         routes,
@@ -370,6 +386,16 @@ pub(super) async fn assemble(
         lanes,
         resumed,
     })
+}
+
+/// What the pipeline's processes have decided about its plugins; waits for a list that is away.
+async fn listed(pipeline: &Pipeline, ends: &Ends) -> anyhow::Result<Listed> {
+    let Some(mut agreed) = Agreed::of(pipeline).map_err(outside)? else { return Ok(Listed::Alone) };
+    match answered!(ends, LIST, agreed.catch_up()) {
+        Ok(_) => Ok(Listed::By(agreed)),
+        // The messages may be had all the same.
+        Err(error) => Ok(denied(&pipeline.name, &error)),
+    }
 }
 
 /// What stands before the first commit: each partition is where it begins.

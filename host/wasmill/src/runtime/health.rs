@@ -10,9 +10,11 @@ pub(super) struct Health {
 }
 
 impl Health {
-    /// Something is away, for this reason.
-    pub fn ill(&self, what: &str, why: &str) {
-        self.ill.lock().unwrap_or_else(PoisonError::into_inner).insert(what.to_owned(), why.to_owned());
+    /// Something is away, for this reason. Answers whether that is new.
+    pub fn ill(&self, what: &str, why: &str) -> bool {
+        let before =
+            self.ill.lock().unwrap_or_else(PoisonError::into_inner).insert(what.to_owned(), why.to_owned());
+        before.as_deref() != Some(why)
     }
 
     /// It is back.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
-use tokio::sync::{Mutex, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use wasmill_connect::kafka::Shared;
 use wasmill_connect::{Change, ConnectorError, Membership, Partition, Reader, Source};
@@ -35,6 +35,8 @@ pub(super) struct MemberTask {
     /// How many bytes of one partition may be on their way.
     pub credit_bytes: usize,
     pub reading: Reading,
+    /// Asks for the pipeline to have all plugins that were decided on so far.
+    pub reads_on: mpsc::Sender<oneshot::Sender<()>>,
     pub stop: watch::Receiver<bool>,
 }
 
@@ -131,6 +133,12 @@ impl MemberTask {
         partitions: Vec<Partition>,
         readers: &mut BTreeMap<u32, Running>,
     ) -> Result<(), Halt> {
+        // Who had them may have gone on with other plugins: nothing is done by earlier ones behind those.
+        let (caught_up, is_caught_up) = oneshot::channel();
+        if self.reads_on.send(caught_up).await.is_ok() {
+            // It is dropped where the run ends.
+            let _ = is_caught_up.await;
+        }
         let ids: Vec<PartitionId> = self.ids(&partitions.iter().map(|p| p.number).collect::<Vec<_>>());
         let mut positions = match &self.claims {
             Some(claims) => claims.claim(&ids, &self.reading.ends).await?,

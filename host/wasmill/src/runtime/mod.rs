@@ -248,6 +248,7 @@ async fn run_once(
     let credits =
         start_readers(&assembled.sources, &assembled.inputs, &reading, credit_bytes, &read_until).await?;
     let members = assembled.groups.len();
+    let (reads_on, reading_on) = mpsc::channel(1);
     let mut member_tasks = JoinSet::new();
     for Group { source, name, membership } in assembled.groups {
         let task = MemberTask {
@@ -258,6 +259,7 @@ async fn run_once(
             claims: assembled.claims.clone(),
             credit_bytes,
             reading: reading.clone(),
+            reads_on: reads_on.clone(),
             stop: read_until.clone(),
         };
         member_tasks.spawn(task.run());
@@ -266,7 +268,7 @@ async fn run_once(
         let (events, ends) = (events.clone(), ends.clone());
         member_tasks.spawn(members::follow_exchange(member, events, ends));
     }
-    drop(reading);
+    drop((reading, reads_on));
     let lanes = start_workers(pipeline, &assembled.routes, assembled.lanes, &jobs, &events)?;
     let settles =
         pipeline.remembers_plugins() && assembled.store.is_durable() && !assembled.plugins.now.is_empty();
@@ -278,12 +280,16 @@ async fn run_once(
         shelf: assembled.shelf,
         catalog: Arc::clone(&pages.catalog),
         observed: Arc::clone(&ends.observed),
+        ends: ends.clone(),
         running: Arc::clone(&assembled.topology),
         plugins: assembled.plugins.clone(),
+        list: assembled.list,
+        lagging: None,
+        merger: assembled.merger,
     };
-    let asked = pages.catalog.begins(&name, &assembled.plugins);
+    let asked = pages.catalog.begins(pipeline, &assembled.plugins);
     let shelf = swapper.shelf.clone();
-    let swapping = tokio::spawn(swapper.run(asked, read_until.clone()));
+    let swapping = tokio::spawn(swapper.run(asked, reading_on, read_until.clone()));
     let exact = assembled.claims.is_some() || assembled.transacted.is_some();
     let committer = Committer {
         lost: vec![0; assembled.sources.len()],

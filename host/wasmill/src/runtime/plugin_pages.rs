@@ -16,6 +16,7 @@ use wasmill_engine::edition::{Plugins, StagePlugin};
 
 use super::http::Pages;
 use super::swapper::{Asked, Order};
+use crate::spec::Pipeline;
 
 /// The header without which no swap is asked for: a page of another site can't set it.
 const ASKED_BY: &str = "x-wasmill";
@@ -37,22 +38,25 @@ struct Listed {
     orders: Option<mpsc::Sender<Asked>>,
 }
 
-/// The plugins of the pipelines that run, by their names.
+/// The plugins of the pipelines that run, by their names as their specs have them, and by their parts.
 #[derive(Debug, Default)]
-pub(super) struct Catalog(Mutex<BTreeMap<String, Listed>>);
+pub(super) struct Catalog(Mutex<BTreeMap<String, BTreeMap<String, Listed>>>);
 
 impl Catalog {
-    fn with<T>(&self, pipeline: &str, change: impl FnOnce(&mut Listed) -> T) -> T {
+    fn with<T>(&self, pipeline: &Pipeline, change: impl FnOnce(&mut Listed) -> T) -> T {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        change(all.entry(pipeline.to_owned()).or_default())
+        let parts = all.entry(pipeline.whole_name().to_owned()).or_default();
+        change(parts.entry(pipeline.name.clone()).or_default())
     }
 
-    fn get(&self, pipeline: &str) -> Option<Listed> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(pipeline).cloned()
+    /// What is listed of each part of a pipeline; none where it doesn't run here.
+    fn parts(&self, pipeline: &str) -> Vec<Listed> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(pipeline).into_iter().flat_map(|parts| parts.values().cloned()).collect()
     }
 
     /// A run of a pipeline begins; orders go there.
-    pub fn begins(&self, pipeline: &str, plugins: &Plugins) -> mpsc::Receiver<Asked> {
+    pub fn begins(&self, pipeline: &Pipeline, plugins: &Plugins) -> mpsc::Receiver<Asked> {
         let (orders, asked) = mpsc::channel(1);
         self.with(pipeline, |listed| {
             listed.plugins = plugins.clone();
@@ -62,7 +66,7 @@ impl Catalog {
     }
 
     /// Other plugins run.
-    pub fn runs(&self, pipeline: &str, plugins: &Plugins) {
+    pub fn runs(&self, pipeline: &Pipeline, plugins: &Plugins) {
         self.with(pipeline, |listed| {
             let is_there = |w: &Waiting| plugins.now.contains(&w.of);
             listed.waiting.retain(|_, waiting| !is_there(waiting));
@@ -71,8 +75,15 @@ impl Catalog {
     }
 
     /// A version doesn't run.
-    pub fn waits(&self, pipeline: &str, waiting: Waiting) {
+    pub fn waits(&self, pipeline: &Pipeline, waiting: Waiting) {
         self.with(pipeline, |listed| listed.waiting.insert(waiting.of.stage.clone(), waiting));
+    }
+}
+
+impl Listed {
+    /// Whether one of its stages, or its stages' plugins, is called so.
+    fn has(&self, name: &str) -> bool {
+        self.plugins.now.iter().any(|p| p.stage == name || p.plugin == name)
     }
 }
 
@@ -83,11 +94,19 @@ fn not_here(pipeline: &str) -> Response {
 
 /// Shows a pipeline's plugins.
 pub(super) async fn list(State(pages): State<Arc<Pages>>, Path(pipeline): Path<String>) -> Response {
-    match pages.catalog.get(&pipeline) {
-        Some(listed) => match serde_json::to_vec(&listed) {
-            Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
-            Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
-        },
+    let mut all: Option<Listed> = None;
+    for part in pages.catalog.parts(&pipeline) {
+        match &mut all {
+            None => all = Some(part),
+            Some(all) => {
+                all.plugins.extend(part.plugins);
+                all.waiting.extend(part.waiting);
+            }
+        }
+    }
+    match all.map(|listed| serde_json::to_vec(&listed)) {
+        Some(Ok(json)) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+        Some(Err(e)) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
         None => not_here(&pipeline),
     }
 }
@@ -125,17 +144,35 @@ pub(super) async fn order(
             );
         }
     };
-    let Some(orders) = pages.catalog.get(&pipeline).and_then(|listed| listed.orders) else {
-        return not_here(&pipeline);
-    };
-    let (answer, answered) = oneshot::channel();
-    let ended = || refuse(StatusCode::SERVICE_UNAVAILABLE, "the pipeline is about to end");
-    if orders.send(Asked { order, answer }).await.is_err() {
-        return ended();
+    let mut parts = pages.catalog.parts(&pipeline);
+    // Where two parts have stages of one plugin, each has its own.
+    if let Order::Promote(which) | Order::Rollback(Some(which)) = &order {
+        let name = which.split('@').next().unwrap_or_default();
+        if parts.iter().any(|part| part.has(name)) {
+            parts.retain(|part| part.has(name));
+        } else {
+            parts.truncate(1);
+        }
     }
-    match answered.await {
-        Ok(Ok(done)) => refuse(StatusCode::OK, &done),
-        Ok(Err(why)) => refuse(StatusCode::CONFLICT, &why),
-        Err(_) => ended(),
+    let mut done: Vec<String> = Vec::new();
+    let mut refused = None;
+    for part in &parts {
+        let ended = || refuse(StatusCode::SERVICE_UNAVAILABLE, "the pipeline is about to end");
+        let Some(orders) = &part.orders else { continue };
+        let (answer, answered) = oneshot::channel();
+        if orders.send(Asked { order: order.clone(), answer }).await.is_err() {
+            return ended();
+        }
+        match answered.await {
+            Ok(Ok(text)) => done.push(text),
+            Ok(Err(why)) => refused = Some(why),
+            Err(_) => return ended(),
+        }
+    }
+    match (done.is_empty(), refused) {
+        (true, None) => not_here(&pipeline),
+        (true, Some(why)) => refuse(StatusCode::CONFLICT, &why),
+        // Of all plugins: a part that had nothing to go back to is no failure.
+        (false, None | Some(_)) => refuse(StatusCode::OK, &done.join("\n")),
     }
 }

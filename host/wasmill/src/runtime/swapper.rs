@@ -3,6 +3,9 @@
 //! A file that has changed is looked at once it is whole: the same at two looks. What is admitted, fits its stage and
 //! what is stored is proposed to the coordinator; what isn't stays out, and the version before goes on. Its copy is
 //! kept before that, for a restart runs what is committed, not what the folder holds by then.
+//!
+//! Where processes share the pipeline, they have one list of what takes over: what this one would propose is decided
+//! there first, and what others decide there takes over here, each at a barrier of its own.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,6 +15,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::block_in_place;
+use wasmill_connect::ConnectorError;
 use wasmill_engine::edition::{Plugins, StagePlugin};
 use wasmill_engine::guest::PluginRef;
 use wasmill_engine::state::Epoch;
@@ -19,20 +23,34 @@ use wasmill_engine::swap::{Swap, fits};
 use wasmill_engine::topology::Topology;
 use wasmill_plugin::{Sandbox, SandboxOptions};
 
+use super::assemble::Merger;
 use super::coordinate::Event;
 use super::guarded::Guards;
 use super::observe::Observed;
 use super::plugin_pages::{Catalog, Waiting};
+use super::retry::{Backoff, Ends};
 use super::swapping::{NOT_YET, Proposal};
 use crate::cli::check::load_fitting;
-use crate::plugins::{Change, Entry, Outcome, Shelf, candidates, file_of, with_files};
-use crate::spec::{Pipeline, PluginStage, Sharing, Stage, SwapBy};
+use crate::plugins::{Agreed, Change, Decision, Entry, Outcome, Shelf, candidates, file_of, with_files};
+use crate::spec::{Pipeline, PluginStage, Stage, SwapBy};
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// After how long one is looked at again that can't take over yet.
 const AGAIN_AFTER: Duration = Duration::from_secs(3);
+
+/// How often it is looked what the pipeline's other processes have decided.
+const FOLLOW_EVERY: Duration = Duration::from_secs(1);
+
+/// After how long what others have decided is tried again that can't be had here.
+const LAGS_FOR: Duration = Duration::from_secs(10);
+
+/// What `/ready` calls the list of what the pipeline's processes run.
+pub(super) const LIST: &str = "the list of the pipeline's plugins";
+
+/// Why a version doesn't take over that another process decided otherwise about.
+const QUICKER: &str = "another process of the pipeline has just decided for other plugins, which take over here too; ask again if it is wanted all the same";
 
 /// How many digests a stage may have that are not taken unasked.
 const REFUSED_MAX: usize = 8;
@@ -53,11 +71,28 @@ pub(super) enum Order {
 }
 
 /// Which of a stage's files has been seen.
-#[derive(Default)]
 struct Seen {
     last: Option<Change>,
     handled: Option<Change>,
     not_before: Option<Instant>,
+    /// Whether it was there when the run began, and nothing was made of it yet.
+    is_standing: bool,
+}
+
+impl Seen {
+    fn at_the_start() -> Self {
+        Self { last: None, handled: None, not_before: None, is_standing: true }
+    }
+}
+
+/// One list for all processes that share a pipeline, as far as there is one.
+pub(super) enum Listed {
+    /// There is none: one process has the pipeline, or new versions take over at a start alone.
+    Alone,
+    /// What they agree on.
+    By(Agreed),
+    /// There should be one, and this process may not use it: why.
+    Denied(String),
 }
 
 /// The task of one run.
@@ -69,14 +104,26 @@ pub(super) struct Swapper {
     pub shelf: Shelf,
     pub catalog: Arc<Catalog>,
     pub observed: Arc<Observed>,
+    pub ends: Ends,
     pub running: Arc<Topology>,
     pub plugins: Plugins,
+    pub list: Listed,
+    /// The decision that can't be followed here, and when it is tried again.
+    pub lagging: Option<(String, Instant)>,
+    /// What merges into totals that processes share, which is the aggregates' own.
+    pub merger: Arc<Merger>,
 }
 
 /// A version that is to take over in a stage.
 struct Candidate {
     stage: Stage,
     file: PathBuf,
+}
+
+/// The pipeline with plugins that may take over.
+struct Ready {
+    topology: Arc<Topology>,
+    swap: Swap,
 }
 
 /// One that was loaded.
@@ -88,13 +135,40 @@ struct Loaded {
 
 impl Swapper {
     /// Looks, and does what is asked, until the run ends.
-    pub async fn run(mut self, mut asked: mpsc::Receiver<Asked>, mut stop: watch::Receiver<bool>) {
+    ///
+    /// Who sends through `reads_on` is about to read what another process has read before, and is answered once this one
+    /// has all that was decided by then.
+    pub async fn run(
+        mut self,
+        mut asked: mpsc::Receiver<Asked>,
+        mut reads_on: mpsc::Receiver<oneshot::Sender<()>>,
+        mut stop: watch::Receiver<bool>,
+    ) {
         let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
         let mut looks = tokio::time::interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut follows = tokio::time::interval(FOLLOW_EVERY);
+        follows.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut backoff = Backoff::new();
+        let mut not_before = Instant::now();
         loop {
             tokio::select! {
                 () = async { drop(stop.wait_for(|stop| *stop).await) } => return,
+                Some(caught_up) = reads_on.recv() => {
+                    // Where the list is away, so is what is read.
+                    if let Err(away) = self.follow().await {
+                        not_before = self.away(&mut backoff, away);
+                    }
+                    let _ = caught_up.send(());
+                }
+                _ = follows.tick(), if matches!(self.list, Listed::By(_)) => {
+                    if Instant::now() >= not_before {
+                        match self.follow().await {
+                            Ok(()) => self.ends.well(LIST, &mut backoff),
+                            Err(away) => not_before = self.away(&mut backoff, away),
+                        }
+                    }
+                }
                 _ = looks.tick() => {
                     if self.pipeline.swap != SwapBy::Restart {
                         self.look(&mut seen).await;
@@ -113,7 +187,98 @@ impl Swapper {
         }
     }
 
-    fn stages(&self) -> impl Iterator<Item = (Stage, PluginStage)> {
+    /// Tells that the list is away, or may not be used at all; answers when to ask again.
+    fn away(&mut self, backoff: &mut Backoff, error: ConnectorError) -> Instant {
+        match error {
+            ConnectorError::Disconnected { what, cause } => {
+                Instant::now() + self.ends.away(LIST, backoff, &what, &cause)
+            }
+            error => {
+                self.list = denied(&self.pipeline.name, &error);
+                Instant::now()
+            }
+        }
+    }
+
+    /// Has what the pipeline's processes have decided take over here.
+    async fn follow(&mut self) -> Result<(), ConnectorError> {
+        let Listed::By(agreed) = &mut self.list else { return Ok(()) };
+        agreed.catch_up().await?;
+        let Some(decision) = agreed.last().cloned() else { return Ok(()) };
+        if self.lagging.as_ref().is_some_and(|(of, until)| *of == decision.token && Instant::now() < *until) {
+            return Ok(());
+        }
+        let mut new = Vec::new();
+        for (stage, plugin) in self.stages() {
+            let (Some(now), Some(wanted)) = (self.stage_plugin(&stage), decision.plugins.of(&plugin.name))
+            else {
+                continue;
+            };
+            // A pin is the operator's word, and a spec with another plugin there is another spec.
+            if wanted.digest == now.digest || wanted.plugin != plugin.plugin || plugin.pin.is_some() {
+                continue;
+            }
+            let here = block_in_place(|| file_of(&self.pipeline, &plugin, &self.shelf, wanted));
+            let Listed::By(agreed) = &mut self.list else { return Ok(()) };
+            let file = match here {
+                Some(file) => Some(file),
+                None => agreed.fetch(wanted, &self.shelf).await?,
+            };
+            let loaded = match file {
+                None => Err(gone(&self.pipeline, &self.shelf, wanted)),
+                Some(file) => self.load_asked(Candidate { stage, file }).await,
+            };
+            match loaded {
+                Ok(loaded) => new.push(loaded),
+                Err(why) => {
+                    self.lags(wanted, &decision, &why);
+                    return Ok(());
+                }
+            }
+        }
+        let new: Vec<&Loaded> = new.iter().collect();
+        let taken = match (!new.is_empty()).then(|| self.prepare(&new)).transpose() {
+            // Also where what it lagged behind was rolled back.
+            Ok(None) => Ok(()),
+            Ok(Some(ready)) => {
+                let plugins = Plugins { now: ready.topology.plugins(), ..decision.plugins.clone() };
+                self.apply(&new, ready, plugins, decision.rolls_back).await.map(drop)
+            }
+            Err(why) => Err(why),
+        };
+        match taken {
+            Ok(()) => {
+                self.lagging = None;
+                self.ends.health.well(&self.plugins_of_it());
+            }
+            Err(why) => self.lags(&new[0].of, &decision, &why),
+        }
+        Ok(())
+    }
+
+    /// What `/ready` calls what this process has.
+    fn plugins_of_it(&self) -> String {
+        format!("the plugins of {}", self.pipeline.name)
+    }
+
+    /// The pipeline's other processes have a version that this one can't have. It goes on with the one that it has, and
+    /// says that it should not.
+    fn lags(&mut self, wanted: &StagePlugin, decision: &Decision, why: &str) {
+        self.lagging = Some((decision.token.clone(), Instant::now() + LAGS_FOR));
+        let text = format!(
+            "the stage `{}` should have {} (sha256:{}), as {} decided for all processes of the pipeline, and goes on with the version before: {why}",
+            wanted.stage,
+            wanted.shown(),
+            wanted.digest,
+            decision.by
+        );
+        if self.ends.health.ill(&self.plugins_of_it(), &text) {
+            tracing::error!(pipeline = %self.pipeline.name, "{text}");
+            self.stays_out(wanted, why);
+        }
+    }
+
+    fn stages(&self) -> impl Iterator<Item = (Stage, PluginStage)> + use<> {
         let stages = self.pipeline.stages.iter();
         let running = self.running.plugins();
         let is_here = move |plugin: &PluginStage| running.iter().any(|p| p.stage == plugin.name);
@@ -127,8 +292,9 @@ impl Swapper {
     /// Looks whether files have changed, and has those take over that have.
     async fn look(&mut self, seen: &mut BTreeMap<String, Seen>) {
         let mut changed = Vec::new();
+        let mut standing = Vec::new();
         for (stage, plugin) in self.stages().filter(|(_, plugin)| plugin.pin.is_none()) {
-            let seen = seen.entry(plugin.name.clone()).or_default();
+            let seen = seen.entry(plugin.name.clone()).or_insert_with(Seen::at_the_start);
             if seen.not_before.is_some_and(|at| Instant::now() < at) {
                 continue;
             }
@@ -136,6 +302,9 @@ impl Swapper {
             let is_whole = now == seen.last;
             seen.last.clone_from(&now);
             if now.is_some() && is_whole && now != seen.handled {
+                if std::mem::take(&mut seen.is_standing) {
+                    standing.push(plugin.name.clone());
+                }
                 seen.handled = now;
                 changed.push(Candidate { file: plugin.file, stage });
             }
@@ -146,10 +315,16 @@ impl Swapper {
         let mut loaded = Vec::new();
         for candidate in changed {
             match self.load(candidate).await {
+                // A folder that lags behind others of the same pipeline is no reason to go back.
+                Ok(Some(new)) if standing.contains(&new.of.stage) && self.was_decided(&new.of) => {
+                    let why = "the pipeline's processes had it before, and have another one since; `wasmill plugin promote` takes it again";
+                    tracing::info!(pipeline = %self.pipeline.name, stage = %new.of.stage, plugin = %new.of.shown(), digest = %new.of.digest, "the plugin folder has a version that {why}");
+                    self.catalog.waits(&self.pipeline, Waiting { of: new.of, why: why.to_owned() });
+                }
                 Ok(Some(new)) if self.pipeline.swap == SwapBy::Hand => {
                     let why = "it waits for `wasmill plugin promote`";
                     tracing::info!(pipeline = %self.pipeline.name, stage = %new.of.stage, plugin = %new.of.shown(), digest = %new.of.digest, "a new version of a plugin is admitted, and waits for `wasmill plugin promote`");
-                    self.catalog.waits(&self.pipeline.name, Waiting { of: new.of, why: why.to_owned() });
+                    self.catalog.waits(&self.pipeline, Waiting { of: new.of, why: why.to_owned() });
                 }
                 Ok(Some(new)) => loaded.push(new),
                 Ok(None) => {}
@@ -163,7 +338,7 @@ impl Swapper {
         let together: Vec<&Loaded> = loaded.iter().collect();
         match self.take_over(&together, false, self.refused_but(&loaded)).await {
             Ok(_) => {}
-            Err(why) if why == NOT_YET => {
+            Err(why) if is_passing(&why) => {
                 loaded.iter().for_each(|new| self.look_again(seen, &new.of.stage));
             }
             Err(why) if loaded.len() == 1 => self.stays_out(&loaded[0].of, &why),
@@ -172,9 +347,9 @@ impl Swapper {
                     if let Err(why) =
                         self.take_over(&[new], false, self.refused_but(std::slice::from_ref(new))).await
                     {
-                        match why.as_str() {
-                            NOT_YET => self.look_again(seen, &new.of.stage),
-                            _ => self.stays_out(&new.of, &why),
+                        match is_passing(&why) {
+                            true => self.look_again(seen, &new.of.stage),
+                            false => self.stays_out(&new.of, &why),
                         }
                     }
                 }
@@ -182,10 +357,15 @@ impl Swapper {
         }
     }
 
+    fn was_decided(&self, plugin: &StagePlugin) -> bool {
+        matches!(&self.list, Listed::By(agreed) if agreed.knows(plugin))
+    }
+
     /// A file is to be looked at again, in a while.
     fn look_again(&self, seen: &mut BTreeMap<String, Seen>, stage: &str) {
-        let seen = seen.entry(stage.to_owned()).or_default();
-        (seen.handled, seen.not_before) = (None, Some(Instant::now() + AGAIN_AFTER));
+        if let Some(seen) = seen.get_mut(stage) {
+            (seen.handled, seen.not_before) = (None, Some(Instant::now() + AGAIN_AFTER));
+        }
     }
 
     /// Loads a stage's file, if it is another version than the one that runs, and none that was rolled back.
@@ -234,6 +414,45 @@ impl Swapper {
         rolls_back: bool,
         refused: Vec<StagePlugin>,
     ) -> Result<Epoch, String> {
+        let ready = self.prepare(new)?;
+        let before = self.running.plugins();
+        let is_changed = |p: &&StagePlugin| new.iter().any(|n| n.of.stage == p.stage);
+        let mut previous: Vec<StagePlugin> = before.iter().filter(is_changed).cloned().collect();
+        previous.extend(self.plugins.previous.iter().filter(|p| !is_changed(p)).cloned());
+        let plugins = Plugins { now: ready.topology.plugins(), previous, refused, ..Plugins::default() };
+        match &mut self.list {
+            Listed::Alone => {}
+            Listed::Denied(why) => {
+                return Err(format!(
+                    "other processes have the pipeline too, and what they agree on can't be used: {why}"
+                ));
+            }
+            Listed::By(agreed) => {
+                let files: Vec<(&str, &[u8])> = new
+                    .iter()
+                    .filter(|n| !agreed.knows(&n.of))
+                    .map(|n| (n.of.digest.as_str(), n.bytes.as_slice()))
+                    .collect();
+                let decided = match agreed.catch_up().await {
+                    // It takes over here first; then it shows whether there is anything left to decide.
+                    Ok(true) => Ok(false),
+                    Ok(false) => agreed.decide(plugins.clone(), &files, rolls_back).await,
+                    Err(error) => Err(error),
+                };
+                match decided {
+                    Ok(true) => {}
+                    Ok(false) => return Err(QUICKER.to_owned()),
+                    Err(error) => {
+                        return Err(format!("the pipeline's other processes can't be told: {error}"));
+                    }
+                }
+            }
+        }
+        self.apply(new, ready, plugins, rolls_back).await
+    }
+
+    /// What loaded plugins make of the pipeline, if they fit what is stored.
+    fn prepare(&self, new: &[&Loaded]) -> Result<Ready, String> {
         let stages: BTreeMap<&str, &PluginStage> =
             self.pipeline.stages.iter().filter_map(Stage::plugin).map(|p| (p.name.as_str(), p)).collect();
         let with = |plugin_of: &dyn Fn(&Loaded, &PluginStage) -> PluginRef| {
@@ -244,17 +463,25 @@ impl Swapper {
         };
         let plain = with(&|new, _| Arc::clone(&new.plugin));
         let swap = fits(&self.running, &plain).map_err(|reasons| reasons.join("; "))?;
-        self.refuse_shared(&swap, new)?;
-        let topology = with(&|new, stage| self.guards.guard(Arc::clone(&new.plugin), stage));
-        let before = self.running.plugins();
-        let is_changed = |p: &&StagePlugin| new.iter().any(|n| n.of.stage == p.stage);
-        let mut previous: Vec<StagePlugin> = before.iter().filter(is_changed).cloned().collect();
-        previous.extend(self.plugins.previous.iter().filter(|p| !is_changed(p)).cloned());
-        let plugins = Plugins { now: topology.plugins(), previous, refused, ..Plugins::default() };
+        if swap != Swap::Plain && !self.pipeline.remembers_plugins() {
+            return Err("its accumulators must be migrated, and other processes have the pipeline's too: stop them all, then start them with the new version".to_owned());
+        }
+        let topology = Arc::new(with(&|new, stage| self.guards.guard(Arc::clone(&new.plugin), stage)));
         // A restart must have them before they are committed.
         block_in_place(|| new.iter().try_for_each(|n| self.shelf.keep(&n.of, &n.bytes)))
             .map_err(|e| format!("its copy can't be kept for a restart: {e}"))?;
-        let topology = Arc::new(topology);
+        Ok(Ready { topology, swap })
+    }
+
+    /// Has the coordinator take plugins over, and tells that it has.
+    async fn apply(
+        &mut self,
+        new: &[&Loaded],
+        Ready { topology, swap }: Ready,
+        plugins: Plugins,
+        rolls_back: bool,
+    ) -> Result<Epoch, String> {
+        let before = self.running.plugins();
         let (done, answer) = oneshot::channel();
         let is_alone = self.pipeline.remembers_plugins();
         let is_prefix = |stage: &str| self.running.prefix.iter().any(|spec| spec.name == stage);
@@ -268,6 +495,7 @@ impl Swapper {
         let ended = || "the run has ended before".to_owned();
         self.events.send(Event::Swap(Box::new(proposal))).map_err(|_| ended())?;
         let (epoch, committed) = answer.await.map_err(|_| ended())??;
+        self.merger.replace(&topology);
         (self.running, self.plugins) = (topology, Plugins { before: committed.before, ..plugins });
         for Loaded { of, .. } in new {
             let left = before.iter().find(|p| p.stage == of.stage).map(StagePlugin::shown);
@@ -283,29 +511,11 @@ impl Swapper {
             };
             self.record(of, left, outcome);
         }
-        self.catalog.runs(&self.pipeline.name, &self.plugins);
+        self.catalog.runs(&self.pipeline, &self.plugins);
         if let Err(error) = block_in_place(|| self.shelf.note(&self.plugins)) {
             tracing::warn!(pipeline = %self.pipeline.name, %error, "can't note which plugins run; what is committed is not touched by it");
         }
         Ok(epoch)
-    }
-
-    /// What several processes can't do one after the other.
-    fn refuse_shared(&self, swap: &Swap, new: &[&Loaded]) -> Result<(), String> {
-        if self.pipeline.remembers_plugins() {
-            return Ok(());
-        }
-        if *swap != Swap::Plain {
-            return Err("its accumulators must be migrated, and other processes have the pipeline's too: stop them all, then start them with the new version".to_owned());
-        }
-        let is_aggregate = |stage: &Stage| {
-            matches!(stage, Stage::Aggregate(_))
-                && new.iter().any(|n| Some(n.of.stage.as_str()) == stage.name())
-        };
-        if self.pipeline.sharing() == Sharing::Store && self.pipeline.stages.iter().any(is_aggregate) {
-            return Err("its totals are merged in a store that several processes share: it takes over at the next start".to_owned());
-        }
-        Ok(())
     }
 
     fn stays_out(&self, of: &StagePlugin, why: &str) {
@@ -315,7 +525,7 @@ impl Swapper {
         );
         self.observed.swapped(&of.stage, "stayed_out");
         self.record(of, None, Outcome::StaysOut { why: why.to_owned() });
-        self.catalog.waits(&self.pipeline.name, Waiting { of: of.clone(), why: why.to_owned() });
+        self.catalog.waits(&self.pipeline, Waiting { of: of.clone(), why: why.to_owned() });
     }
 
     fn record(&self, of: &StagePlugin, before: Option<String>, outcome: Outcome) {
@@ -457,6 +667,20 @@ impl Swapper {
         });
         loading.await.unwrap_or_else(|e| Err(e.to_string()))
     }
+}
+
+/// That the list of what a pipeline's processes run can't be used here: told once.
+pub(super) fn denied(pipeline: &str, error: &ConnectorError) -> Listed {
+    tracing::warn!(
+        %pipeline, %error,
+        "what the pipeline's processes agree on can't be used: no new version of a plugin takes over in this one before it is started again"
+    );
+    Listed::Denied(error.to_string())
+}
+
+/// Whether what stands in a version's way passes by itself.
+fn is_passing(why: &str) -> bool {
+    [NOT_YET, QUICKER].contains(&why)
 }
 
 /// The last that are not to be taken unasked.

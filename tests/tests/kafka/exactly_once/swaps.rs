@@ -1,7 +1,7 @@
 //! A windowed pipeline whose plugin is swapped and rolled back all the while, killed in the midst of it: every window is
-//! as without, and each message was done by one version, which it says.
+//! as without, and each message was done by one version, which it says. In one process, and in two that share it.
 //!
-//! `WASMILL_SWAP_ROUNDS` (100) is how often the plugin is swapped.
+//! `WASMILL_SWAP_ROUNDS` is how often the plugin is swapped: 40 times in one process, a third of that in two.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use wasmill_tests::random::Random;
 use wasmill_tests::stamps::{component, put};
 
 use super::{Exact, Job};
+use crate::broker::Broker;
 use crate::world::{FOR_EVER, Host, PATIENCE, read_all, shared_broker, tail};
 
 /// Messages a second.
@@ -21,7 +22,7 @@ const ROLLBACK_EVERY: u32 = 5;
 const KILL_EVERY: u32 = 10;
 
 fn rounds() -> u32 {
-    std::env::var("WASMILL_SWAP_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(100)
+    std::env::var("WASMILL_SWAP_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(40)
 }
 
 /// The version that runs in the stage.
@@ -44,6 +45,9 @@ fn until_runs(host: &mut Host, exact: &Exact, number: u32) {
 }
 
 fn write_spec(exact: &Exact, stamped: &str) {
+    let exchange = exact.exchange.map_or_else(String::new, |partitions| {
+        format!("\n    exchange: {{ topic: {{ partitions: {partitions} }} }}")
+    });
     let (name, address) = (&exact.world.name, &exact.world.address);
     let (input, output) = (exact.world.input(), exact.world.output());
     let spec = format!(
@@ -57,7 +61,7 @@ source:
     properties: {{ session.timeout.ms: 2000, heartbeat.interval.ms: 500 }}
 stages:
   - transform: stamps
-  - key_by: payload.k
+  - key_by: payload.k{exchange}
   - window: {{ tumbling: 1s, allowed_lateness: 1s, late: dead_letter }}
     aggregate: count
 sinks:
@@ -73,17 +77,32 @@ workers: 2
     exact.world.place.file("pipeline.yaml", spec);
 }
 
+/// One of some processes, with a slot and a folder of its own.
+fn start(exact: &Exact, number: usize) -> Host {
+    exact.start_with(|w| w.env("WASMILL_SLOT", number).env("DATA_DIR", format!("data-{number}")))
+}
+
 #[test]
 fn windows_are_exact_and_each_message_is_one_versions_under_swaps_rollbacks_and_kill_9() {
     let broker = shared_broker();
-    let exact = Exact::new(&broker, Job::Windows, 4);
+    campaign("swaps", &broker, Exact::new(&broker, Job::Windows, 4), 1, rounds());
+}
+
+#[test]
+fn windows_are_exact_and_each_message_is_one_versions_where_two_processes_swap_together() {
+    let broker = shared_broker();
+    let exact = Exact::behind_exchange(&broker, Job::Windows, 4);
+    campaign("swaps in two processes", &broker, exact, 2, rounds().div_ceil(3));
+}
+
+fn campaign(what: &str, broker: &Broker, exact: Exact, processes: usize, rounds: u32) {
     let stamped = format!("{}-stamped", exact.world.name);
     broker.create_topic(&stamped, 4, &[FOR_EVER]);
     write_spec(&exact, &stamped);
-    let (rounds, since) = (rounds(), Instant::now());
-    let mut random = Random::shown("swaps");
+    let since = Instant::now();
+    let mut random = Random::shown(what);
     put(&exact.world.place, "stamps", &component(0));
-    let mut running = Some(exact.start());
+    let mut hosts: Vec<Host> = (0..processes).map(|number| start(&exact, number)).collect();
     let (mut kills, mut rollbacks, mut slowest) = (0, 0, Duration::ZERO);
     exact.feed(2_000);
     exact.while_fed(RATE, || {
@@ -91,31 +110,26 @@ fn windows_are_exact_and_each_message_is_one_versions_under_swaps_rollbacks_and_
             put(&exact.world.place, "stamps", &component(round));
             if round % KILL_EVERY == KILL_EVERY / 2 {
                 std::thread::sleep(random.millis(0, 900));
-                running.take().expect("it runs").kill();
-                running = Some(exact.start());
+                let number = kills as usize % processes;
+                hosts.remove(number).kill();
+                hosts.insert(number, start(&exact, number));
                 kills += 1;
             }
-            let host = running.as_mut().expect("it runs");
-            until_runs(host, &exact, round);
+            hosts.iter_mut().for_each(|host| until_runs(host, &exact, round));
             if round % ROLLBACK_EVERY == 0 {
                 let began = Instant::now();
-                let rolled = exact
-                    .world
-                    .place
-                    .wasmill(["plugin", "rollback", "pipeline.yaml", "stamps"])
-                    .env("WASMILL_HTTP", host.http)
-                    .run();
-                rolled.exits(0);
+                let place = &exact.world.place;
+                let rolled = place.wasmill(["plugin", "rollback", "pipeline.yaml", "stamps"]);
+                rolled.env("WASMILL_HTTP", hosts[0].http).run().exits(0);
                 slowest = slowest.max(began.elapsed());
                 rollbacks += 1;
-                until_runs(host, &exact, round - 1);
+                hosts.iter_mut().for_each(|host| until_runs(host, &exact, round - 1));
             }
         }
     });
     exact.close();
-    let mut host = running.expect("it runs");
-    let found = exact.until_whole(&mut host);
-    exact.is_exact("swaps", &found, rounds, since);
+    let found = exact.until_whole_of(&mut hosts);
+    exact.is_exact(what, &found, rounds, since);
     let told = read_all(&exact.world.address, &stamped);
     let mut by: BTreeMap<(u32, u64), String> = BTreeMap::new();
     for one in told.iter().filter(|f| !f.id().starts_with(super::CLOSING)) {

@@ -59,7 +59,8 @@ impl ExchangeTopic {
             let (brokers, topic) = (brokers.to_owned(), topic.to_owned());
             move |facts: &Facts<'_>| facts.topic(&brokers, &topic)
         };
-        let found = own_topic::find_or_make(transactions, topic, self.partitions, &SETTINGS, look).await?;
+        let asked = (&transactions.asking(), brokers);
+        let found = own_topic::find_or_make(asked, topic, self.partitions, &SETTINGS, look).await?;
         if found.numbers.len() != self.partitions as usize {
             return Err(ConnectorError::Fatal(format!(
                 "topic {topic} at {brokers} has {} partitions, and the pipeline's exchange {}: set `exchange.topic.partitions` as it was, or run `wasmill reset`",

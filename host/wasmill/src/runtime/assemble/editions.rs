@@ -12,11 +12,13 @@ use wasmill_engine::topology::Topology;
 use wasmill_plugin::Sandbox;
 
 use super::super::guarded::Guards;
-use super::super::swapper::{first_line, gone};
+use super::super::retry::{Ends, answered};
+use super::super::swapper::{LIST, first_line, gone};
 use super::super::swapping::Edition;
+use super::outside;
 use super::topology::topology;
 use crate::cli::{Exit, RunFailure};
-use crate::plugins::{Shelf, file_of, with_files};
+use crate::plugins::{Agreed, Shelf, file_of, with_files};
 use crate::spec::{Pipeline, PluginStage, Sharing, Stage};
 
 /// What it takes to load a pipeline's plugins.
@@ -72,11 +74,15 @@ impl Loading<'_> {
         newest: Topology,
         checkpoint: Option<&mut Checkpoint>,
         is_foretold: bool,
+        decided: Option<Plugins>,
     ) -> anyhow::Result<Begun> {
         let newest = Arc::new(newest);
         let now = newest.plugins();
         let Some(checkpoint) = checkpoint.filter(|c| !c.plugins.is_empty()) else {
-            return Ok(self.begin(newest, &now));
+            return match decided {
+                Some(decided) => self.begin_as_decided(newest, &now, decided),
+                None => Ok(self.begin(newest, &now)),
+            };
         };
         let committed = checkpoint.plugins.clone();
         let is_refused =
@@ -125,8 +131,8 @@ impl Loading<'_> {
         Ok(Begun { is_new, ..Begun::of(topology, plugins, before) })
     }
 
-    /// With which plugins a run goes on of which nothing is committed: the folder's, but for what was rolled back. Where
-    /// processes share the pipeline and this one begins again, with those that it had.
+    /// With which plugins a run goes on of which nothing is committed and nothing decided: the folder's, but for what was
+    /// rolled back. Where processes share the pipeline and this one begins again, with those that it had.
     fn begin(&self, newest: Arc<Topology>, now: &[StagePlugin]) -> Begun {
         let noted = self.shelf.noted().unwrap_or_default();
         let goes_on = !noted.settled && self.pipeline.sharing() != Sharing::Alone;
@@ -145,6 +151,41 @@ impl Loading<'_> {
         let now = topology.plugins();
         let plugins = Plugins { now, previous: noted.previous, refused: noted.refused, ..Plugins::default() };
         Begun::of(topology, plugins, BTreeMap::new())
+    }
+
+    /// What the pipeline's processes have decided, with its files at hand.
+    pub async fn decided(&self, agreed: &mut Agreed, ends: &Ends) -> anyhow::Result<Option<Plugins>> {
+        let Some(decision) = agreed.last().cloned() else { return Ok(None) };
+        for wanted in &decision.plugins.now {
+            let Some(stage) = self.stage(&wanted.stage) else { continue };
+            if file_of(self.pipeline, stage, self.shelf, wanted).is_none() {
+                answered!(ends, LIST, agreed.fetch(wanted, self.shelf)).map_err(outside)?;
+            }
+        }
+        Ok(Some(decision.plugins))
+    }
+
+    /// With which plugins a process begins whose pipeline others have too: those that were decided on, whatever is in
+    /// its folder.
+    fn begin_as_decided(
+        &self,
+        newest: Arc<Topology>,
+        now: &[StagePlugin],
+        decided: Plugins,
+    ) -> anyhow::Result<Begun> {
+        let wanted: Vec<StagePlugin> = now
+            .iter()
+            .map(|p| {
+                let is_pinned = self.stage(&p.stage).is_some_and(|stage| stage.pin.is_some());
+                // Where the spec has another plugin by now, nothing was decided of that.
+                let decided = decided.of(&p.stage).filter(|d| d.plugin == p.plugin && !is_pinned);
+                decided.unwrap_or(p).clone()
+            })
+            .collect();
+        let topology = if wanted == now { newest } else { Arc::new(self.load_exactly(&wanted)?) };
+        let now = topology.plugins();
+        let plugins = Plugins { now, before: Vec::new(), settled: false, ..decided };
+        Ok(Begun::of(topology, plugins, BTreeMap::new()))
     }
 
     fn stage(&self, name: &str) -> Option<&PluginStage> {

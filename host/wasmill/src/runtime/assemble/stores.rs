@@ -5,16 +5,14 @@ use std::sync::Arc;
 
 use wasmill_connect::kafka::{Changelog, exchange_part};
 use wasmill_connect::store::{DiskStore, MemoryStore, PartitionedStore, RedisStore};
-use wasmill_engine::ShareMerger;
 use wasmill_engine::position::PartitionId;
 use wasmill_engine::state::StateStore;
-use wasmill_engine::topology::Topology;
 
 use super::super::claims::Claims;
 use super::super::follower;
 use super::super::follower::Follower;
 use super::super::retry::{Ends, insist, off_the_network};
-use super::{KeptOpen, outside};
+use super::{KeptOpen, Merger, outside};
 use crate::spec::{Kept, Pipeline, Sharing};
 
 /// Opens the store on this machine before partitions are asked for: while its journal is read they would wait,
@@ -32,7 +30,7 @@ pub(super) async fn open_early(pipeline: &Pipeline) -> Option<DiskStore> {
 /// in it.
 pub(super) async fn open_store(
     pipeline: &Pipeline,
-    topology: &Topology,
+    merger: &Arc<Merger>,
     changelog: Option<&Changelog>,
     ends: &Ends,
     kept: &mut KeptOpen,
@@ -67,9 +65,8 @@ pub(super) async fn open_store(
                 unreachable!("state is kept in Redis only where the spec names one")
             };
             let shared = pipeline.sharing() == Sharing::Store;
-            let merger = Arc::new(ShareMerger::new(&topology.keyed));
             let open = || {
-                let (address, name, merger) = (address.clone(), pipeline.name.clone(), Arc::clone(&merger));
+                let (address, name, merger) = (address.clone(), pipeline.name.clone(), Arc::clone(merger));
                 let open = move || match shared {
                     true => {
                         let merge =

@@ -1,0 +1,134 @@
+//! What the processes of a pipeline agree on: subjects of a stream that wasmill makes.
+
+use std::sync::Arc;
+
+use async_nats::HeaderMap;
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::link::{Lasts, Link};
+use super::own_stream::OwnStream;
+use super::source::NatsSourceSpec;
+use crate::ledger::PIECE_BYTES;
+use crate::{ConnectorError, Ledger};
+
+/// Where it is.
+const STREAM: OwnStream = OwnStream {
+    name: "WASMILL-AGREED",
+    subjects: "wasmill.agreed.>",
+    about: "what the processes of a pipeline agree on",
+    per_subject: -1,
+};
+
+/// A ledger in JetStream.
+pub(super) struct NatsLedger {
+    spec: NatsSourceSpec,
+    pipeline: String,
+    link: Option<Arc<Link>>,
+    /// The sequence to read next.
+    next: u64,
+}
+
+impl NatsLedger {
+    pub fn new(spec: NatsSourceSpec, pipeline: &str) -> Self {
+        Self { spec, pipeline: pipeline.to_owned(), link: None, next: 1 }
+    }
+
+    async fn link(&mut self) -> Result<Arc<Link>, ConnectorError> {
+        if let Some(link) = &self.link {
+            return Ok(Arc::clone(link));
+        }
+        let link = Arc::new(Link::connect(&self.spec.access(), Lasts::Always).await?);
+        self.link = Some(Arc::clone(&link));
+        Ok(link)
+    }
+
+    fn notes(&self) -> String {
+        format!("wasmill.agreed.note.{}", self.pipeline)
+    }
+
+    /// A piece of a file; the first one says how many there are.
+    fn piece(&self, name: &str, number: usize) -> String {
+        format!("wasmill.agreed.file.{name}.{number}.{}", self.pipeline)
+    }
+
+    async fn publish(&mut self, subject: &str, body: Bytes) -> Result<(), ConnectorError> {
+        const WHAT: &str = "cannot tell the pipeline's other processes";
+        let link = self.link().await?;
+        link.publish(WHAT, subject, HeaderMap::new(), body)
+            .await
+            .map_err(told)?
+            .map(drop)
+            .map_err(|e| link.refused(WHAT, &e))
+    }
+
+    /// The stream as safe as the one that is read.
+    async fn make(&mut self) -> Result<(), ConnectorError> {
+        let link = self.link().await?;
+        let replicas = link.stream(&self.spec.stream).await?.config.num_replicas;
+        STREAM.make(&link, replicas).await.map_err(told)
+    }
+}
+
+/// A server tells what a user may not do beside the answer, which then never comes.
+fn told(error: ConnectorError) -> ConnectorError {
+    match error {
+        ConnectorError::Disconnected { what, cause }
+            if cause.to_lowercase().contains("permissions violation") =>
+        {
+            ConnectorError::Fatal(format!(
+                "{what}: {cause}; allow this user $JS.API.STREAM.*.{}, $JS.API.STREAM.MSG.GET.{} and {}",
+                STREAM.name, STREAM.name, STREAM.subjects
+            ))
+        }
+        error => error,
+    }
+}
+
+#[async_trait]
+impl Ledger for NatsLedger {
+    async fn read(&mut self) -> Result<Vec<Vec<u8>>, ConnectorError> {
+        let (link, subject) = (self.link().await?, self.notes());
+        let mut notes = Vec::new();
+        let mut next = self.next;
+        while let Some(message) = link.message_from(STREAM.name, &subject, next).await.map_err(told)? {
+            next = message.seq + 1;
+            notes.push(message.bytes());
+        }
+        self.next = next;
+        Ok(notes)
+    }
+
+    async fn add(&mut self, note: &[u8]) -> Result<(), ConnectorError> {
+        self.make().await?;
+        self.publish(&self.notes(), Bytes::copy_from_slice(note)).await
+    }
+
+    async fn keep(&mut self, name: &str, bytes: &[u8]) -> Result<(), ConnectorError> {
+        self.make().await?;
+        let link = self.link().await?;
+        // What is asked for comes back as text.
+        let piece_bytes = PIECE_BYTES.min(link.client.server_info().max_payload / 2).max(1);
+        let pieces: Vec<&[u8]> = bytes.chunks(piece_bytes).collect();
+        for (number, piece) in pieces.iter().enumerate() {
+            self.publish(&self.piece(name, number + 1), Bytes::copy_from_slice(piece)).await?;
+        }
+        // The last to come: with it the file is whole.
+        self.publish(&self.piece(name, 0), pieces.len().to_string().into()).await
+    }
+
+    async fn fetch(&mut self, name: &str) -> Result<Option<Vec<u8>>, ConnectorError> {
+        let link = self.link().await?;
+        let head = link.last_message(STREAM.name, &self.piece(name, 0)).await?;
+        let count = head.and_then(|head| String::from_utf8(head.bytes()).ok()?.parse::<usize>().ok());
+        let Some(count) = count else { return Ok(None) };
+        let mut file = Vec::new();
+        for number in 1..=count {
+            match link.last_message(STREAM.name, &self.piece(name, number)).await? {
+                Some(piece) => file.extend(piece.bytes()),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(file))
+    }
+}

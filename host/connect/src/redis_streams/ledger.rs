@@ -1,0 +1,69 @@
+//! What the processes of a pipeline agree on: a stream of its own beside the one that they read, and a key a file.
+
+use async_trait::async_trait;
+use redis::{Connection, RedisResult};
+
+use super::beside;
+use super::spec::RedisSourceSpec;
+use crate::redis_link::SharedLink;
+use crate::{ConnectorError, Ledger};
+
+/// The field of an entry that has the note.
+const FIELD: &str = "note";
+
+/// A ledger in Redis.
+pub(super) struct RedisLedger {
+    link: SharedLink,
+    key: String,
+    /// The id of the last note that was read.
+    last: String,
+}
+
+impl RedisLedger {
+    pub fn new(spec: &RedisSourceSpec, pipeline: &str) -> Result<Self, ConnectorError> {
+        let key = beside(&spec.stream, &format!("agreed:{pipeline}"));
+        Ok(Self { link: spec.link()?, key, last: "0".to_owned() })
+    }
+
+    fn file(&self, name: &str) -> String {
+        format!("{}:{name}", self.key)
+    }
+}
+
+/// Entries of a stream: their ids, with what their fields hold.
+type Entries = Vec<(String, Vec<(String, Vec<u8>)>)>;
+
+#[async_trait]
+impl Ledger for RedisLedger {
+    async fn read(&mut self) -> Result<Vec<Vec<u8>>, ConnectorError> {
+        let (key, after) = (self.key.clone(), format!("({}", self.last));
+        let read = move |c: &mut Connection| -> RedisResult<Entries> {
+            redis::cmd("XRANGE").arg(key).arg(after).arg("+").query(c)
+        };
+        let entries = self.link.ask("cannot read what the pipeline's processes agree on", read).await?;
+        let mut notes = Vec::new();
+        for (id, fields) in entries {
+            self.last = id;
+            notes.extend(fields.into_iter().filter(|(field, _)| field == FIELD).map(|(_, note)| note));
+        }
+        Ok(notes)
+    }
+
+    async fn add(&mut self, note: &[u8]) -> Result<(), ConnectorError> {
+        let (key, note) = (self.key.clone(), note.to_vec());
+        let add = move |c: &mut Connection| redis::cmd("XADD").arg(key).arg("*").arg(FIELD).arg(note).exec(c);
+        self.link.ask("cannot tell the pipeline's other processes", add).await
+    }
+
+    async fn keep(&mut self, name: &str, bytes: &[u8]) -> Result<(), ConnectorError> {
+        let (key, bytes) = (self.file(name), bytes.to_vec());
+        let keep = move |c: &mut Connection| redis::cmd("SET").arg(key).arg(bytes).exec(c);
+        self.link.ask("cannot keep a file for the pipeline's other processes", keep).await
+    }
+
+    async fn fetch(&mut self, name: &str) -> Result<Option<Vec<u8>>, ConnectorError> {
+        let key = self.file(name);
+        let get = move |c: &mut Connection| redis::cmd("GET").arg(key).query(c);
+        self.link.ask("cannot get a file from the pipeline's other processes", get).await
+    }
+}
