@@ -270,12 +270,22 @@ pub(super) async fn assemble(
     }
     // What was foretold is of the epoch behind the last: that one comes first.
     if sharing == Sharing::Alone && transacted.is_none() && foretold.is_none() {
-        let last =
-            checkpoint.clone().unwrap_or_else(|| first_checkpoint(generation, topology.shape(), &found));
+        let first = || Checkpoint {
+            plugins: if is_alone { plugins.clone() } else { Plugins::default() },
+            ..first_checkpoint(generation, topology.shape(), &found)
+        };
+        let is_first = checkpoint.is_none();
+        let last = checkpoint.clone().unwrap_or_else(&first);
         checkpoint = begin(&mut sinks, &store, last, ends).await?.or(checkpoint);
         // Nothing that a transactional sink has taken is seen before it is committed.
         let shows = sinks.iter().any(|s| !s.sink.traits().transactional);
-        if let Some(last) = checkpoint.clone().filter(|_| is_new && shows && store.is_durable()) {
+        // What a run shows that dies before its first commit was done by these plugins.
+        let is_told = match is_first {
+            true => checkpoint.is_some() || !is_alone || plugins.is_empty(),
+            false => !is_new,
+        };
+        if shows && store.is_durable() && !is_told {
+            let last = checkpoint.clone().unwrap_or_else(first);
             checkpoint = Some(begin_with_others(&store, last, ends).await?);
         }
     }

@@ -134,7 +134,7 @@ pub(super) async fn begin(
 }
 
 /// The checkpoint before the first message of a run that begins with other plugins than the last checkpoint says, or
-/// might: a crash before the first commit is known for one by it.
+/// might, or that is the first: a crash before the first commit is known for one by it.
 pub(super) async fn begin_with_others(
     store: &Arc<dyn StateStore>,
     checkpoint: Checkpoint,
