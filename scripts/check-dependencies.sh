@@ -16,8 +16,8 @@ if [ -z "$deny" ]; then
   deny=$TOOLS/bin/cargo-deny
   if ! [ -x "$deny" ]; then
     say "building cargo-deny $VERSION into the user's cache; this takes some minutes, once"
-    # Unoptimised: it is built faster than an optimised one would ever make up for.
-    cargo install --quiet --locked --debug --root "$TOOLS" "cargo-deny@$VERSION"
+    # Unoptimised and without debug information: it is built faster than an optimised one would ever make up for.
+    CARGO_PROFILE_DEV_DEBUG=0 CARGO_INCREMENTAL=0 cargo install --quiet --locked --debug --root "$TOOLS" "cargo-deny@$VERSION"
   fi
 fi
 "$deny" --all-features check --hide-inclusion-graph bans licenses sources
