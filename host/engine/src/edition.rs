@@ -32,9 +32,18 @@ impl StagePlugin {
     pub fn shown(&self) -> String {
         match &self.version {
             Some(version) => format!("{}@{version}", self.plugin),
-            None => format!("{}@sha256:{}", self.plugin, self.digest.get(..12).unwrap_or(&self.digest)),
+            None => format!("{}@sha256:{}", self.plugin, shown_digest(&self.digest)),
         }
     }
+}
+
+/// How many digits of a digest are shown: enough to tell one from the other, and to name it by.
+pub const DIGITS_SHOWN: usize = 12;
+
+/// The beginning of a digest, for people.
+#[must_use]
+pub fn shown_digest(digest: &str) -> &str {
+    digest.get(..DIGITS_SHOWN).unwrap_or(digest)
 }
 
 /// Which plugins do which messages: committed with the positions, so that a restart does the same.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use wasmill_connect::codec::rfc3339;
-use wasmill_engine::edition::{Plugins, StagePlugin};
+use wasmill_engine::edition::{Plugins, StagePlugin, shown_digest};
 
 use super::args::{self, Overrides};
 use super::exit::{Exit, Stop};
@@ -12,9 +12,6 @@ use super::pages::RunningPages;
 use super::{load, print, print_json, sandbox};
 use crate::plugins::{self, Entry, Outcome, Shelf};
 use crate::spec::{Pipeline, Stage};
-
-/// How many digits of a digest are shown where people read.
-const DIGEST_DIGITS: usize = 12;
 
 /// What a running pipeline's page says.
 #[derive(Debug, Default, Deserialize)]
@@ -135,9 +132,8 @@ pub fn list(args: &args::PluginShown) -> Result<(), Stop> {
 fn table(listed: &Listed) -> String {
     let runs = if listed.running { "RUNS" } else { "RAN LAST" };
     let mut rows = vec![["STAGE", "KIND", runs, "SHA-256", "BEFORE"].map(str::to_owned)];
-    let short = |digest: &Option<String>| {
-        digest.as_ref().map_or_else(|| "-".to_owned(), |d| d.chars().take(DIGEST_DIGITS).collect())
-    };
+    let short =
+        |digest: &Option<String>| digest.as_ref().map_or("-", |digest| shown_digest(digest)).to_owned();
     for row in &listed.stages {
         let mut runs = match (&row.version, &row.digest) {
             (Some(version), _) => format!("{}@{version}", row.plugin),
@@ -202,7 +198,7 @@ fn line(entry: &Entry) -> String {
         }
         Outcome::StaysOut { why } => format!("stays out: {why}"),
     };
-    let digest: String = of.digest.chars().take(DIGEST_DIGITS).collect();
+    let digest = shown_digest(&of.digest);
     format!("{}  {}: {} (sha256:{digest}) {what}\n", rfc3339::format(*at_ms), of.stage, of.shown())
 }
 

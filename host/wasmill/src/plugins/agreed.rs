@@ -38,6 +38,8 @@ pub struct Agreed {
     last: Option<Decision>,
     /// What was decided ever: stages with digests.
     known: BTreeSet<(String, String)>,
+    /// The digests of the files that go with the list.
+    kept: BTreeSet<String>,
 }
 
 impl Agreed {
@@ -57,7 +59,7 @@ impl Agreed {
     }
 
     fn on(ledger: Box<dyn Ledger>) -> Self {
-        Self { ledger, last: None, known: BTreeSet::new() }
+        Self { ledger, last: None, known: BTreeSet::new(), kept: BTreeSet::new() }
     }
 
     /// Takes in what was decided since. Answers whether anything was.
@@ -87,6 +89,7 @@ impl Agreed {
         let Plugins { now, previous, refused, .. } = &decision.plugins;
         let named = now.iter().chain(previous).chain(refused);
         self.known.extend(named.map(|p| (p.stage.clone(), p.digest.clone())));
+        self.kept.extend(now.iter().map(|p| p.digest.clone()));
         self.last = Some(decision);
         true
     }
@@ -103,19 +106,21 @@ impl Agreed {
         self.known.contains(&(plugin.stage.clone(), plugin.digest.clone()))
     }
 
-    /// Decides, and has the files of it there for the others first. Answers whether it counts: else another process
-    /// was quicker.
+    /// Decides. The files of all that runs then are there for the others first, those of stages that keep theirs too:
+    /// who comes may have none of them. Answers whether it counts: else another process was quicker.
     ///
     /// # Errors
     /// Those of the ledger.
     pub async fn decide(
         &mut self,
         plugins: Plugins,
-        files: &[(&str, &[u8])],
+        bytes_of: impl Fn(&StagePlugin) -> Option<Vec<u8>>,
         rolls_back: bool,
     ) -> Result<bool, ConnectorError> {
-        for (digest, bytes) in files {
-            self.ledger.keep(digest, bytes).await?;
+        for plugin in plugins.now.iter().filter(|p| !self.kept.contains(&p.digest)) {
+            if let Some(bytes) = bytes_of(plugin) {
+                self.ledger.keep(&plugin.digest, &bytes).await?;
+            }
         }
         let token = token();
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -204,6 +209,10 @@ mod tests {
         Plugins { now: vec![one], ..Plugins::default() }
     }
 
+    fn bytes_of(plugin: &StagePlugin) -> Option<Vec<u8>> {
+        Some(format!("the file of {}", plugin.digest).into_bytes())
+    }
+
     fn now(agreed: &Agreed) -> &str {
         agreed.last().map_or("", |last| &last.plugins.now[0].digest)
     }
@@ -212,13 +221,13 @@ mod tests {
     async fn of_decisions_made_at_the_same_time_the_first_counts_for_all() {
         let ledger = Memory::default();
         let mut all: Vec<Agreed> = (0..3).map(|_| Agreed::on(Box::new(ledger.clone()))).collect();
-        assert!(all[0].decide(plugins("a"), &[], false).await.expect("a ledger"));
+        assert!(all[0].decide(plugins("a"), bytes_of, false).await.expect("a ledger"));
         assert!(all[1].catch_up().await.expect("a ledger"));
         // Both stand behind `a`; `b` is there first.
-        assert!(all[0].decide(plugins("b"), &[], false).await.expect("a ledger"));
-        assert!(!all[1].decide(plugins("c"), &[], false).await.expect("a ledger"));
+        assert!(all[0].decide(plugins("b"), bytes_of, false).await.expect("a ledger"));
+        assert!(!all[1].decide(plugins("c"), bytes_of, false).await.expect("a ledger"));
         // It knows that by now, and decides behind it.
-        assert!(all[1].decide(plugins("d"), &[], true).await.expect("a ledger"));
+        assert!(all[1].decide(plugins("d"), bytes_of, true).await.expect("a ledger"));
         for agreed in &mut all {
             agreed.catch_up().await.expect("a ledger");
             assert_eq!(now(agreed), "d");
@@ -227,21 +236,24 @@ mod tests {
             }
         }
         assert!(!all[2].catch_up().await.expect("a ledger"), "there is nothing more");
+        // What was ever to run is there for whoever comes.
+        let files: Vec<String> = ledger.files.lock().expect("no panic").keys().cloned().collect();
+        assert_eq!(files, ["a", "b", "c", "d"]);
     }
 
     #[tokio::test]
     async fn where_the_list_was_lost_the_processes_begin_a_new_one_together() {
         let ledger = Memory::default();
         let mut one = Agreed::on(Box::new(ledger.clone()));
-        assert!(one.decide(plugins("a"), &[], false).await.expect("a ledger"));
+        assert!(one.decide(plugins("a"), bytes_of, false).await.expect("a ledger"));
         ledger.notes.lock().expect("no panic").clear();
         // It reads its old place on: as after a server came back without what it had.
         one.ledger = Box::new(ledger.clone());
         let mut other = Agreed::on(Box::new(ledger.clone()));
-        assert!(other.decide(plugins("b"), &[], false).await.expect("a ledger"));
+        assert!(other.decide(plugins("b"), bytes_of, false).await.expect("a ledger"));
         assert!(one.catch_up().await.expect("a ledger"));
         assert_eq!(now(&one), "b");
-        assert!(one.decide(plugins("c"), &[], false).await.expect("a ledger"));
+        assert!(one.decide(plugins("c"), bytes_of, false).await.expect("a ledger"));
         other.catch_up().await.expect("a ledger");
         assert_eq!(now(&other), "c");
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use wasmill_engine::edition::StagePlugin;
+use wasmill_engine::edition::{StagePlugin, shown_digest};
 use wasmill_plugin::Sandbox;
 
 use super::Shelf;
@@ -75,7 +75,7 @@ pub fn meant(sandbox: &Sandbox, pipeline: &Pipeline, stage: &PluginStage) -> Res
             Ok(found) if pin.takes(found.version.as_deref(), &found.digest) => return Ok(file),
             Ok(found) => {
                 let version = found.version.map_or_else(String::new, |v| format!("{v}, "));
-                let digest = found.digest.get(..12).unwrap_or_default();
+                let digest = shown_digest(&found.digest);
                 there.push(format!("{} ({version}sha256:{digest})", file.display()));
             }
             Err(error) => there.push(error.to_string()),

@@ -402,7 +402,7 @@ pub(super) async fn assemble(
 async fn listed(pipeline: &Pipeline, ends: &Ends) -> anyhow::Result<Listed> {
     let Some(mut agreed) = Agreed::of(pipeline).map_err(outside)? else { return Ok(Listed::Alone) };
     match answered!(ends, LIST, agreed.catch_up()) {
-        Ok(_) => Ok(Listed::By(agreed)),
+        Ok(_) => Ok(Listed::By(Box::new(agreed))),
         // The messages may be had all the same.
         Err(error) => Ok(denied(&pipeline.name, &error)),
     }

@@ -16,7 +16,7 @@ use crossbeam_channel::Sender;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::block_in_place;
 use wasmill_connect::ConnectorError;
-use wasmill_engine::edition::{Plugins, StagePlugin};
+use wasmill_engine::edition::{Plugins, StagePlugin, shown_digest};
 use wasmill_engine::guest::PluginRef;
 use wasmill_engine::state::Epoch;
 use wasmill_engine::swap::{Swap, fits};
@@ -32,7 +32,7 @@ use super::retry::{Backoff, Ends};
 use super::swapping::{NOT_YET, Proposal};
 use crate::cli::check::load_fitting;
 use crate::plugins::{Agreed, Change, Decision, Entry, Outcome, Shelf, candidates, file_of, with_files};
-use crate::spec::{Pipeline, PluginStage, Stage, SwapBy};
+use crate::spec::{NoPin, Pin, Pipeline, PluginStage, Stage, SwapBy};
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -90,7 +90,7 @@ pub(super) enum Listed {
     /// There is none: one process has the pipeline, or new versions take over at a start alone.
     Alone,
     /// What they agree on.
-    By(Agreed),
+    By(Box<Agreed>),
     /// There should be one, and this process may not use it: why.
     Denied(String),
 }
@@ -124,6 +124,19 @@ struct Candidate {
 struct Ready {
     topology: Arc<Topology>,
     swap: Swap,
+}
+
+/// Why plugins don't take over.
+struct Refusal {
+    why: String,
+    /// Whether that passes by itself.
+    passes: bool,
+}
+
+impl From<String> for Refusal {
+    fn from(why: String) -> Self {
+        Self { why, passes: false }
+    }
 }
 
 /// One that was loaded.
@@ -244,14 +257,16 @@ impl Swapper {
                 let plugins = Plugins { now: ready.topology.plugins(), ..decision.plugins.clone() };
                 self.apply(&new, ready, plugins, decision.rolls_back).await.map(drop)
             }
-            Err(why) => Err(why),
+            Err(why) => Err(why.into()),
         };
         match taken {
             Ok(()) => {
                 self.lagging = None;
                 self.ends.health.well(&self.plugins_of_it());
             }
-            Err(why) => self.lags(&new[0].of, &decision, &why),
+            // It is tried again at once, if there is a run.
+            Err(refusal) if refusal.passes => {}
+            Err(refusal) => self.lags(&new[0].of, &decision, &refusal.why),
         }
         Ok(())
     }
@@ -338,18 +353,18 @@ impl Swapper {
         let together: Vec<&Loaded> = loaded.iter().collect();
         match self.take_over(&together, false, self.refused_but(&loaded)).await {
             Ok(_) => {}
-            Err(why) if is_passing(&why) => {
+            Err(refusal) if refusal.passes => {
                 loaded.iter().for_each(|new| self.look_again(seen, &new.of.stage));
             }
-            Err(why) if loaded.len() == 1 => self.stays_out(&loaded[0].of, &why),
+            Err(refusal) if loaded.len() == 1 => self.stays_out(&loaded[0].of, &refusal.why),
             Err(_) => {
                 for new in &loaded {
-                    if let Err(why) =
+                    if let Err(refusal) =
                         self.take_over(&[new], false, self.refused_but(std::slice::from_ref(new))).await
                     {
-                        match is_passing(&why) {
+                        match refusal.passes {
                             true => self.look_again(seen, &new.of.stage),
-                            false => self.stays_out(&new.of, &why),
+                            false => self.stays_out(&new.of, &refusal.why),
                         }
                     }
                 }
@@ -413,7 +428,7 @@ impl Swapper {
         new: &[&Loaded],
         rolls_back: bool,
         refused: Vec<StagePlugin>,
-    ) -> Result<Epoch, String> {
+    ) -> Result<Epoch, Refusal> {
         let ready = self.prepare(new)?;
         let before = self.running.plugins();
         let is_changed = |p: &&StagePlugin| new.iter().any(|n| n.of.stage == p.stage);
@@ -423,27 +438,30 @@ impl Swapper {
         match &mut self.list {
             Listed::Alone => {}
             Listed::Denied(why) => {
-                return Err(format!(
+                let why = format!(
                     "other processes have the pipeline too, and what they agree on can't be used: {why}"
-                ));
+                );
+                return Err(why.into());
             }
             Listed::By(agreed) => {
-                let files: Vec<(&str, &[u8])> = new
-                    .iter()
-                    .filter(|n| !agreed.knows(&n.of))
-                    .map(|n| (n.of.digest.as_str(), n.bytes.as_slice()))
-                    .collect();
+                let bytes_of = |plugin: &StagePlugin| match new.iter().find(|n| n.of.digest == plugin.digest)
+                {
+                    Some(new) => Some(new.bytes.clone()),
+                    None => block_in_place(|| std::fs::read(self.shelf.find(plugin)?).ok()),
+                };
                 let decided = match agreed.catch_up().await {
                     // It takes over here first; then it shows whether there is anything left to decide.
                     Ok(true) => Ok(false),
-                    Ok(false) => agreed.decide(plugins.clone(), &files, rolls_back).await,
+                    Ok(false) => agreed.decide(plugins.clone(), bytes_of, rolls_back).await,
                     Err(error) => Err(error),
                 };
                 match decided {
                     Ok(true) => {}
-                    Ok(false) => return Err(QUICKER.to_owned()),
+                    Ok(false) => return Err(Refusal { why: QUICKER.to_owned(), passes: true }),
                     Err(error) => {
-                        return Err(format!("the pipeline's other processes can't be told: {error}"));
+                        let passes = matches!(error, ConnectorError::Disconnected { .. });
+                        let why = format!("the pipeline's other processes can't be told: {error}");
+                        return Err(Refusal { why, passes });
                     }
                 }
             }
@@ -480,7 +498,7 @@ impl Swapper {
         Ready { topology, swap }: Ready,
         plugins: Plugins,
         rolls_back: bool,
-    ) -> Result<Epoch, String> {
+    ) -> Result<Epoch, Refusal> {
         let before = self.running.plugins();
         let (done, answer) = oneshot::channel();
         let is_alone = self.pipeline.remembers_plugins();
@@ -492,9 +510,10 @@ impl Swapper {
             is_keyed: new.iter().any(|n| !is_prefix(&n.of.stage)),
             done,
         };
-        let ended = || "the run has ended before".to_owned();
+        let ended = || Refusal { why: "the run has ended before".to_owned(), passes: true };
         self.events.send(Event::Swap(Box::new(proposal))).map_err(|_| ended())?;
-        let (epoch, committed) = answer.await.map_err(|_| ended())??;
+        let answer = answer.await.map_err(|_| ended())?;
+        let (epoch, committed) = answer.map_err(|why| Refusal { passes: why == NOT_YET, why })?;
         self.merger.replace(&topology);
         (self.running, self.plugins) = (topology, Plugins { before: committed.before, ..plugins });
         for Loaded { of, .. } in new {
@@ -624,7 +643,8 @@ impl Swapper {
     ) -> Result<String, String> {
         let names: Vec<String> =
             new.iter().map(|n| format!("{} in the stage `{}`", n.of.shown(), n.of.stage)).collect();
-        let epoch = self.take_over(&new.iter().collect::<Vec<_>>(), rolls_back, refused).await?;
+        let taken = self.take_over(&new.iter().collect::<Vec<_>>(), rolls_back, refused).await;
+        let epoch = taken.map_err(|refusal| refusal.why)?;
         Ok(format!("{} runs from the end of epoch {epoch} on", names.join(", ")))
     }
 
@@ -633,18 +653,15 @@ impl Swapper {
         let files = candidates(&self.pipeline.plugin_dir, &self.shelf, plugin);
         let (sandbox, plugin, version) = (Arc::clone(&self.sandbox), plugin.to_owned(), version.to_owned());
         let finding = tokio::task::spawn_blocking(move || {
-            let digest = version.strip_prefix("sha256:");
+            let pin: Pin = version.parse().map_err(|e: NoPin| e.to_string())?;
             let mut there = Vec::new();
             for file in files {
                 let Ok(found) = sandbox.identify(&file) else { continue };
-                let is_it = match digest {
-                    Some(digest) => found.digest.starts_with(digest) && digest.len() >= 12,
-                    None => found.version.as_deref() == Some(version.as_str()),
-                };
-                if is_it {
+                if pin.takes(found.version.as_deref(), &found.digest) {
                     return Ok(file);
                 }
-                there.push(found.version.unwrap_or_else(|| format!("sha256:{}", &found.digest[..12])));
+                let digest = || format!("sha256:{}", shown_digest(&found.digest));
+                there.push(found.version.clone().unwrap_or_else(digest));
             }
             there.sort();
             there.dedup();
@@ -676,11 +693,6 @@ pub(super) fn denied(pipeline: &str, error: &ConnectorError) -> Listed {
         "what the pipeline's processes agree on can't be used: no new version of a plugin takes over in this one before it is started again"
     );
     Listed::Denied(error.to_string())
-}
-
-/// Whether what stands in a version's way passes by itself.
-fn is_passing(why: &str) -> bool {
-    [NOT_YET, QUICKER].contains(&why)
 }
 
 /// The last that are not to be taken unasked.

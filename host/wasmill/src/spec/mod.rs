@@ -34,6 +34,7 @@ use std::time::Duration;
 use wasmill_connect::kafka::ExchangeTopic;
 use wasmill_connect::store::DiskStore;
 use wasmill_engine::builtin::BuiltIns;
+use wasmill_engine::edition::DIGITS_SHOWN;
 use wasmill_engine::key::{KeySpec, Path as FieldPath};
 use wasmill_engine::output::When;
 use wasmill_engine::topology::MaxAhead;
@@ -233,6 +234,48 @@ impl Pin {
         match self {
             Self::Version(wanted) => version == Some(wanted.as_str()),
             Self::Digest(wanted) => digest.starts_with(wanted.as_str()),
+        }
+    }
+}
+
+/// Why a text is no pin.
+#[derive(Debug)]
+pub struct NoPin {
+    /// What is wrong.
+    pub title: String,
+    /// What was expected.
+    pub label: String,
+    /// Where the right one is found.
+    pub help: Option<&'static str>,
+}
+
+impl std::fmt::Display for NoPin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.title, self.label)
+    }
+}
+
+impl std::str::FromStr for Pin {
+    type Err = NoPin;
+
+    /// What stands behind the `@` of a plugin's name.
+    fn from_str(text: &str) -> Result<Self, NoPin> {
+        let is_hex = |t: &str| t.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        match text.strip_prefix("sha256:") {
+            Some(digest) if is_hex(digest) && (DIGITS_SHOWN..=64).contains(&digest.len()) => {
+                Ok(Self::Digest(digest.to_owned()))
+            }
+            Some(digest) => Err(NoPin {
+                title: format!("`{digest}` is no beginning of a SHA-256"),
+                label: format!("expected {DIGITS_SHOWN} to 64 digits, 0 to 9 and a to f"),
+                help: Some("`wasmill plugin inspect FILE.wasm` shows it"),
+            }),
+            None if text.is_empty() => Err(NoPin {
+                title: "no version stands behind the `@`".to_owned(),
+                label: "expected NAME@VERSION or NAME@sha256:DIGEST".to_owned(),
+                help: None,
+            }),
+            None => Ok(Self::Version(text.to_owned())),
         }
     }
 }

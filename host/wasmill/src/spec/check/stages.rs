@@ -9,10 +9,7 @@ use super::Checker;
 use crate::report::Span;
 use crate::spec::located::Located;
 use crate::spec::raw::{Grant, Order, RawKey, RawOnNull, RawPlugin, RawStage};
-use crate::spec::{AggregateStage, ComputedBy, Pin, PluginStage, Stage, TriedStage};
-
-/// How many digits of a digest tell one file from another.
-const PIN_DIGITS_MIN: usize = 12;
+use crate::spec::{AggregateStage, ComputedBy, NoPin, Pin, PluginStage, Stage, TriedStage};
 
 impl Checker {
     pub(super) fn stages(&mut self, raw: Vec<Located<RawStage>>, plugin_dir: &Path) -> Vec<Located<Stage>> {
@@ -253,28 +250,12 @@ impl Checker {
 
     /// What stands behind the `@` of a plugin's name.
     fn pin(&mut self, text: &str, span: Span) -> Option<Pin> {
-        let is_hex = |t: &str| t.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        match text.strip_prefix("sha256:") {
-            Some(digest) if is_hex(digest) && (PIN_DIGITS_MIN..=64).contains(&digest.len()) => {
-                Some(Pin::Digest(digest.to_owned()))
-            }
-            Some(digest) => {
-                let title = format!("`{digest}` is no beginning of a SHA-256");
-                let label = format!("expected {PIN_DIGITS_MIN} to 64 digits, 0 to 9 and a to f");
-                self.wrong(span, title, label)
-                    .help
-                    .push("`wasmill plugin inspect FILE.wasm` shows it".to_owned());
+        match text.parse() {
+            Ok(pin) => Some(pin),
+            Err(NoPin { title, label, help }) => {
+                self.wrong(span, title, label).help.extend(help.map(str::to_owned));
                 None
             }
-            None if text.is_empty() => {
-                self.wrong(
-                    span,
-                    "no version stands behind the `@`",
-                    "expected NAME@VERSION or NAME@sha256:DIGEST",
-                );
-                None
-            }
-            None => Some(Pin::Version(text.to_owned())),
         }
     }
 }
