@@ -3,7 +3,7 @@
 ;; batch: deadline
 ;; verdict: trap
 ;; says: ms of processor time, with fuel left
-;; limit: verdict_wall_ms 100
+;; limit: verdict_time_ms 100
 ;; limit: fuel 1000000000
 (component
   (component $reader

@@ -112,12 +112,6 @@ impl Shared {
 #[error("{0}")]
 pub(crate) struct Stop(pub String);
 
-/// What a call has used up of HTTP.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct HttpUsed {
-    pub requests: usize,
-    pub waited: Duration,
-}
 /// The calls to the host took too long together: no message is to blame.
 #[derive(Debug, thiserror::Error)]
 #[error("waited too long for the host")]
@@ -139,8 +133,8 @@ pub(crate) struct Ctx {
     pub began: Instant,
     /// How long the host let it wait in this call: none of the guest's time.
     pub waited: Duration,
-    /// What of HTTP this call has used up.
-    pub http: HttpUsed,
+    /// How many requests over HTTP this call has made.
+    pub http_requests: usize,
     messages: u32,
     /// How many random numbers each message has drawn.
     drawn: Vec<u32>,
@@ -163,7 +157,7 @@ impl Ctx {
             deadline_ticks: 0,
             began: Instant::now(),
             waited: Duration::ZERO,
-            http: HttpUsed::default(),
+            http_requests: 0,
             messages: 0,
             drawn: Vec::new(),
             host_calls_left: limits.host_calls_max,
@@ -183,7 +177,7 @@ impl Ctx {
         self.metrics.clear();
         self.panic = None;
         self.meter.denied = false;
-        (self.began, self.waited, self.http) = (Instant::now(), Duration::ZERO, HttpUsed::default());
+        (self.began, self.waited, self.http_requests) = (Instant::now(), Duration::ZERO, 0);
         let limits = &self.shared.limits;
         self.host_calls_left = limits.host_calls_max;
         self.host_wait_left = Duration::from_millis(limits.host_wait_ms_max);
@@ -207,6 +201,11 @@ impl Ctx {
         };
         self.host_calls_left = left;
         Ok(())
+    }
+
+    /// How long this call may still wait for the host.
+    pub fn host_wait_left(&self) -> Duration {
+        self.host_wait_left
     }
 
     /// Counts what a call to the host has waited for.

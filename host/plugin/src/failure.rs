@@ -51,7 +51,7 @@ fn kind_of(failure: Failure, cx: &Ctx, mode: Mode) -> CallError {
             };
         }
         Some(Trap::Interrupt) => {
-            let (limit_ms, setting) = (limits.verdict_wall_ms, "the host's own bound on a verdict");
+            let (limit_ms, setting) = (limits.verdict_time_ms, "the host's own bound on a verdict");
             return CallError::Deadline { what: "ran past its deadline", limit_ms, setting };
         }
         Some(Trap::OutOfFuel) => {

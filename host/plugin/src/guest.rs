@@ -79,7 +79,7 @@ fn bound(store: &mut Store<Ctx>, mode: Mode) -> Result<(), CallError> {
     let limits = &store.data().shared.limits;
     let (wall_ms, fuel) = match mode {
         Mode::Production => (limits.deadline_ms, None),
-        Mode::Verdict => (limits.verdict_wall_ms, Some(limits.fuel)),
+        Mode::Verdict => (limits.verdict_time_ms, Some(limits.fuel)),
     };
     // The first tick may come at once.
     let ticks = wall_ms.div_ceil(TICK_MS) + 1;
@@ -95,7 +95,7 @@ fn bound(store: &mut Store<Ctx>, mode: Mode) -> Result<(), CallError> {
 /// worker for ever. A busy machine must not convict, though: so the clock alone stops no verdict, the time that
 /// the processor spent on it does, of which fuel takes a small part.
 fn stop_by_processor_time(store: &mut Store<Ctx>) {
-    let limit_ms = store.data().shared.limits.verdict_wall_ms;
+    let limit_ms = store.data().shared.limits.verdict_time_ms;
     let begun_ms = processor_ms();
     store.epoch_deadline_callback(move |_| {
         match limit_ms.checked_sub(processor_ms().saturating_sub(begun_ms)) {

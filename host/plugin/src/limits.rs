@@ -16,7 +16,7 @@ pub struct Limits {
     pub fuel: u64,
     /// The processor time that a verdict may take, with fuel left: 60,000 ms. It stops what fuel doesn't see; on a busy
     /// machine the clock may go on for longer.
-    pub verdict_wall_ms: u64,
+    pub verdict_time_ms: u64,
     /// All memories and tables of one instance together: 256 MiB.
     pub memory_bytes_max: usize,
     /// An instance that has grown by more than this since its start is thrown away after the call, since
@@ -70,7 +70,7 @@ impl Default for Limits {
         Self {
             deadline_ms: 1_000,
             fuel: 1_000_000_000,
-            verdict_wall_ms: 60_000,
+            verdict_time_ms: 60_000,
             memory_bytes_max: 256 << 20,
             instance_growth_bytes_max: 64 << 20,
             answer_bytes_max: 64 << 20,

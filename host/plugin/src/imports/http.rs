@@ -1,7 +1,6 @@
 //! Outgoing HTTP.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use wasmtime::component::{ComponentType, Lift, Linker, Lower};
 
@@ -12,8 +11,6 @@ use crate::outgoing::{HttpRequest, HttpResponse};
 
 /// The most requests of one call of the guest's.
 const REQUESTS_MAX: usize = 10_000;
-/// How long all requests of one call of the guest's may take: so much holds up a lane at most.
-const WAIT_MAX: Duration = Duration::from_secs(300);
 
 #[derive(Debug, ComponentType, Lift, Lower)]
 #[component(record)]
@@ -73,11 +70,11 @@ fn send(cx: &mut Ctx, requests: Vec<Request>) -> Answers {
     let mut answers: Answers = Vec::with_capacity(requests.len());
     let (mut granted, mut places): (Vec<HttpRequest>, Vec<usize>) = (Vec::new(), Vec::new());
     for Request { method, url, headers, body } in requests {
-        if cx.http.requests >= REQUESTS_MAX {
+        if cx.http_requests >= REQUESTS_MAX {
             answers.push(Err(format!("more than {REQUESTS_MAX} requests in one call of the plugin")));
             continue;
         }
-        cx.http.requests += 1;
+        cx.http_requests += 1;
         let headers = headers.into_iter().map(|h| (h.name, h.value)).collect();
         match grant.check(&method, &url, headers, body) {
             Ok(request) => {
@@ -91,10 +88,7 @@ fn send(cx: &mut Ctx, requests: Vec<Request>) -> Answers {
     if granted.is_empty() {
         return answers;
     }
-    let since = Instant::now();
-    let within = WAIT_MAX.saturating_sub(cx.http.waited);
-    let sent = grant.client.send(granted, shared.limits.answer_bytes_max, within);
-    cx.http.waited = cx.http.waited.saturating_add(since.elapsed());
+    let sent = grant.client.send(granted, shared.limits.answer_bytes_max, cx.host_wait_left());
     for (place, answer) in places.into_iter().zip(sent) {
         answers[place] = answer.map(Response::from);
     }

@@ -64,7 +64,7 @@ fn limits_of(program: &Program) -> Limits {
             "fuel" => limits.fuel = *value,
             "functions_max" => limits.functions_max = count,
             "host_calls_max" => limits.host_calls_max = u32::try_from(*value).expect("a limit"),
-            "verdict_wall_ms" => limits.verdict_wall_ms = *value,
+            "verdict_time_ms" => limits.verdict_time_ms = *value,
             other => panic!("{}: no limit `{other}` is known here", program.name),
         }
     }
