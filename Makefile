@@ -82,7 +82,7 @@ export RUST_TEST_THREADS ?= $(shell n=$$(nproc); echo $$((n < 4 ? 4 : n)))
 
 .PHONY: test-quick
 test-quick: setup ## Runs the unit tests alone
-	@cargo test --release --workspace --lib --bins
+	@cargo test --release --workspace --lib --bin wasmill-pack
 
 .PHONY: test
 test: setup-test guests typed-js typed-py ## Runs all tests
