@@ -2,10 +2,12 @@
 #![allow(dead_code, reason = "each test needs a part of it")]
 
 use std::io::Write as _;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+include!("../support/port.rs");
 
 /// A redis-server of a test's own, on a free port, with an append-only file that is synced at each write.
 pub struct RedisServer {
@@ -38,9 +40,7 @@ impl RedisServer {
             make_certificates(directory.path());
         }
         for _ in 0..5 {
-            let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-            let port = listener.local_addr().expect("an address").port();
-            drop(listener);
+            let port = free_port();
             let child = spawn(port, directory.path(), tls);
             let mut server = Self { port, directory, child, tls };
             if server.answers() {

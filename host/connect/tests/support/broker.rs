@@ -5,7 +5,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write as _;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -31,9 +31,7 @@ pub struct Broker {
     child: Option<Child>,
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
-}
+include!("port.rs");
 
 fn block_on<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -192,7 +190,10 @@ impl Broker {
         }
         // It listens before it answers.
         while self.admin().inner().fetch_metadata(None, Duration::from_secs(5)).is_err() {
-            assert!(Instant::now() < until, "the broker does not answer: {}", self.log());
+            if Instant::now() > until {
+                self.kill();
+                return Err(format!("it does not answer: {}", self.log()));
+            }
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test that includes it uses its own part")]
 
 use std::fs::File;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -26,9 +26,7 @@ pub struct NatsServer {
     login: String,
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
-}
+include!("port.rs");
 
 fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -3,12 +3,13 @@
 #![allow(dead_code, reason = "each test that includes it uses its own part")]
 
 use std::fs::File;
-use std::net::TcpListener;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+include!("port.rs");
 
 /// A cluster of its own, on a free port, with fsync. It is stopped when dropped.
 pub struct PostgresServer {
@@ -61,9 +62,7 @@ impl PostgresServer {
         assert!(out.status.success(), "initdb: {}", String::from_utf8_lossy(&out.stderr));
         // A port that was free may be another's by the time it is used: then another one is tried.
         let begin = |directory: &Path| {
-            let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-            let port = listener.local_addr().expect("an address").port();
-            drop(listener);
+            let port = free_port();
             (port, spawn(directory, port))
         };
         let (port, child) = begin(directory.path());
