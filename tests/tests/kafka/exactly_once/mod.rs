@@ -241,16 +241,22 @@ workers: 2
 
     /// Feeds so many messages a second as long as `harm` goes on; answers what that does.
     pub fn while_fed<T>(&self, rate: u64, harm: impl FnOnce() -> T) -> T {
+        /// Ends the feeding also where `harm` fails: nobody would see that else.
+        struct Over<'a>(&'a AtomicBool);
+        impl Drop for Over<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
         let over = AtomicBool::new(false);
         std::thread::scope(|threads| {
+            let _over = Over(&over);
             threads.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
                     self.feed_over(rate / 5, Duration::from_millis(200));
                 }
             });
-            let done = harm();
-            over.store(true, Ordering::Relaxed);
-            done
+            harm()
         })
     }
 
