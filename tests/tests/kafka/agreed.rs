@@ -71,6 +71,21 @@ workers: 2
         put(&self.world.place, &format!("{number}/stamps"), &component(version));
     }
 
+    /// Has a process find a note that a version was rolled back, of a pipeline of the same name that was before.
+    fn note_rolled_back(&self, number: usize, version: u32) {
+        let name = &self.world.name;
+        self.world.place.file("noted.wasm", component(version));
+        let sum = std::process::Command::new("sha256sum").arg(self.world.place.path("noted.wasm")).output();
+        let sum = String::from_utf8(sum.expect("sha256sum runs").stdout).expect("UTF-8");
+        let digest = sum.split(' ').next().unwrap_or_default();
+        assert_eq!(digest.len(), 64, "{sum}");
+        let note = serde_json::json!({ "pipeline": name, "plugins": {
+            "now": [],
+            "refused": [{ "stage": "stamps", "plugin": "stamps", "digest": digest }],
+        } });
+        self.world.place.file(&format!("data/{number}/.plugins/{name}.json"), note.to_string());
+    }
+
     /// Tells one what to do.
     #[track_caller]
     fn tell(&self, number: usize, words: &[&str]) {
@@ -131,6 +146,8 @@ fn what_one_process_is_shown_or_told_all_do_and_none_goes_back() {
     let world = World::new(&broker, &[]);
     let mut feeder = Feeder::new(&world);
     let mut processes = Processes::new(&world, &broker);
+    // What a machine noted before there was a list is of no account beside it.
+    processes.note_rolled_back(0, 2);
     for _ in 0..3 {
         processes.start(1);
     }

@@ -240,7 +240,7 @@ pub(super) async fn assemble(
     let broke_off = committed.as_ref().is_some_and(|c| !c.plugins.settled || foretold.is_some());
     let mut list = list;
     let decided = match &mut list {
-        Listed::By(agreed) => loading.decided(agreed, ends).await?,
+        Listed::By(agreed) => Some(loading.decided(agreed, ends).await?),
         Listed::Alone | Listed::Denied(_) => None,
     };
     let Begun { topology, plugins, editions, is_new } =

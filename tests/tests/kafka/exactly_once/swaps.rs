@@ -116,8 +116,7 @@ fn campaign(what: &str, broker: &Broker, exact: Exact, processes: usize, rounds:
                 kills += 1;
             }
             hosts.iter_mut().for_each(|host| until_runs(host, &exact, round));
-            // What a rollback goes back to while two processes decide is to be found out yet.
-            if processes == 1 && round % ROLLBACK_EVERY == 0 {
+            if round % ROLLBACK_EVERY == 0 {
                 let began = Instant::now();
                 let place = &exact.world.place;
                 let rolled = place.wasmill(["plugin", "rollback", "pipeline.yaml", "stamps"]);

@@ -131,7 +131,7 @@ impl Loading<'_> {
         Ok(Begun { is_new, ..Begun::of(topology, plugins, before) })
     }
 
-    /// With which plugins a run goes on of which nothing is committed and nothing decided: the folder's, but for what was
+    /// With which plugins a run goes on of which nothing is committed, and that has no list: the folder's, but for what was
     /// rolled back. Where processes share the pipeline and this one begins again, with those that it had.
     fn begin(&self, newest: Arc<Topology>, now: &[StagePlugin]) -> Begun {
         let noted = self.shelf.noted().unwrap_or_default();
@@ -153,16 +153,17 @@ impl Loading<'_> {
         Begun::of(topology, plugins, BTreeMap::new())
     }
 
-    /// What the pipeline's processes have decided, with its files at hand.
-    pub async fn decided(&self, agreed: &mut Agreed, ends: &Ends) -> anyhow::Result<Option<Plugins>> {
-        let Some(decision) = agreed.last().cloned() else { return Ok(None) };
+    /// What the pipeline's processes have decided, with its files at hand: nothing, where no decision was made. What this
+    /// machine noted of a run before is of no account beside it: it may be of another pipeline of the same name.
+    pub async fn decided(&self, agreed: &mut Agreed, ends: &Ends) -> anyhow::Result<Plugins> {
+        let Some(decision) = agreed.last().cloned() else { return Ok(Plugins::default()) };
         for wanted in &decision.plugins.now {
             let Some(stage) = self.stage(&wanted.stage) else { continue };
             if file_of(self.pipeline, stage, self.shelf, wanted).is_none() {
                 answered!(ends, LIST, agreed.fetch(wanted, self.shelf)).map_err(outside)?;
             }
         }
-        Ok(Some(decision.plugins))
+        Ok(decision.plugins)
     }
 
     /// With which plugins a process begins whose pipeline others have too: those that were decided on, whatever is in
