@@ -189,18 +189,13 @@ impl KafkaLedger {
             .set("enable.idempotence", "true")
             .set("acks", "all")
             .set("message.timeout.ms", TAKEN_MAX.as_millis().to_string());
-        let (topic, away) = (self.topic.clone(), self.away("write to", String::new()));
+        let ledger = self.clone();
         os::blocking(move || {
             let failed = Arc::new(Mutex::new(None));
             let producer: ThreadedProducer<Taken> = settings.create(Taken(Arc::clone(&failed)))?;
-            let told = |cause: String| match &away {
-                ConnectorError::Disconnected { what, .. } => {
-                    ConnectorError::Disconnected { what: what.clone(), cause }
-                }
-                _ => ConnectorError::Fatal(cause),
-            };
+            let told = |cause| ledger.away("write to", cause);
             for (key, value) in &records {
-                let record = BaseRecord::to(&topic).partition(partition).key(key).payload(value);
+                let record = BaseRecord::to(&ledger.topic).partition(partition).key(key).payload(value);
                 producer.send(record).map_err(|(e, _)| told(why(&e)))?;
             }
             let flushed = producer.flush(TAKEN_MAX + ASK_MAX).map_err(|e| told(why(&e)));

@@ -6,7 +6,7 @@ use async_nats::HeaderMap;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::link::{Lasts, Link};
+use super::link::Link;
 use super::own_stream::OwnStream;
 use super::source::NatsSourceSpec;
 use crate::ledger::PIECE_BYTES;
@@ -35,12 +35,7 @@ impl NatsLedger {
     }
 
     async fn link(&mut self) -> Result<Arc<Link>, ConnectorError> {
-        if let Some(link) = &self.link {
-            return Ok(Arc::clone(link));
-        }
-        let link = Arc::new(Link::connect(&self.spec.access(), Lasts::Always).await?);
-        self.link = Some(Arc::clone(&link));
-        Ok(link)
+        Link::kept(&mut self.link, &self.spec.access()).await
     }
 
     fn notes(&self) -> String {
@@ -119,12 +114,12 @@ impl Ledger for NatsLedger {
 
     async fn fetch(&mut self, name: &str) -> Result<Option<Vec<u8>>, ConnectorError> {
         let link = self.link().await?;
-        let head = link.last_message(STREAM.name, &self.piece(name, 0)).await?;
+        let head = link.last_message(STREAM.name, &self.piece(name, 0)).await.map_err(told)?;
         let count = head.and_then(|head| String::from_utf8(head.bytes()).ok()?.parse::<usize>().ok());
         let Some(count) = count else { return Ok(None) };
         let mut file = Vec::new();
         for number in 1..=count {
-            match link.last_message(STREAM.name, &self.piece(name, number)).await? {
+            match link.last_message(STREAM.name, &self.piece(name, number)).await.map_err(told)? {
                 Some(piece) => file.extend(piece.bytes()),
                 None => return Ok(None),
             }

@@ -76,6 +76,16 @@ impl Link {
         Ok(Self { client, address, last_error })
     }
 
+    /// The connection that is kept, which is made where there is none: it lasts.
+    pub async fn kept(kept: &mut Option<Arc<Self>>, access: &Access) -> Result<Arc<Self>, ConnectorError> {
+        if let Some(link) = kept {
+            return Ok(Arc::clone(link));
+        }
+        let link = Arc::new(Self::connect(access, Lasts::Always).await?);
+        *kept = Some(Arc::clone(&link));
+        Ok(link)
+    }
+
     /// Whether it is connected now.
     pub fn is_up(&self) -> bool {
         self.client.connection_state() == State::Connected

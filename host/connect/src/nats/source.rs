@@ -15,7 +15,7 @@ use wasmill_engine::output::Sequences;
 use super::access::with_access;
 use super::api::{ConsumerInfo, StreamInfo};
 use super::ledger::NatsLedger;
-use super::link::{Lasts, Link};
+use super::link::Link;
 use super::log::{Known, LogFeed, check_inside, prefix};
 use super::owner::{Owner, forget};
 use super::pump::AheadReader;
@@ -224,12 +224,7 @@ impl NatsSource {
     }
 
     async fn link(&mut self) -> Result<Arc<Link>, ConnectorError> {
-        if let Some(link) = &self.link {
-            return Ok(Arc::clone(link));
-        }
-        let link = Arc::new(Link::connect(&self.spec.access(), Lasts::Always).await?);
-        self.link = Some(Arc::clone(&link));
-        Ok(link)
+        Link::kept(&mut self.link, &self.spec.access()).await
     }
 
     /// The log, as a partition.

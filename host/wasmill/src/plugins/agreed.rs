@@ -13,7 +13,7 @@ use wasmill_connect::{ConnectorError, Ledger};
 use wasmill_engine::edition::{Plugins, StagePlugin};
 
 use super::Shelf;
-use crate::spec::{Pipeline, Sharing, SwapBy};
+use crate::spec::{Pipeline, SwapBy};
 
 /// What the processes of a pipeline have from there on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,9 +48,8 @@ impl Agreed {
     /// # Errors
     /// What is wrong with the source's spec.
     pub fn of(pipeline: &Pipeline) -> Result<Option<Self>, ConnectorError> {
-        let is_alone = pipeline.sharing() == Sharing::Alone && pipeline.remembers_plugins();
         let has_plugins = pipeline.stages.iter().any(|stage| stage.plugin().is_some());
-        if is_alone || !has_plugins || pipeline.swap == SwapBy::Restart {
+        if pipeline.remembers_plugins() || !has_plugins || pipeline.swap == SwapBy::Restart {
             return Ok(None);
         }
         let Some(source) = pipeline.sources.first() else { return Ok(None) };

@@ -151,7 +151,7 @@ pub(super) async fn assemble(
     let shelf = Shelf::of(pipeline);
     let decoders = decoders(&readings);
     let loading = Loading { pipeline, sandbox: &sandbox, guards: &guards, shelf: &shelf, decoders };
-    let list = listed(pipeline, ends).await?;
+    let mut list = listed(pipeline, ends).await?;
     let topology = loading.newest()?;
     let merger = Arc::new(Merger::of(&topology));
     let opened = match kept.store {
@@ -238,7 +238,6 @@ pub(super) async fn assemble(
     }
     let committed = checkpoint.as_mut().filter(|_| is_alone);
     let broke_off = committed.as_ref().is_some_and(|c| !c.plugins.settled || foretold.is_some());
-    let mut list = list;
     let decided = match &mut list {
         Listed::By(agreed) => Some(loading.decided(agreed, ends).await?),
         Listed::Alone | Listed::Denied(_) => None,
