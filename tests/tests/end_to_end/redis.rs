@@ -143,7 +143,7 @@ fn until_reads_fail(
             let (now_reads, now_commits) = failed();
             now_reads >= reads + times || (now_reads == reads && now_commits >= commits + 4)
         });
-        if failed().0 > reads {
+        if failed().0 >= reads + times {
             return;
         }
         back(redis);
