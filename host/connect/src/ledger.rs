@@ -20,6 +20,10 @@ pub trait Ledger: Send + Sync {
     async fn keep(&mut self, name: &str, bytes: &[u8]) -> Result<(), ConnectorError>;
     /// A file that was kept, if it is there: the caller checks that it is whole.
     async fn fetch(&mut self, name: &str) -> Result<Option<Vec<u8>>, ConnectorError>;
+    /// Forgets files; those that are not there are no error.
+    async fn forget(&mut self, names: &[String]) -> Result<(), ConnectorError>;
+    /// Forgets all notes and files: the next note is the first one.
+    async fn reset(&mut self) -> Result<(), ConnectorError>;
 }
 
 /// How long the pieces are in which a file goes where records are bounded.

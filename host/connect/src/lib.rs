@@ -4,6 +4,7 @@
 //! The comments on [`Source`], [`Reader`] and [`Sink`] are the contract; `tests/it/contract.rs` runs it
 //! over the whole table.
 
+mod chance;
 pub mod file;
 pub mod generator;
 pub mod http;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use async_trait::async_trait;
+pub use chance::random_token;
 pub use kafka::GroupOffsets;
 pub use ledger::Ledger;
 use wasmill_codec::framing::Framing;

@@ -323,6 +323,7 @@ impl Coordinator {
         self.pending.remove(&partition);
         self.starts.remove(&partition);
         self.log.remove(partition);
+        self.editions.forget(partition);
     }
 
     /// Takes a prepared batch; batches of a partition may come in any order. Answers whether it is wanted:

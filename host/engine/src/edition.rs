@@ -171,12 +171,21 @@ impl Editions {
     pub fn prune(&mut self, positions: &[(PartitionId, Position)]) {
         self.in_doubt
             .retain(|id, end| positions.iter().any(|(of, position)| of == id && position.offset < *end));
-        let is_ahead = |(id, until): &(PartitionId, u64)| {
-            positions.iter().any(|(of, position)| of == id && position.offset < *until)
-        };
+        self.retain(|id, until| positions.iter().any(|(of, position)| *of == id && position.offset < until));
+    }
+
+    /// Forgets a partition that is another process's now: should it come back, what is read then is the last
+    /// edition's, for that process may have gone on with it.
+    pub fn forget(&mut self, partition: PartitionId) {
+        self.in_doubt.remove(&partition);
+        self.retain(|id, _| id != partition);
+    }
+
+    /// Keeps of each edition the partitions that are wanted, and forgets editions that have none.
+    fn retain(&mut self, is_wanted: impl Fn(PartitionId, u64) -> bool) {
         let mut numbers = std::mem::take(&mut self.numbers).into_iter();
         self.plugins.before.retain_mut(|before| {
-            before.until.retain(is_ahead);
+            before.until.retain(|(id, until)| is_wanted(*id, *until));
             let number = numbers.next();
             if !before.until.is_empty() {
                 self.numbers.extend(number);

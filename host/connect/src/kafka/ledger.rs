@@ -1,6 +1,7 @@
 //! What the processes of a pipeline agree on: a topic that wasmill makes, `NAME-plugins`. Its first partition has the
 //! notes, its second one files in pieces.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -16,15 +17,15 @@ use super::client::{ASK_MAX, Facts, end_aside, lock, not_there, why};
 use super::settings::Settings;
 use super::{admin, own_topic, source};
 use crate::ledger::PIECE_BYTES;
-use crate::{ConnectorError, Ledger, os};
+use crate::{ConnectorError, Ledger, os, random_token};
 
 /// The partition of the notes.
 const NOTES: i32 = 0;
 /// The partition of the files.
 const FILES: i32 = 1;
-/// How the topic is made: nothing is ever removed from it.
-const SETTINGS: [(&str, &str); 3] =
-    [("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")];
+/// How the topic is made: a note has a key of its own, so it stays; of a piece of a file the last record stays, and
+/// none where that says that it is forgotten.
+const SETTINGS: [(&str, &str); 2] = [("cleanup.policy", "compact"), ("segment.ms", "86400000")];
 /// How long nothing may come while there is more.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// How long one look for a record waits.
@@ -41,8 +42,8 @@ pub(super) struct KafkaLedger {
     topic: String,
     /// What reads it.
     consumer: Option<Reading>,
-    /// Whether the topic is known to be there.
-    is_there: bool,
+    /// The topic's id, where it was last seen to be there; brokers of old give none.
+    seen: Option<Option<String>>,
     /// The offset of the next note.
     next: i64,
 }
@@ -55,7 +56,7 @@ impl Clone for KafkaLedger {
             brokers: self.brokers.clone(),
             topic: self.topic.clone(),
             consumer: None,
-            is_there: self.is_there,
+            seen: self.seen.clone(),
             next: self.next,
         }
     }
@@ -73,7 +74,7 @@ impl KafkaLedger {
     pub fn new(spec: &source::KafkaSourceSpec, pipeline: &str) -> Result<Self, ConnectorError> {
         let settings = source::KafkaSource::new(spec.clone())?.asking();
         let topic = format!("{pipeline}-plugins");
-        Ok(Self { settings, brokers: spec.brokers.clone(), topic, consumer: None, is_there: false, next: 0 })
+        Ok(Self { settings, brokers: spec.brokers.clone(), topic, consumer: None, seen: None, next: 0 })
     }
 
     fn away(&self, what: &str, cause: String) -> ConnectorError {
@@ -108,11 +109,11 @@ impl KafkaLedger {
         settings.create(DefaultConsumerContext)
     }
 
-    /// Whether the topic is there: nothing is agreed on as long as it isn't.
-    fn is_there(&self, consumer: &Reading) -> Result<bool, ConnectorError> {
+    /// The topic's id, if it is there: nothing is agreed on as long as it isn't.
+    fn look(&self, consumer: &Reading) -> Result<Option<Option<String>>, ConnectorError> {
         match admin::topic_id(consumer.client(), &self.topic, ASK_MAX) {
-            Ok(_) => Ok(true),
-            Err(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(false),
+            Ok(id) => Ok(Some(id)),
+            Err(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(None),
             Err(code) => Err(not_there(code, &self.brokers, &self.topic)),
         }
     }
@@ -123,7 +124,7 @@ impl KafkaLedger {
         consumer: &Reading,
         partition: i32,
         from: i64,
-        mut each: impl FnMut(&[u8], &[u8]),
+        mut each: impl FnMut(&[u8], Option<&[u8]>),
     ) -> Result<i64, ConnectorError> {
         let away = |cause| self.away("read", cause);
         let ends = consumer.fetch_watermarks(&self.topic, partition, ASK_MAX);
@@ -144,7 +145,7 @@ impl KafkaLedger {
                 Some(Ok(record)) => {
                     heard = Instant::now();
                     next = record.offset() + 1;
-                    each(record.key().unwrap_or_default(), record.payload().unwrap_or_default());
+                    each(record.key().unwrap_or_default(), record.payload());
                 }
                 Some(Err(error)) => tracing::debug!(cause = %why(&error), "librdkafka tells an error"),
             }
@@ -161,14 +162,19 @@ impl KafkaLedger {
     ) -> Result<T, ConnectorError> {
         let mut ledger = self.clone();
         ledger.consumer = self.consumer.take();
-        let (consumer, is_there, done) = os::blocking(move || {
+        let (consumer, seen, done) = os::blocking(move || {
             let consumer = ledger.consumer.take().map_or_else(|| ledger.reader(), Ok)?;
-            let done = match ledger.is_there || ledger.is_there(&consumer)? {
-                false => Ok(None),
-                true => work(&ledger, &consumer).map(Some),
+            let work = |ledger: &mut Self| {
+                let seen = ledger.look(&consumer)?;
+                if seen != ledger.seen {
+                    // It is another one by now, that has other notes.
+                    ledger.next = 0;
+                }
+                let done = if seen.is_some() { work(ledger, &consumer)? } else { T::default() };
+                Ok((seen, done))
             };
-            match done {
-                Ok(done) => Ok((consumer, done.is_some(), done.unwrap_or_default())),
+            match work(&mut ledger) {
+                Ok((seen, done)) => Ok((consumer, seen, done)),
                 // Whatever it was: the next one begins anew.
                 Err(error) => {
                     end_aside(consumer);
@@ -176,14 +182,34 @@ impl KafkaLedger {
                 }
             }
         })
-        .await
-        .inspect_err(|_| self.is_there = false)?;
-        (self.consumer, self.is_there) = (Some(consumer), is_there);
+        .await?;
+        (self.consumer, self.seen) = (Some(consumer), seen);
         Ok(done)
     }
 
+    /// The pieces of files that are there: which file, which piece of how many.
+    fn pieces(
+        &self,
+        consumer: &Reading,
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> Result<BTreeMap<Piece, Vec<u8>>, ConnectorError> {
+        let mut pieces = BTreeMap::new();
+        self.read_partition(consumer, FILES, 0, |key, piece| {
+            let Some(key) = Piece::parse(key).filter(|piece| is_wanted(&piece.file)) else { return };
+            match piece {
+                Some(piece) => drop(pieces.insert(key, piece.to_vec())),
+                None => drop(pieces.remove(&key)),
+            }
+        })?;
+        Ok(pieces)
+    }
+
     /// Writes records and waits until the brokers have them.
-    async fn write(&self, partition: i32, records: Vec<(String, Vec<u8>)>) -> Result<(), ConnectorError> {
+    async fn write(
+        &self,
+        partition: i32,
+        records: Vec<(String, Option<Vec<u8>>)>,
+    ) -> Result<(), ConnectorError> {
         let mut settings = self.settings.clone();
         settings
             .set("enable.idempotence", "true")
@@ -195,7 +221,8 @@ impl KafkaLedger {
             let producer: ThreadedProducer<Taken> = settings.create(Taken(Arc::clone(&failed)))?;
             let told = |cause| ledger.away("write to", cause);
             for (key, value) in &records {
-                let record = BaseRecord::to(&ledger.topic).partition(partition).key(key).payload(value);
+                let record = BaseRecord::to(&ledger.topic).partition(partition).key(key);
+                let record = BaseRecord { payload: value.as_ref(), ..record };
                 producer.send(record).map_err(|(e, _)| told(why(&e)))?;
             }
             let flushed = producer.flush(TAKEN_MAX + ASK_MAX).map_err(|e| told(why(&e)));
@@ -223,59 +250,82 @@ impl ProducerContext for Taken {
     }
 }
 
+/// A piece of a file: the key of its record.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Piece {
+    file: String,
+    number: usize,
+    count: usize,
+}
+
+impl Piece {
+    fn key(&self) -> String {
+        format!("{} {} {}", self.file, self.number, self.count)
+    }
+
+    fn parse(key: &[u8]) -> Option<Self> {
+        let mut words = std::str::from_utf8(key).ok()?.split(' ');
+        let file = words.next()?.to_owned();
+        Some(Self { file, number: words.next()?.parse().ok()?, count: words.next()?.parse().ok()? })
+    }
+}
+
 #[async_trait]
 impl Ledger for KafkaLedger {
     async fn read(&mut self) -> Result<Vec<Vec<u8>>, ConnectorError> {
         let read = self.reading(|ledger, consumer| {
             let mut notes = Vec::new();
-            let next =
-                ledger.read_partition(consumer, NOTES, ledger.next, |_, note| notes.push(note.to_vec()))?;
-            Ok(Some((notes, next)))
+            let next = ledger.read_partition(consumer, NOTES, ledger.next, |_, note| {
+                notes.extend(note.map(<[u8]>::to_vec));
+            })?;
+            Ok((notes, next))
         });
-        let Some((notes, next)) = read.await? else { return Ok(Vec::new()) };
+        let (notes, next) = read.await?;
         self.next = next;
         Ok(notes)
     }
 
     async fn add(&mut self, note: &[u8]) -> Result<(), ConnectorError> {
         self.make().await?;
-        self.write(NOTES, vec![(String::new(), note.to_vec())]).await
+        self.write(NOTES, vec![(random_token(), Some(note.to_vec()))]).await
     }
 
     async fn keep(&mut self, name: &str, bytes: &[u8]) -> Result<(), ConnectorError> {
         self.make().await?;
         let pieces: Vec<&[u8]> = bytes.chunks(PIECE_BYTES).collect();
-        let records = pieces.iter().enumerate();
-        let records = records.map(|(n, piece)| (format!("{name} {n} {}", pieces.len()), piece.to_vec()));
-        self.write(FILES, records.collect()).await
+        let record = |(number, bytes): (usize, &&[u8])| {
+            let piece = Piece { file: name.to_owned(), number, count: pieces.len() };
+            (piece.key(), Some(bytes.to_vec()))
+        };
+        self.write(FILES, pieces.iter().enumerate().map(record).collect()).await
     }
 
     async fn fetch(&mut self, name: &str) -> Result<Option<Vec<u8>>, ConnectorError> {
         let name = name.to_owned();
         self.reading(move |ledger, consumer| {
-            let mut file = None;
-            let mut pieces: Vec<Vec<u8>> = Vec::new();
-            ledger.read_partition(consumer, FILES, 0, |key, piece| {
-                let key = String::from_utf8_lossy(key);
-                let mut words = key.split(' ');
-                if words.next() != Some(&name) {
-                    return;
-                }
-                let mut number = || words.next().and_then(|n| n.parse::<usize>().ok());
-                let (Some(n), Some(count)) = (number(), number()) else { return };
-                if n == 0 {
-                    pieces.clear();
-                }
-                // Where two processes keep the same, their pieces may stand between each other: both are whole.
-                if n == pieces.len() {
-                    pieces.push(piece.to_vec());
-                }
-                if pieces.len() == count {
-                    file = Some(std::mem::take(&mut pieces).concat());
-                }
-            })?;
-            Ok(file)
+            let pieces = ledger.pieces(consumer, |file| file == name)?;
+            let count = pieces.keys().next().map_or(0, |piece| piece.count);
+            let is_whole = count > 0 && pieces.len() == count;
+            Ok(is_whole.then(|| pieces.into_values().collect::<Vec<_>>().concat()))
         })
         .await
+    }
+
+    async fn forget(&mut self, names: &[String]) -> Result<(), ConnectorError> {
+        let names = names.to_vec();
+        let found = self
+            .reading(move |ledger, consumer| ledger.pieces(consumer, |file| names.iter().any(|n| n == file)));
+        let records: Vec<_> = found.await?.keys().map(|piece| (piece.key(), None)).collect();
+        if records.is_empty() {
+            return Ok(());
+        }
+        self.write(FILES, records).await
+    }
+
+    async fn reset(&mut self) -> Result<(), ConnectorError> {
+        if self.reading(|_, _| Ok(true)).await? {
+            own_topic::delete((&self.settings, &self.brokers), std::slice::from_ref(&self.topic)).await?;
+        }
+        Ok(())
     }
 }

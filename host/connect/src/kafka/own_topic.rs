@@ -87,21 +87,33 @@ pub fn delete_own_topics(spec: &KafkaSinkSpec, topics: &[String]) -> Result<(), 
     if there.is_empty() {
         return Ok(());
     }
-    let admin: AdminClient<DefaultClientContext> = settings.create(DefaultClientContext)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| os::fatal("cannot start a thread", &e))?;
-    let names: Vec<&str> = there.iter().map(String::as_str).collect();
+    runtime.block_on(delete((&settings, brokers), &there))
+}
+
+/// Deletes topics; those that are not there are no error.
+pub(super) async fn delete(
+    (settings, brokers): (&Settings, &str),
+    topics: &[String],
+) -> Result<(), ConnectorError> {
+    let admin: AdminClient<DefaultClientContext> = settings.create(DefaultClientContext)?;
+    let names: Vec<&str> = topics.iter().map(String::as_str).collect();
     let failed = |topic: &str, cause: String| {
         ConnectorError::Fatal(format!("topic {topic} at {brokers} could not be deleted: {cause}"))
     };
-    let answer = runtime.block_on(admin.delete_topics(&names, &options()));
+    let answer = admin.delete_topics(&names, &options()).await;
     for answer in answer.map_err(|e| failed(&names.join(", "), why(&e)))? {
         match answer {
             Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) => {}
             Err((topic, code)) => return Err(failed(&topic, code.to_string())),
         }
     }
-    Ok(())
+    os::blocking(move || {
+        drop(admin);
+        Ok(())
+    })
+    .await
 }
 
 /// How long the brokers may take.

@@ -20,6 +20,9 @@ const STREAM: OwnStream = OwnStream {
     per_subject: -1,
 };
 
+/// What can't be done where something is not forgotten.
+const FORGETS: &str = "cannot forget what the pipeline's processes agreed on";
+
 /// A ledger in JetStream.
 pub(super) struct NatsLedger {
     spec: NatsSourceSpec,
@@ -125,5 +128,26 @@ impl Ledger for NatsLedger {
             }
         }
         Ok(Some(file))
+    }
+
+    async fn forget(&mut self, names: &[String]) -> Result<(), ConnectorError> {
+        let link = self.link().await?;
+        for name in names {
+            // Its head first: without that it is not there.
+            for pieces in ["0", "*"] {
+                let subjects = format!("wasmill.agreed.file.{name}.{pieces}.{}", self.pipeline);
+                STREAM.forget(&link, FORGETS, &subjects).await.map_err(told)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn reset(&mut self) -> Result<(), ConnectorError> {
+        let link = self.link().await?;
+        let files = format!("wasmill.agreed.file.*.*.{}", self.pipeline);
+        for subjects in [self.notes(), files] {
+            STREAM.forget(&link, FORGETS, &subjects).await.map_err(told)?;
+        }
+        Ok(())
     }
 }

@@ -55,4 +55,14 @@ impl OwnStream {
             Err(e) => Err(link.refused(&what, &e)),
         }
     }
+
+    /// Forgets what stands under subjects, if it is there.
+    pub async fn forget(&self, link: &Link, what: &str, subjects: &str) -> Result<(), ConnectorError> {
+        if link.find_stream(self.name).await?.is_none() {
+            return Ok(());
+        }
+        let body = json!({ "filter": subjects });
+        let purged = link.ask::<Done>(what, &format!("STREAM.PURGE.{}", self.name), &body).await?;
+        purged.map(drop).map_err(|e| link.refused(what, &e))
+    }
 }

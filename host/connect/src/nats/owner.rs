@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 use async_nats::HeaderMap;
 use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
-use super::api::Done;
 use super::link::Link;
 use super::own_stream::OwnStream;
 use crate::ConnectorError;
@@ -167,11 +165,6 @@ fn subject(stream: &str, consumer: &str) -> String {
 
 /// Forgets who reads a log.
 pub(super) async fn forget(link: &Link, stream: &str, consumer: &str) -> Result<(), ConnectorError> {
-    if link.find_stream(STREAM.name).await?.is_none() {
-        return Ok(());
-    }
     let what = format!("cannot forget who reads stream {stream} for consumer {consumer}");
-    let body = json!({ "filter": subject(stream, consumer) });
-    let purged = link.ask::<Done>(&what, &format!("STREAM.PURGE.{}", STREAM.name), &body).await?;
-    purged.map(drop).map_err(|e| link.refused(&what, &e))
+    STREAM.forget(link, &what, &subject(stream, consumer)).await
 }

@@ -2,9 +2,7 @@
 
 use std::error::Error as _;
 use std::future::Future;
-use std::hash::{BuildHasher, RandomState};
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
@@ -101,14 +99,6 @@ pub(super) fn block_on<T>(work: impl Future<Output = Result<T, Trouble>>) -> Res
         }
         std::thread::park();
     }
-}
-
-/// A random text that nobody else has.
-pub(super) fn token() -> String {
-    static TOKENS: AtomicU64 = AtomicU64::new(0);
-    let number = TOKENS.fetch_add(1, Ordering::Relaxed);
-    // The standard library seeds its hashers from the system's chance.
-    format!("{:016x}", RandomState::new().hash_one((number, std::process::id())))
 }
 
 /// How connections to a database are made.

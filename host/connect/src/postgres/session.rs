@@ -10,12 +10,12 @@ use tokio_postgres::types::{ToSql, Type as Sql};
 use tokio_postgres::{Client, Error, Row, Statement};
 use wasmill_engine::output::EncodedBatch;
 
-use super::link::{Link, Trouble, token};
+use super::link::{Link, Trouble};
 use super::load::{Load, copy, halves, restored};
 use super::shown;
 use super::spec::{PostgresAddress, PostgresSinkSpec};
 use super::table::{FINGERPRINT, Target};
-use crate::Refused;
+use crate::{Refused, random_token};
 
 /// A sink that writes through the session.
 struct Writer {
@@ -66,7 +66,7 @@ pub(super) struct Session {
 impl Session {
     /// A session; connects to nothing.
     pub fn new(at: &PostgresAddress, name: &str) -> Result<Self, Trouble> {
-        Self::of(at, name, &token())
+        Self::of(at, name, &random_token())
     }
 
     /// A session whose connections are known by a token.
@@ -542,9 +542,9 @@ async fn both<A, B>(
     join(link.answer(what, one), link.answer(what, two)).await
 }
 
-/// By which the connections of a token are known.
+/// By which the connections of a token are known: half of it, for names of connections are short.
 pub(super) fn mark(token: &str) -> String {
-    format!("wasmill w:{token} ")
+    format!("wasmill w:{} ", token.get(..16).unwrap_or(token))
 }
 
 /// Ends all other connections that are known by a mark.

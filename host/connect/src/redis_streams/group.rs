@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use redis::{Connection, RedisResult, Script};
 
-use super::{beside, info, random_token};
+use super::{beside, info};
 use crate::queue::Start;
+use crate::random_token;
 
 /// The stream's random token: made where there is none.
 pub(super) fn incarnation(c: &mut Connection, stream: &str) -> RedisResult<String> {

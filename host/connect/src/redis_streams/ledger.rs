@@ -1,4 +1,4 @@
-//! What the processes of a pipeline agree on: a stream of its own beside the one that they read, and a key a file.
+//! What the processes of a pipeline agree on: a stream of its own beside the one that they read, and a hash of files.
 
 use async_trait::async_trait;
 use redis::{Connection, RedisResult};
@@ -25,8 +25,8 @@ impl RedisLedger {
         Ok(Self { link: spec.link()?, key, last: "0".to_owned() })
     }
 
-    fn file(&self, name: &str) -> String {
-        format!("{}:{name}", self.key)
+    fn files(&self) -> String {
+        format!("{}:files", self.key)
     }
 }
 
@@ -56,14 +56,29 @@ impl Ledger for RedisLedger {
     }
 
     async fn keep(&mut self, name: &str, bytes: &[u8]) -> Result<(), ConnectorError> {
-        let (key, bytes) = (self.file(name), bytes.to_vec());
-        let keep = move |c: &mut Connection| redis::cmd("SET").arg(key).arg(bytes).exec(c);
+        let (files, name, bytes) = (self.files(), name.to_owned(), bytes.to_vec());
+        let keep = move |c: &mut Connection| redis::cmd("HSET").arg(files).arg(name).arg(bytes).exec(c);
         self.link.ask("cannot keep a file for the pipeline's other processes", keep).await
     }
 
     async fn fetch(&mut self, name: &str) -> Result<Option<Vec<u8>>, ConnectorError> {
-        let key = self.file(name);
-        let get = move |c: &mut Connection| redis::cmd("GET").arg(key).query(c);
+        let (files, name) = (self.files(), name.to_owned());
+        let get = move |c: &mut Connection| redis::cmd("HGET").arg(files).arg(name).query(c);
         self.link.ask("cannot get a file from the pipeline's other processes", get).await
+    }
+
+    async fn forget(&mut self, names: &[String]) -> Result<(), ConnectorError> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let (files, names) = (self.files(), names.to_vec());
+        let forget = move |c: &mut Connection| redis::cmd("HDEL").arg(files).arg(names).exec(c);
+        self.link.ask("cannot forget a file of the pipeline's processes", forget).await
+    }
+
+    async fn reset(&mut self) -> Result<(), ConnectorError> {
+        let keys = [self.key.clone(), self.files()];
+        let reset = move |c: &mut Connection| redis::cmd("DEL").arg(&keys).exec(c);
+        self.link.ask("cannot forget what the pipeline's processes agree on", reset).await
     }
 }

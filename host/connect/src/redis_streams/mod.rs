@@ -47,12 +47,6 @@ fn beside(stream: &str, what: &str) -> String {
     }
 }
 
-/// A name that nobody else has.
-fn random_token() -> String {
-    use std::hash::{BuildHasher, RandomState};
-    format!("{:016x}{:016x}", RandomState::new().hash_one(0), RandomState::new().hash_one(1))
-}
-
 #[cfg(test)]
 mod tests {
     use super::beside;

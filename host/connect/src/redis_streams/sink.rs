@@ -10,15 +10,15 @@ use async_trait::async_trait;
 use redis::{Connection, RedisResult, Script};
 use wasmill_engine::output::{EncodedBatch, Encoder};
 
+use super::beside;
 use super::entry::{EntryId, entries};
 use super::info::{self, StreamInfo};
 use super::spec::RedisSinkSpec;
 use super::token::{Doubt, Token, short};
 use super::write::{RedisEncoder, STEP_BYTES_MAX, STEP_ENTRIES_MAX, places, query, run};
-use super::{beside, random_token};
 use crate::redis_durable::Durable;
 use crate::redis_link::{SharedLink, told};
-use crate::{ConnectorError, Sink, SinkTraits, Writer, codec, os};
+use crate::{ConnectorError, Sink, SinkTraits, Writer, codec, os, random_token};
 
 /// What this sink is like.
 pub(super) const LIKE: SinkTraits =

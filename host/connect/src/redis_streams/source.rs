@@ -17,10 +17,10 @@ use super::log::{Counts, LogFetch};
 use super::queue::QueueFetch;
 use super::renew::Renewal;
 use super::spec::RedisSourceSpec;
-use super::{beside, group, random_token};
+use super::{beside, group};
 use crate::queue::{Member, Start};
 use crate::redis_link::{SharedLink, told};
-use crate::{ConnectorError, Membership, Partition, Positions, Reader, Source};
+use crate::{ConnectorError, Membership, Partition, Positions, Reader, Source, random_token};
 
 /// The one partition of log mode.
 const LOG: u32 = 0;

@@ -26,8 +26,6 @@ mod tools;
 mod wire;
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -41,6 +39,8 @@ use entries::{Restored, SCAN_FIELDS};
 use guards::Sharing;
 pub use tools::RedisView;
 
+use crate::chance::random;
+use crate::random_token;
 use crate::redis_durable::Durable;
 use crate::redis_link::{Advice, Link, SharedLink};
 pub use crate::redis_link::{RedisAddress, check_url};
@@ -155,7 +155,7 @@ impl RedisStore {
         let store = Self::unopened(at, pipeline, usage)?;
         let owner = {
             let mut held = store.held();
-            held.token = token();
+            held.token = random_token();
             held.owner = format!("{}\n", held.token);
             held.owner.clone()
         };
@@ -490,16 +490,4 @@ impl StateStore for RedisStore {
 // No holder of a lock here can panic between two changes that belong together.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A random number; the standard library seeds its hashers from the system's chance.
-fn random(n: impl std::hash::Hash) -> u64 {
-    RandomState::new().hash_one(n)
-}
-
-/// An owner's token: no other process, and no other claim, has the same.
-fn token() -> String {
-    static TOKENS: AtomicU64 = AtomicU64::new(0);
-    let number = TOKENS.fetch_add(1, Ordering::Relaxed);
-    format!("{:016x}{:016x}", random(number), random(std::process::id()))
 }

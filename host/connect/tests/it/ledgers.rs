@@ -72,6 +72,33 @@ async fn keeps_to_the_contract(spec: &SourceSpec) {
     let mut others = ledger(spec, "payments");
     assert!(others.read().await.expect(name).is_empty(), "{name}: another pipeline agrees on its own");
     assert_eq!(others.fetch("file-of-1").await.expect(name), None, "{name}");
+    others.keep("file-of-1", b"theirs").await.expect(name);
+    others.add(b"theirs").await.expect(name);
+
+    // What nobody needs any more goes, and may come again.
+    let named = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<String>>();
+    one.forget(&named(&["file-of-1", "file-of-3000000", "file-of-2"])).await.expect(name);
+    one.forget(&[]).await.expect(name);
+    for (file, is_there) in [("file-of-1", false), ("file-of-300000", true), ("file-of-3000000", false)] {
+        assert_eq!(other.fetch(file).await.expect(name).is_some(), is_there, "{name}: {file}");
+    }
+    one.keep("file-of-1", &bytes(1)).await.expect(name);
+    assert_eq!(other.fetch("file-of-1").await.expect(name), Some(bytes(1)), "{name}");
+
+    // A list that is forgotten begins anew, also for who has read the old one, and it is this pipeline's alone.
+    one.reset().await.expect(name);
+    let mut fresh = ledger(spec, "orders");
+    assert!(fresh.read().await.expect(name).is_empty(), "{name}");
+    assert_eq!(fresh.fetch("file-of-300000").await.expect(name), None, "{name}");
+    fresh.reset().await.expect(name);
+    fresh.add(b"anew").await.expect(name);
+    fresh.keep("file-of-1", &bytes(1)).await.expect(name);
+    for ledger in [&mut one, &mut other, &mut fresh] {
+        assert_eq!(texts(ledger.read().await.expect(name)), ["anew"], "{name}");
+        assert_eq!(ledger.fetch("file-of-1").await.expect(name), Some(bytes(1)), "{name}");
+    }
+    assert_eq!(texts(others.read().await.expect(name)), ["theirs"], "{name}");
+    assert_eq!(others.fetch("file-of-1").await.expect(name).as_deref(), Some(&b"theirs"[..]), "{name}");
 }
 
 fn on_a_runtime(work: impl Future<Output = ()>) {

@@ -9,7 +9,7 @@ use std::io;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use wasmill_connect::{ConnectorError, Ledger};
+use wasmill_connect::{ConnectorError, Ledger, random_token};
 use wasmill_engine::edition::{Plugins, StagePlugin};
 
 use super::Shelf;
@@ -38,8 +38,11 @@ pub struct Agreed {
     last: Option<Decision>,
     /// What was decided ever: stages with digests.
     known: BTreeSet<(String, String)>,
-    /// The digests of the files that go with the list.
-    kept: BTreeSet<String>,
+}
+
+/// The digests of the files that a decision needs: of what runs, and of what may run again.
+fn needed(plugins: &Plugins) -> BTreeSet<&str> {
+    plugins.now.iter().chain(&plugins.previous).map(|p| p.digest.as_str()).collect()
 }
 
 impl Agreed {
@@ -58,7 +61,7 @@ impl Agreed {
     }
 
     fn on(ledger: Box<dyn Ledger>) -> Self {
-        Self { ledger, last: None, known: BTreeSet::new(), kept: BTreeSet::new() }
+        Self { ledger, last: None, known: BTreeSet::new() }
     }
 
     /// Takes in what was decided since. Answers whether anything was.
@@ -88,7 +91,6 @@ impl Agreed {
         let Plugins { now, previous, refused, .. } = &decision.plugins;
         let named = now.iter().chain(previous).chain(refused);
         self.known.extend(named.map(|p| (p.stage.clone(), p.digest.clone())));
-        self.kept.extend(now.iter().map(|p| p.digest.clone()));
         self.last = Some(decision);
         true
     }
@@ -105,8 +107,9 @@ impl Agreed {
         self.known.contains(&(plugin.stage.clone(), plugin.digest.clone()))
     }
 
-    /// Decides. The files of all that runs then are there for the others first, those of stages that keep theirs too:
-    /// who comes may have none of them. Answers whether it counts: else another process was quicker.
+    /// Decides. The files of all that runs then, and of what can be rolled back to, are there for the others first,
+    /// those of stages that keep theirs too: who comes may have none of them. Files that are not needed any more are
+    /// forgotten behind it. Answers whether it counts: else another process was quicker.
     ///
     /// # Errors
     /// Those of the ledger.
@@ -116,25 +119,45 @@ impl Agreed {
         bytes_of: impl Fn(&StagePlugin) -> Option<Vec<u8>>,
         rolls_back: bool,
     ) -> Result<bool, ConnectorError> {
-        for plugin in plugins.now.iter().filter(|p| !self.kept.contains(&p.digest)) {
-            if let Some(bytes) = bytes_of(plugin) {
+        let before = self.last.as_ref().map(|last| last.plugins.clone()).unwrap_or_default();
+        let mut kept: BTreeSet<&str> = needed(&before);
+        for plugin in plugins.now.iter().chain(&plugins.previous) {
+            if kept.insert(&plugin.digest)
+                && let Some(bytes) = bytes_of(plugin)
+            {
                 self.ledger.keep(&plugin.digest, &bytes).await?;
             }
         }
-        let token = token();
+        let token = random_token();
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let decision = Decision {
             token: token.clone(),
             after: self.last.as_ref().map(|last| last.token.clone()),
             by: format!("{host}, process {}", std::process::id()),
             rolls_back,
-            plugins,
+            plugins: plugins.clone(),
         };
         let note = serde_json::to_vec(&decision)
             .map_err(|e| ConnectorError::Fatal(format!("a decision is no JSON: {e}")))?;
         self.ledger.add(&note).await?;
         self.catch_up().await?;
-        Ok(self.last.as_ref().is_some_and(|last| last.token == token))
+        let counts = self.last.as_ref().is_some_and(|last| last.token == token);
+        let obsolete: Vec<String> = match counts {
+            true => needed(&before).difference(&needed(&plugins)).map(|&digest| digest.to_owned()).collect(),
+            false => Vec::new(),
+        };
+        if let Err(error) = self.ledger.forget(&obsolete).await {
+            tracing::debug!(%error, "files of plugins that nobody needs any more stay where they are");
+        }
+        Ok(counts)
+    }
+
+    /// Forgets the list: what is decided next is its beginning.
+    ///
+    /// # Errors
+    /// Those of the ledger.
+    pub async fn reset(&mut self) -> Result<(), ConnectorError> {
+        self.ledger.reset().await
     }
 
     /// Gets a plugin's file onto the shelf; answers where it is. None where nobody has kept it.
@@ -159,12 +182,6 @@ impl Agreed {
     }
 }
 
-/// A name that nobody else has.
-fn token() -> String {
-    use std::hash::{BuildHasher as _, RandomState};
-    format!("{:016x}{:016x}", RandomState::new().hash_one(0), RandomState::new().hash_one(1))
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -180,6 +197,12 @@ mod tests {
         notes: Arc<Mutex<Vec<Vec<u8>>>>,
         files: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
         read: usize,
+    }
+
+    impl Memory {
+        fn file_names(&self) -> Vec<String> {
+            self.files.lock().expect("no panic").keys().cloned().collect()
+        }
     }
 
     #[async_trait]
@@ -200,12 +223,25 @@ mod tests {
         async fn fetch(&mut self, name: &str) -> Result<Option<Vec<u8>>, ConnectorError> {
             Ok(self.files.lock().expect("no panic").get(name).cloned())
         }
+        async fn forget(&mut self, names: &[String]) -> Result<(), ConnectorError> {
+            self.files.lock().expect("no panic").retain(|name, _| !names.contains(name));
+            Ok(())
+        }
+        async fn reset(&mut self) -> Result<(), ConnectorError> {
+            self.notes.lock().expect("no panic").clear();
+            self.files.lock().expect("no panic").clear();
+            Ok(())
+        }
     }
 
     fn plugins(digest: &str) -> Plugins {
         let text = |t: &str| t.to_owned();
         let one = StagePlugin { stage: text("s"), plugin: text("p"), digest: text(digest), version: None };
         Plugins { now: vec![one], ..Plugins::default() }
+    }
+
+    fn then(digest: &str, previous: &str) -> Plugins {
+        Plugins { previous: plugins(previous).now, ..plugins(digest) }
     }
 
     fn bytes_of(plugin: &StagePlugin) -> Option<Vec<u8>> {
@@ -226,7 +262,7 @@ mod tests {
         assert!(all[0].decide(plugins("b"), bytes_of, false).await.expect("a ledger"));
         assert!(!all[1].decide(plugins("c"), bytes_of, false).await.expect("a ledger"));
         // It knows that by now, and decides behind it.
-        assert!(all[1].decide(plugins("d"), bytes_of, true).await.expect("a ledger"));
+        assert!(all[1].decide(then("d", "b"), bytes_of, true).await.expect("a ledger"));
         for agreed in &mut all {
             agreed.catch_up().await.expect("a ledger");
             assert_eq!(now(agreed), "d");
@@ -235,9 +271,23 @@ mod tests {
             }
         }
         assert!(!all[2].catch_up().await.expect("a ledger"), "there is nothing more");
-        // What was ever to run is there for whoever comes.
-        let files: Vec<String> = ledger.files.lock().expect("no panic").keys().cloned().collect();
-        assert_eq!(files, ["a", "b", "c", "d"]);
+        // What lost stays; its process didn't know yet that another one had decided.
+        assert_eq!(ledger.file_names(), ["b", "c", "d"]);
+    }
+
+    #[tokio::test]
+    async fn the_files_are_there_that_run_or_may_run_again() {
+        let ledger = Memory::default();
+        let mut agreed = Agreed::on(Box::new(ledger.clone()));
+        // The first one's predecessor was the folder's, and can be rolled back to anywhere.
+        for (now, before, due) in
+            [("b", "a", ["a", "b"]), ("c", "b", ["b", "c"]), ("b", "c", ["b", "c"]), ("a", "b", ["a", "b"])]
+        {
+            assert!(agreed.decide(then(now, before), bytes_of, false).await.expect("a ledger"));
+            assert_eq!(ledger.file_names(), due, "{now} behind {before}");
+        }
+        agreed.reset().await.expect("a ledger");
+        assert!(ledger.file_names().is_empty());
     }
 
     #[tokio::test]

@@ -53,11 +53,10 @@ pub fn file_of(
     shelf: &Shelf,
     wanted: &StagePlugin,
 ) -> Option<PathBuf> {
-    if let Some(copy) = shelf.find(wanted) {
-        return Some(copy);
-    }
-    let mut files = vec![stage.file.clone()];
+    let mut files: Vec<PathBuf> = shelf.find(wanted).into_iter().collect();
+    files.push(stage.file.clone());
     files.extend(candidates(&pipeline.plugin_dir, shelf, &stage.plugin));
+    // A copy that was damaged is none.
     files
         .into_iter()
         .find(|file| std::fs::read(file).is_ok_and(|bytes| wasmill_plugin::digest(&bytes) == wanted.digest))

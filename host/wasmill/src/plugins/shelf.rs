@@ -87,7 +87,8 @@ impl Shelf {
     /// When it can't be written.
     pub fn keep(&self, plugin: &StagePlugin, bytes: &[u8]) -> io::Result<()> {
         match self.place(plugin) {
-            Some(place) if !place.is_file() => write_whole(&place, bytes),
+            // One that was damaged is written again.
+            Some(place) if !fs::read(&place).is_ok_and(|there| there == bytes) => write_whole(&place, bytes),
             _ => Ok(()),
         }
     }

@@ -8,6 +8,7 @@
 //! there first, and what others decide there takes over here, each at a barrier of its own.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -139,6 +140,20 @@ impl From<String> for Refusal {
     }
 }
 
+/// Why a file is not loaded.
+#[derive(Debug, thiserror::Error)]
+enum NotLoaded {
+    /// It is not there, or not any more.
+    #[error("{} is not there", .0.display())]
+    Gone(PathBuf),
+    /// It can't be read: why.
+    #[error("{0}")]
+    Unread(String),
+    /// It is not admitted, or doesn't fit its stage: why.
+    #[error("{1}")]
+    Unfit(StagePlugin, String),
+}
+
 /// One that was loaded.
 struct Loaded {
     plugin: PluginRef,
@@ -231,13 +246,7 @@ impl Swapper {
             if wanted.digest == now.digest || wanted.plugin != plugin.plugin || plugin.pin.is_some() {
                 continue;
             }
-            let here = block_in_place(|| file_of(&self.pipeline, &plugin, &self.shelf, wanted));
-            let Listed::By(agreed) = &mut self.list else { return Ok(()) };
-            let file = match here {
-                Some(file) => Some(file),
-                None => agreed.fetch(wanted, &self.shelf).await?,
-            };
-            let loaded = match file {
+            let loaded = match self.file(&plugin, wanted).await? {
                 None => Err(gone(&self.pipeline, &self.shelf, wanted)),
                 Some(file) => self.load_asked(Candidate { stage, file }).await,
             };
@@ -269,6 +278,19 @@ impl Swapper {
             Err(refusal) => self.lags(&new[0].of, &decision, &refusal.why),
         }
         Ok(())
+    }
+
+    /// The file of a stage's plugin that is to be this very one: from here, or from the list.
+    async fn file(
+        &mut self,
+        stage: &PluginStage,
+        wanted: &StagePlugin,
+    ) -> Result<Option<PathBuf>, ConnectorError> {
+        let here = block_in_place(|| file_of(&self.pipeline, stage, &self.shelf, wanted));
+        match (here, &mut self.list) {
+            (None, Listed::By(agreed)) => agreed.fetch(wanted, &self.shelf).await,
+            (here, _) => Ok(here),
+        }
     }
 
     /// What `/ready` calls what this process has.
@@ -329,11 +351,12 @@ impl Swapper {
         }
         let mut loaded = Vec::new();
         for candidate in changed {
-            match self.load(candidate).await {
+            let stage = candidate.stage.name().unwrap_or_default().to_owned();
+            match self.load_changed(candidate).await {
                 // A folder that lags behind others of the same pipeline is no reason to go back.
                 Ok(Some(new)) if standing.contains(&new.of.stage) && self.was_decided(&new.of) => {
                     let why = "the pipeline's processes had it before, and have another one since; `wasmill plugin promote` takes it again";
-                    tracing::info!(pipeline = %self.pipeline.name, stage = %new.of.stage, plugin = %new.of.shown(), digest = %new.of.digest, "the plugin folder has a version that {why}");
+                    tracing::warn!(pipeline = %self.pipeline.name, stage = %new.of.stage, plugin = %new.of.shown(), digest = %new.of.digest, "the plugin folder has a version that {why}");
                     self.catalog.waits(&self.pipeline, Waiting { of: new.of, why: why.to_owned() });
                 }
                 Ok(Some(new)) if self.pipeline.swap == SwapBy::Hand => {
@@ -342,8 +365,13 @@ impl Swapper {
                     self.catalog.waits(&self.pipeline, Waiting { of: new.of, why: why.to_owned() });
                 }
                 Ok(Some(new)) => loaded.push(new),
-                Ok(None) => {}
-                Err((of, why)) => self.stays_out(&of, &why),
+                // Of one that is gone the next look finds what is there then.
+                Ok(None) | Err(NotLoaded::Gone(_)) => {}
+                Err(NotLoaded::Unread(why)) => {
+                    tracing::error!(pipeline = %self.pipeline.name, %stage, why, "a plugin's file has changed, and the version before goes on");
+                    self.look_again(seen, &stage);
+                }
+                Err(NotLoaded::Unfit(of, why)) => self.stays_out(&of, &why),
             }
         }
         if loaded.is_empty() {
@@ -383,27 +411,53 @@ impl Swapper {
         }
     }
 
-    /// Loads a stage's file, if it is another version than the one that runs, and none that was rolled back.
-    async fn load(&self, candidate: Candidate) -> Result<Option<Loaded>, (StagePlugin, String)> {
-        let Some(now) = self.stage_plugin(&candidate.stage) else { return Ok(None) };
-        let refused = self.plugins.refused.clone();
+    /// Reads a file that may be a stage's plugin.
+    fn read(&self, candidate: &Candidate) -> Result<(StagePlugin, Vec<u8>), NotLoaded> {
+        let Some(now) = self.stage_plugin(&candidate.stage) else {
+            return Err(NotLoaded::Unread("the stage is not this process's".to_owned()));
+        };
+        let read = || {
+            let bytes = std::fs::read(&candidate.file)?;
+            Ok((wasmill_plugin::digest(&bytes), bytes))
+        };
+        match block_in_place(read) {
+            Ok((digest, bytes)) => Ok((StagePlugin { digest, version: None, ..now }, bytes)),
+            Err(e) if io::Error::kind(&e) == io::ErrorKind::NotFound => {
+                Err(NotLoaded::Gone(candidate.file.clone()))
+            }
+            Err(e) => Err(NotLoaded::Unread(format!("can't read {}: {e}", candidate.file.display()))),
+        }
+    }
+
+    /// Admits what was read.
+    async fn admit(
+        &self,
+        candidate: Candidate,
+        of: StagePlugin,
+        bytes: Vec<u8>,
+    ) -> Result<Loaded, NotLoaded> {
         let (pipeline, sandbox) = (Arc::clone(&self.pipeline), Arc::clone(&self.sandbox));
         let copies = self.copies();
-        let loading = tokio::task::spawn_blocking(move || {
-            let bytes = match std::fs::read(&candidate.file) {
-                Ok(bytes) => bytes,
-                // It is gone again: the next look finds what is there then.
-                Err(_) => return Ok(None),
-            };
-            let digest = wasmill_plugin::digest(&bytes);
-            let is_refused = refused.iter().any(|p| p.stage == now.stage && p.digest == digest);
-            if digest == now.digest || is_refused {
-                return Ok(None);
-            }
-            let of = StagePlugin { digest, version: None, ..now };
-            load((&pipeline, &sandbox, &copies), &candidate, of, bytes).map(Some)
-        });
-        loading.await.unwrap_or(Ok(None))
+        let admitting =
+            tokio::task::spawn_blocking(move || admit((&pipeline, &sandbox, &copies), &candidate, of, bytes));
+        admitting.await.unwrap_or_else(|e| Err(NotLoaded::Unread(e.to_string())))
+    }
+
+    /// Loads a file that is wanted in a stage, whatever it is.
+    async fn load_asked(&self, candidate: Candidate) -> Result<Loaded, String> {
+        let (of, bytes) = self.read(&candidate).map_err(|e| e.to_string())?;
+        self.admit(candidate, of, bytes).await.map_err(|e| e.to_string())
+    }
+
+    /// Loads a stage's file that has changed, if it is another version than the one that runs, and none that was rolled
+    /// back.
+    async fn load_changed(&self, candidate: Candidate) -> Result<Option<Loaded>, NotLoaded> {
+        let (of, bytes) = self.read(&candidate)?;
+        let is = |p: &StagePlugin| p.stage == of.stage && p.digest == of.digest;
+        if self.running.plugins().iter().chain(&self.plugins.refused).any(is) {
+            return Ok(None);
+        }
+        self.admit(candidate, of, bytes).await.map(Some)
     }
 
     fn stage_plugin(&self, stage: &Stage) -> Option<StagePlugin> {
@@ -618,7 +672,7 @@ impl Swapper {
                 ));
             }
             let Some(now) = self.stage_plugin(&stage) else { continue };
-            let file = block_in_place(|| file_of(&self.pipeline, &plugin, &self.shelf, &before));
+            let file = self.file(&plugin, &before).await.map_err(|e| e.to_string())?;
             let Some(file) = file else {
                 return Err(gone(&self.pipeline, &self.shelf, &before));
             };
@@ -669,21 +723,6 @@ impl Swapper {
         });
         finding.await.unwrap_or_else(|e| Err(e.to_string()))
     }
-
-    async fn load_asked(&self, candidate: Candidate) -> Result<Loaded, String> {
-        let Some(now) = self.stage_plugin(&candidate.stage) else {
-            return Err("the stage is not this process's".to_owned());
-        };
-        let (pipeline, sandbox) = (Arc::clone(&self.pipeline), Arc::clone(&self.sandbox));
-        let copies = self.copies();
-        let loading = tokio::task::spawn_blocking(move || {
-            let shown = candidate.file.display().to_string();
-            let bytes = std::fs::read(&candidate.file).map_err(|e| format!("can't read {shown}: {e}"))?;
-            let of = StagePlugin { digest: wasmill_plugin::digest(&bytes), version: None, ..now };
-            load((&pipeline, &sandbox, &copies), &candidate, of, bytes).map_err(|(_, why)| why)
-        });
-        loading.await.unwrap_or_else(|e| Err(e.to_string()))
-    }
 }
 
 /// That the list of what a pipeline's processes run can't be used here: told once.
@@ -711,29 +750,27 @@ fn bounded(refused: impl Iterator<Item = StagePlugin>) -> Vec<StagePlugin> {
 
 /// Admits a file for a stage, beside the copies of what runs in the others. `of` has the digest of `bytes`, which are
 /// the file's.
-fn load(
+fn admit(
     (pipeline, sandbox, copies): (&Pipeline, &Sandbox, &[(String, PathBuf)]),
     candidate: &Candidate,
     of: StagePlugin,
     bytes: Vec<u8>,
-) -> Result<Loaded, (StagePlugin, String)> {
+) -> Result<Loaded, NotLoaded> {
+    let unfit = |of, why: &str| Err(NotLoaded::Unfit(of, why.to_owned()));
     let (stage, file) = (of.stage.clone(), candidate.file.clone());
     // The last one of a stage counts.
     let files: BTreeMap<String, PathBuf> = copies.iter().cloned().chain([(stage, file)]).collect();
     let with = with_files(pipeline, &files);
     let stage = with.stages.iter().find(|stage| stage.name() == Some(of.stage.as_str()));
     let Some((stage, plugin)) = stage.and_then(|stage| Some((stage, stage.plugin()?))) else {
-        return Err((of, "its stage is gone".to_owned()));
+        return unfit(of, "its stage is gone");
     };
     let loaded = match load_fitting(sandbox, &with, stage, plugin) {
         Ok(loaded) => loaded,
-        Err(stop) => return Err((of, first_line(&stop.shown))),
+        Err(stop) => return unfit(of, &first_line(&stop.shown)),
     };
     if loaded.info().digest != of.digest {
-        return Err((
-            of,
-            "the file changed while it was read; it is looked at again when it changes".to_owned(),
-        ));
+        return unfit(of, "the file changed while it was read; it is looked at again when it changes");
     }
     let of = StagePlugin { version: loaded.info().version.clone(), ..of };
     let before = with_files(pipeline, &copies.iter().cloned().collect());
@@ -741,7 +778,7 @@ fn load(
         crate::schema::compare(&before, Some(sandbox)).into_iter().map(|d| d.title).collect();
     let differences = crate::schema::compare(&with, Some(sandbox));
     if let Some(new) = differences.into_iter().find(|d| !before.contains(&d.title)) {
-        return Err((of, new.title));
+        return unfit(of, &new.title);
     }
     Ok(Loaded { plugin: loaded, of, bytes })
 }

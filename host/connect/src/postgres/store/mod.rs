@@ -28,12 +28,12 @@ use self::reader::{Param, Reader};
 use self::schema::Tables;
 use self::shared::Claimed;
 pub use self::view::PostgresView;
-use super::link::{block_on, token};
+use super::link::block_on;
 use super::session::{Owned, Session, mark};
 use super::sink::PostgresSink;
 use super::spec::{PostgresAddress, PostgresSinkSpec};
 use crate::store::SharedPositions;
-use crate::{ConnectorError, Sink};
+use crate::{ConnectorError, Sink, random_token};
 
 /// The version of what is in wasmill's own tables.
 pub const POSTGRES_FORMAT: u32 = 1;
@@ -120,7 +120,7 @@ impl PostgresStore {
     }
 
     fn unopened(at: &PostgresAddress, pipeline: &str, shared: bool) -> Result<Self, StoreError> {
-        let owner = token();
+        let owner = random_token();
         let session = Session::of(at, pipeline, &owner)?;
         Ok(Self {
             at: at.clone(),

@@ -8,7 +8,8 @@ use wasmill_engine::state::{Checkpoint, Epoch, StateView, StoreError, VisitEntry
 use wasmill_engine::time::START;
 
 use super::wire::{json, pack_texts, text};
-use super::{Connection, REDIS_FORMAT, RedisAddress, RedisStore, Usage, token};
+use super::{Connection, REDIS_FORMAT, RedisAddress, RedisStore, Usage};
+use crate::random_token;
 use crate::store::Replacement;
 
 /// How many entries are sent at once.
@@ -52,7 +53,7 @@ impl RedisView {
     pub fn replace(self, generation: u64, shared: bool) -> Result<Box<dyn Replacement>, StoreError> {
         let meta = self.store.meta()?;
         let epoch = self.store.number(&meta, "epoch")?;
-        let token = token();
+        let token = random_token();
         let incoming = |token: &str| format!("wasmill:{{{}}}:incoming:{token}", self.store.pipeline);
         let key = incoming(&token);
         let begin = |c: &mut Connection| {

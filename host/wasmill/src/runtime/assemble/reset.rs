@@ -1,10 +1,13 @@
 //! Forgets what a pipeline keeps.
 
+use wasmill_connect::ConnectorError;
 use wasmill_connect::kafka::{Changelog, delete_own_topics};
 use wasmill_connect::postgres::PostgresStore;
 use wasmill_connect::store::{DiskStore, RedisStore};
 
+use super::super::tokio_runtime;
 use super::outside;
+use crate::plugins::Agreed;
 use crate::spec::{Kept, Pipeline};
 
 /// Forgets positions and state, and what the sinks hold of earlier runs.
@@ -41,5 +44,19 @@ pub(in crate::runtime) fn reset(pipeline: &Pipeline) -> anyhow::Result<()> {
     for sink in pipeline.sinks.iter().map(|s| &s.connector).chain(&pipeline.dead_letter) {
         sink.reset().map_err(outside)?;
     }
-    Ok(())
+    pipeline.clone().parts().iter().try_for_each(forget_list)
+}
+
+/// Forgets what the pipeline's processes have agreed on of its plugins: the folder's are taken then.
+fn forget_list(part: &Pipeline) -> anyhow::Result<()> {
+    let Some(mut agreed) = Agreed::of(part).map_err(outside)? else { return Ok(()) };
+    match tokio_runtime()?.block_on(agreed.reset()) {
+        Err(error @ ConnectorError::Disconnected { .. }) => Err(outside(error)),
+        Err(error) => {
+            // Who may not use it doesn't go by it either.
+            tracing::warn!(pipeline = %part.name, %error, "what the pipeline's processes agree on is not forgotten");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
 }
