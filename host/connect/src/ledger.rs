@@ -13,7 +13,7 @@ use crate::ConnectorError;
 pub trait Ledger: Send + Sync {
     /// The notes that were added since the last call, oldest first: all processes see the same in the same order. None
     /// where nothing was ever added.
-    async fn read(&mut self) -> Result<Vec<Vec<u8>>, ConnectorError>;
+    async fn read(&mut self) -> Result<Notes, ConnectorError>;
     /// Adds a note, and makes what it needs where that is missing. Behind an error it may be there all the same.
     async fn add(&mut self, note: &[u8]) -> Result<(), ConnectorError>;
     /// Keeps a file under a name that tells what is in it, such as its digest.
@@ -24,6 +24,16 @@ pub trait Ledger: Send + Sync {
     async fn forget(&mut self, names: &[String]) -> Result<(), ConnectorError>;
     /// Forgets all notes and files: the next note is the first one.
     async fn reset(&mut self) -> Result<(), ConnectorError>;
+}
+
+/// Notes of a ledger.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Notes {
+    /// Whether the log was made anew, or has lost what was last read of it, as after a failover or a restored backup:
+    /// then these are all of its notes, from its start.
+    pub is_anew: bool,
+    /// The notes, oldest first.
+    pub notes: Vec<Vec<u8>>,
 }
 
 /// How long the pieces are in which a file goes where records are bounded.

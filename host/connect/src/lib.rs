@@ -32,7 +32,7 @@ use std::sync::atomic::AtomicU64;
 use async_trait::async_trait;
 pub use chance::random_token;
 pub use kafka::GroupOffsets;
-pub use ledger::Ledger;
+pub use ledger::{Ledger, Notes};
 use wasmill_codec::framing::Framing;
 pub use wasmill_codec::{self as codec, units};
 use wasmill_codec::{Writing, secret};

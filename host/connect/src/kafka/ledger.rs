@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, DefaultConsumerContext};
-use rdkafka::error::RDKafkaErrorCode;
-use rdkafka::message::{DeliveryResult, Message};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, DeliveryResult, Message};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -17,7 +17,7 @@ use super::client::{ASK_MAX, Facts, end_aside, lock, not_there, why};
 use super::settings::Settings;
 use super::{admin, own_topic, source};
 use crate::ledger::PIECE_BYTES;
-use crate::{ConnectorError, Ledger, os, random_token};
+use crate::{ConnectorError, Ledger, Notes, os, random_token};
 
 /// The partition of the notes.
 const NOTES: i32 = 0;
@@ -44,8 +44,10 @@ pub(super) struct KafkaLedger {
     consumer: Option<Reading>,
     /// The topic's id, where it was last seen to be there; brokers of old give none.
     seen: Option<Option<String>>,
-    /// The offset of the next note.
-    next: i64,
+    /// The last note that was read: its offset and its key.
+    last: Option<(i64, Vec<u8>)>,
+    /// Whether what was read of the notes isn't there any more, and nobody was told yet.
+    has_lost: bool,
 }
 
 impl Clone for KafkaLedger {
@@ -57,7 +59,8 @@ impl Clone for KafkaLedger {
             topic: self.topic.clone(),
             consumer: None,
             seen: self.seen.clone(),
-            next: self.next,
+            last: self.last.clone(),
+            has_lost: self.has_lost,
         }
     }
 }
@@ -74,7 +77,15 @@ impl KafkaLedger {
     pub fn new(spec: &source::KafkaSourceSpec, pipeline: &str) -> Result<Self, ConnectorError> {
         let settings = source::KafkaSource::new(spec.clone())?.asking();
         let topic = format!("{pipeline}-plugins");
-        Ok(Self { settings, brokers: spec.brokers.clone(), topic, consumer: None, seen: None, next: 0 })
+        Ok(Self {
+            settings,
+            brokers: spec.brokers.clone(),
+            topic,
+            consumer: None,
+            seen: None,
+            last: None,
+            has_lost: false,
+        })
     }
 
     fn away(&self, what: &str, cause: String) -> ConnectorError {
@@ -105,6 +116,7 @@ impl KafkaLedger {
             .set("group.id", format!("{}-reading", self.topic))
             .set("enable.auto.commit", "false")
             .set("auto.offset.reset", "earliest")
+            .set("enable.partition.eof", "true")
             .set("fetch.wait.max.ms", "10");
         settings.create(DefaultConsumerContext)
     }
@@ -118,63 +130,94 @@ impl KafkaLedger {
         }
     }
 
-    /// Reads a partition from an offset to its end; answers that.
+    /// The offset behind a partition's last record.
+    fn end(&self, consumer: &Reading, partition: i32) -> Result<i64, ConnectorError> {
+        let ends = consumer.fetch_watermarks(&self.topic, partition, ASK_MAX);
+        ends.map(|(_, end)| end).map_err(|e| self.away("read", why(&e)))
+    }
+
+    /// Reads a partition from an offset to its end.
     fn read_partition(
         &self,
         consumer: &Reading,
         partition: i32,
         from: i64,
-        mut each: impl FnMut(&[u8], Option<&[u8]>),
-    ) -> Result<i64, ConnectorError> {
+        mut each: impl FnMut(&BorrowedMessage<'_>),
+    ) -> Result<(), ConnectorError> {
         let away = |cause| self.away("read", cause);
-        let ends = consumer.fetch_watermarks(&self.topic, partition, ASK_MAX);
-        let (_, end) = ends.map_err(|e| away(why(&e)))?;
-        // One that was made anew is read from its start.
-        let mut next = if from > end { 0 } else { from };
-        if next == end {
-            return Ok(end);
+        if from >= self.end(consumer, partition)? {
+            return Ok(());
         }
         let mut list = TopicPartitionList::new();
-        list.add_partition_offset(&self.topic, partition, Offset::Offset(next)).map_err(|e| away(why(&e)))?;
+        list.add_partition_offset(&self.topic, partition, Offset::Offset(from)).map_err(|e| away(why(&e)))?;
         consumer.assign(&list).map_err(|e| away(why(&e)))?;
         let mut heard = Instant::now();
-        while next < end {
+        loop {
             match consumer.poll(POLL) {
                 None if heard.elapsed() > SILENCE_MAX => return Err(away("nothing comes".to_owned())),
                 None => {}
                 Some(Ok(record)) => {
                     heard = Instant::now();
-                    next = record.offset() + 1;
-                    each(record.key().unwrap_or_default(), record.payload());
+                    each(&record);
                 }
+                Some(Err(KafkaError::PartitionEOF(_))) => break,
                 Some(Err(error)) => tracing::debug!(cause = %why(&error), "librdkafka tells an error"),
             }
         }
         // Nothing is fetched until it is asked for again.
-        consumer.unassign().map_err(|e| away(why(&e)))?;
-        Ok(next)
+        consumer.unassign().map_err(|e| away(why(&e)))
+    }
+
+    /// The notes behind the last one that was read; that one must be there still.
+    fn new_notes(&mut self, consumer: &Reading) -> Result<Vec<Vec<u8>>, ConnectorError> {
+        let end = self.end(consumer, NOTES)?;
+        if self.last.as_ref().is_some_and(|(offset, _)| offset + 1 == end) {
+            return Ok(Vec::new());
+        }
+        let before = self.last.clone();
+        let from = before.as_ref().map_or(0, |(offset, _)| *offset);
+        let mut records: Vec<(i64, Vec<u8>, Vec<u8>)> = Vec::new();
+        self.read_partition(consumer, NOTES, from, |record| {
+            let [key, note] = [record.key(), record.payload()].map(|b| b.unwrap_or_default().to_vec());
+            records.push((record.offset(), key, note));
+        })?;
+        if let Some((offset, key)) = before {
+            let is_there = records.first().is_some_and(|first| first.0 == offset && first.1 == key);
+            if !is_there {
+                (self.last, self.has_lost) = (None, true);
+                return self.new_notes(consumer);
+            }
+            records.remove(0);
+        }
+        if let Some((offset, key, _)) = records.last() {
+            self.last = Some((*offset, key.clone()));
+        }
+        Ok(records.into_iter().map(|(_, _, note)| note).collect())
     }
 
     /// Works with what reads the topic, if there is one, off the threads that must not block.
     async fn reading<T: Send + Default + 'static>(
         &mut self,
-        work: impl FnOnce(&Self, &Reading) -> Result<T, ConnectorError> + Send + 'static,
+        work: impl FnOnce(&mut Self, &Reading) -> Result<T, ConnectorError> + Send + 'static,
     ) -> Result<T, ConnectorError> {
         let mut ledger = self.clone();
         ledger.consumer = self.consumer.take();
-        let (consumer, seen, done) = os::blocking(move || {
+        let (ledger, done) = os::blocking(move || {
             let consumer = ledger.consumer.take().map_or_else(|| ledger.reader(), Ok)?;
-            let work = |ledger: &mut Self| {
+            let look_and_work = || {
                 let seen = ledger.look(&consumer)?;
                 if seen != ledger.seen {
-                    // It is another one by now, that has other notes.
-                    ledger.next = 0;
+                    // It is another topic by now, that has other notes.
+                    ledger.has_lost |= ledger.last.take().is_some();
+                    ledger.seen = seen;
                 }
-                let done = if seen.is_some() { work(ledger, &consumer)? } else { T::default() };
-                Ok((seen, done))
+                if ledger.seen.is_some() { work(&mut ledger, &consumer) } else { Ok(T::default()) }
             };
-            match work(&mut ledger) {
-                Ok((seen, done)) => Ok((consumer, seen, done)),
+            match look_and_work() {
+                Ok(done) => {
+                    ledger.consumer = Some(consumer);
+                    Ok((ledger, done))
+                }
                 // Whatever it was: the next one begins anew.
                 Err(error) => {
                     end_aside(consumer);
@@ -183,7 +226,7 @@ impl KafkaLedger {
             }
         })
         .await?;
-        (self.consumer, self.seen) = (Some(consumer), seen);
+        *self = ledger;
         Ok(done)
     }
 
@@ -194,14 +237,36 @@ impl KafkaLedger {
         is_wanted: impl Fn(&str) -> bool,
     ) -> Result<BTreeMap<Piece, Vec<u8>>, ConnectorError> {
         let mut pieces = BTreeMap::new();
-        self.read_partition(consumer, FILES, 0, |key, piece| {
-            let Some(key) = Piece::parse(key).filter(|piece| is_wanted(&piece.file)) else { return };
-            match piece {
+        self.read_partition(consumer, FILES, 0, |record| {
+            let piece = record.key().and_then(Piece::parse).filter(|piece| is_wanted(&piece.file));
+            let Some(key) = piece else { return };
+            match record.payload() {
                 Some(piece) => drop(pieces.insert(key, piece.to_vec())),
                 None => drop(pieces.remove(&key)),
             }
         })?;
         Ok(pieces)
+    }
+
+    /// That records are not taken: for good, where the brokers would say the same again.
+    fn not_taken(&self, error: &KafkaError) -> ConnectorError {
+        use RDKafkaErrorCode as Code;
+        let help = match error.rdkafka_error_code() {
+            Some(Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed) => {
+                "allow this user to write to it"
+            }
+            Some(Code::MessageSizeTooLarge | Code::InvalidRecord) => {
+                "let the topic's `max.message.bytes` be above 600,000"
+            }
+            Some(Code::PolicyViolation) => "the brokers' policy is against it",
+            _ => return self.away("write to", why(error)),
+        };
+        ConnectorError::Fatal(format!(
+            "cannot write to topic {} at {}: {}; {help}",
+            self.topic,
+            self.brokers,
+            why(error)
+        ))
     }
 
     /// Writes records and waits until the brokers have them.
@@ -223,20 +288,20 @@ impl KafkaLedger {
             for (key, value) in &records {
                 let record = BaseRecord::to(&ledger.topic).partition(partition).key(key);
                 let record = BaseRecord { payload: value.as_ref(), ..record };
-                producer.send(record).map_err(|(e, _)| told(why(&e)))?;
+                producer.send(record).map_err(|(e, _)| ledger.not_taken(&e))?;
             }
             let flushed = producer.flush(TAKEN_MAX + ASK_MAX).map_err(|e| told(why(&e)));
             let failed = lock(&failed).take();
             end_aside(producer);
             flushed?;
-            failed.map_or(Ok(()), |cause| Err(told(cause)))
+            failed.map_or(Ok(()), |error| Err(ledger.not_taken(&error)))
         })
         .await
     }
 }
 
 /// Notes why a record was not taken.
-struct Taken(Arc<Mutex<Option<String>>>);
+struct Taken(Arc<Mutex<Option<KafkaError>>>);
 
 impl ClientContext for Taken {}
 
@@ -245,7 +310,7 @@ impl ProducerContext for Taken {
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): Self::DeliveryOpaque) {
         if let Err((error, _)) = result {
-            *lock(&self.0) = Some(why(error));
+            *lock(&self.0) = Some(error.clone());
         }
     }
 }
@@ -272,17 +337,9 @@ impl Piece {
 
 #[async_trait]
 impl Ledger for KafkaLedger {
-    async fn read(&mut self) -> Result<Vec<Vec<u8>>, ConnectorError> {
-        let read = self.reading(|ledger, consumer| {
-            let mut notes = Vec::new();
-            let next = ledger.read_partition(consumer, NOTES, ledger.next, |_, note| {
-                notes.extend(note.map(<[u8]>::to_vec));
-            })?;
-            Ok((notes, next))
-        });
-        let (notes, next) = read.await?;
-        self.next = next;
-        Ok(notes)
+    async fn read(&mut self) -> Result<Notes, ConnectorError> {
+        let notes = self.reading(Self::new_notes).await?;
+        Ok(Notes { is_anew: std::mem::take(&mut self.has_lost), notes })
     }
 
     async fn add(&mut self, note: &[u8]) -> Result<(), ConnectorError> {

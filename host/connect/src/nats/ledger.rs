@@ -10,7 +10,7 @@ use super::link::Link;
 use super::own_stream::OwnStream;
 use super::source::NatsSourceSpec;
 use crate::ledger::PIECE_BYTES;
-use crate::{ConnectorError, Ledger};
+use crate::{ConnectorError, Ledger, Notes};
 
 /// Where it is.
 const STREAM: OwnStream = OwnStream {
@@ -28,13 +28,13 @@ pub(super) struct NatsLedger {
     spec: NatsSourceSpec,
     pipeline: String,
     link: Option<Arc<Link>>,
-    /// The sequence to read next.
-    next: u64,
+    /// The last note that was read, with its sequence.
+    last: Option<(u64, Vec<u8>)>,
 }
 
 impl NatsLedger {
     pub fn new(spec: NatsSourceSpec, pipeline: &str) -> Self {
-        Self { spec, pipeline: pipeline.to_owned(), link: None, next: 1 }
+        Self { spec, pipeline: pipeline.to_owned(), link: None, last: None }
     }
 
     async fn link(&mut self) -> Result<Arc<Link>, ConnectorError> {
@@ -85,16 +85,25 @@ fn told(error: ConnectorError) -> ConnectorError {
 
 #[async_trait]
 impl Ledger for NatsLedger {
-    async fn read(&mut self) -> Result<Vec<Vec<u8>>, ConnectorError> {
+    async fn read(&mut self) -> Result<Notes, ConnectorError> {
         let (link, subject) = (self.link().await?, self.notes());
-        let mut notes = Vec::new();
-        let mut next = self.next;
-        while let Some(message) = link.message_from(STREAM.name, &subject, next).await.map_err(told)? {
-            next = message.seq + 1;
-            notes.push(message.bytes());
+        let from = async |sequence| link.message_from(STREAM.name, &subject, sequence).await.map_err(told);
+        let mut last = self.last.clone();
+        let mut is_anew = false;
+        if let Some((sequence, note)) = &last {
+            let there = from(*sequence).await?;
+            is_anew = !there.is_some_and(|there| there.seq == *sequence && there.bytes() == *note);
         }
-        self.next = next;
-        Ok(notes)
+        if is_anew {
+            last = None;
+        }
+        let mut notes = Vec::new();
+        while let Some(message) = from(last.as_ref().map_or(1, |(sequence, _)| sequence + 1)).await? {
+            notes.push(message.bytes());
+            last = Some((message.seq, message.bytes()));
+        }
+        self.last = last;
+        Ok(Notes { is_anew, notes })
     }
 
     async fn add(&mut self, note: &[u8]) -> Result<(), ConnectorError> {

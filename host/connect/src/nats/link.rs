@@ -172,6 +172,8 @@ impl Link {
         if !self.is_up() {
             return Err(self.away(what, "the connection is lost"));
         }
+        // What the server says from here on is of this, or of nothing older.
+        *lock(&self.last_error) = None;
         let subject = subject.to_owned();
         let asked = match headers {
             Some(headers) => self.client.request_with_headers(subject, headers, body).await,

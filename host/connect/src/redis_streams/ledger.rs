@@ -6,7 +6,7 @@ use redis::{Connection, RedisResult};
 use super::beside;
 use super::spec::RedisSourceSpec;
 use crate::redis_link::SharedLink;
-use crate::{ConnectorError, Ledger};
+use crate::{ConnectorError, Ledger, Notes};
 
 /// The field of an entry that has the note.
 const FIELD: &str = "note";
@@ -16,13 +16,13 @@ pub(super) struct RedisLedger {
     link: SharedLink,
     key: String,
     /// The id of the last note that was read.
-    last: String,
+    last: Option<String>,
 }
 
 impl RedisLedger {
     pub fn new(spec: &RedisSourceSpec, pipeline: &str) -> Result<Self, ConnectorError> {
         let key = beside(&spec.stream, &format!("agreed:{pipeline}"));
-        Ok(Self { link: spec.link()?, key, last: "0".to_owned() })
+        Ok(Self { link: spec.link()?, key, last: None })
     }
 
     fn files(&self) -> String {
@@ -35,18 +35,34 @@ type Entries = Vec<(String, Vec<(String, Vec<u8>)>)>;
 
 #[async_trait]
 impl Ledger for RedisLedger {
-    async fn read(&mut self) -> Result<Vec<Vec<u8>>, ConnectorError> {
-        let (key, after) = (self.key.clone(), format!("({}", self.last));
-        let read = move |c: &mut Connection| -> RedisResult<Entries> {
-            redis::cmd("XRANGE").arg(key).arg(after).arg("+").query(c)
+    async fn read(&mut self) -> Result<Notes, ConnectorError> {
+        let (key, last) = (self.key.clone(), self.last.clone());
+        // The last one that was read comes first, if it is still there.
+        let read = move |c: &mut Connection| -> RedisResult<(bool, Entries)> {
+            let from = |id: &str, c: &mut Connection| -> RedisResult<Entries> {
+                redis::cmd("XRANGE").arg(&key).arg(id).arg("+").query(c)
+            };
+            let Some(last) = last else { return Ok((false, from("-", c)?)) };
+            let mut entries = from(&last, c)?;
+            match entries.first() {
+                Some((id, _)) if *id == last => {
+                    entries.remove(0);
+                    Ok((false, entries))
+                }
+                _ => Ok((true, from("-", c)?)),
+            }
         };
-        let entries = self.link.ask("cannot read what the pipeline's processes agree on", read).await?;
+        let (is_anew, entries) =
+            self.link.ask("cannot read what the pipeline's processes agree on", read).await?;
+        if is_anew {
+            self.last = None;
+        }
         let mut notes = Vec::new();
         for (id, fields) in entries {
-            self.last = id;
+            self.last = Some(id);
             notes.extend(fields.into_iter().filter(|(field, _)| field == FIELD).map(|(_, note)| note));
         }
-        Ok(notes)
+        Ok(Notes { is_anew, notes })
     }
 
     async fn add(&mut self, note: &[u8]) -> Result<(), ConnectorError> {

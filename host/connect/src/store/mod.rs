@@ -30,11 +30,23 @@ pub trait SharedPositions: StateStore {
     /// # Errors
     /// When the store is away, or refuses.
     fn claim(&self, partitions: &[PartitionId]) -> Result<Vec<(PartitionId, Position)>, StoreError>;
+
+    /// The shape of what is stored; none where nothing is, or where positions are all that is.
+    ///
+    /// # Errors
+    /// When the store is away, or refuses.
+    fn stored_shape(&self) -> Result<Option<String>, StoreError> {
+        Ok(None)
+    }
 }
 
 impl SharedPositions for RedisStore {
     fn claim(&self, partitions: &[PartitionId]) -> Result<Vec<(PartitionId, Position)>, StoreError> {
         self.claim(partitions)
+    }
+
+    fn stored_shape(&self) -> Result<Option<String>, StoreError> {
+        self.shape()
     }
 }
 

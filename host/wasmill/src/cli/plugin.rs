@@ -109,7 +109,13 @@ pub fn list(args: &args::PluginShown) -> Result<(), Stop> {
                     version: found.version,
                 };
                 let is_refused = plugins.refused.iter().any(|r| r.stage == of.stage && r.digest == of.digest);
-                let why = if is_refused { "it was rolled back" } else { "it is taken at the next start" };
+                let why = match (is_refused, pipeline.remembers_plugins()) {
+                    (true, _) => "it was rolled back",
+                    (false, true) => "it is taken at the next start",
+                    (false, false) => {
+                        "it is taken at the next start, if the pipeline's processes have not had it before"
+                    }
+                };
                 Some(There { plugin: of.shown(), digest: Some(of.digest), why: why.to_owned() })
             }
             Err(error) => Some(There { plugin: stage.plugin.clone(), digest: None, why: error.to_string() }),

@@ -16,6 +16,7 @@ pub struct Change {
     modified: Option<SystemTime>,
     bytes: u64,
     inode: u64,
+    device: u64,
 }
 
 impl Change {
@@ -25,7 +26,12 @@ impl Change {
         use std::os::unix::fs::MetadataExt as _;
         // Links are followed: orchestrators swap the folder that they lead to.
         let meta = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
-        Some(Self { modified: meta.modified().ok(), bytes: meta.len(), inode: meta.ino() })
+        Some(Self {
+            modified: meta.modified().ok(),
+            bytes: meta.len(),
+            inode: meta.ino(),
+            device: meta.dev(),
+        })
     }
 }
 

@@ -70,6 +70,13 @@ impl Shelf {
         self.place(plugin).filter(|path| path.is_file())
     }
 
+    /// What a plugin's copy holds, if there is one.
+    #[must_use]
+    pub fn read(&self, plugin: &StagePlugin) -> Option<Vec<u8>> {
+        let bytes = fs::read(self.find(plugin)?).ok()?;
+        (wasmill_plugin::digest(&bytes) == plugin.digest).then_some(bytes)
+    }
+
     /// The copies of a plugin, by name.
     #[must_use]
     pub fn copies(&self, plugin: &str) -> Vec<PathBuf> {

@@ -15,11 +15,12 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio::sync::Mutex;
+use tokio::task::block_in_place;
 use wasmill_connect::codec::{Ahead, Writing};
 use wasmill_connect::kafka::{Changelog, ExchangeMember};
 use wasmill_connect::{Membership, Partition, Positions, Sink, Source, Writer};
 use wasmill_engine::commit::Collector;
-use wasmill_engine::coordinator::{Coordinator, FoundPartition};
+use wasmill_engine::coordinator::{Coordinator, FoundPartition, ResumeError};
 use wasmill_engine::edition::Plugins;
 use wasmill_engine::lane::{Clocks, EVERYTHING, KeyedSpec, Lane, LaneBounds};
 use wasmill_engine::output::Routes;
@@ -151,8 +152,9 @@ pub(super) async fn assemble(
     let shelf = Shelf::of(pipeline);
     let decoders = decoders(&readings);
     let loading = Loading { pipeline, sandbox: &sandbox, guards: &guards, shelf: &shelf, decoders };
-    let mut list = listed(pipeline, ends).await?;
-    let topology = loading.newest()?;
+    let mut list = listed(pipeline, &shelf, ends).await?;
+    // It compiles, off the threads of everything else.
+    let topology = block_in_place(|| loading.newest())?;
     let merger = Arc::new(Merger::of(&topology));
     let opened = match kept.store {
         Some(_) => None,
@@ -239,12 +241,31 @@ pub(super) async fn assemble(
     let committed = checkpoint.as_mut().filter(|_| is_alone);
     let broke_off = committed.as_ref().is_some_and(|c| !c.plugins.settled || foretold.is_some());
     let decided = match &mut list {
-        Listed::By(agreed) => Some(loading.decided(agreed, ends).await?),
-        Listed::Alone | Listed::Denied(_) => None,
+        // What is this process's by now may have been done by others with what they decided meanwhile.
+        Listed::By(agreed) => match answered!(ends, LIST, agreed.catch_up()) {
+            Ok(_) => Ok(Some(loading.decided(agreed, ends).await?)),
+            Err(error) => Err(error),
+        },
+        Listed::Alone | Listed::Denied(_) => Ok(None),
     };
+    let decided = decided.unwrap_or_else(|error| {
+        list = denied(&pipeline.name, &error);
+        None
+    });
     let Begun { topology, plugins, editions, is_new } =
-        loading.go_on(topology, committed, foretold.is_some(), decided)?;
+        block_in_place(|| loading.go_on(topology, committed, foretold.is_some(), decided))?;
     merger.replace(&topology);
+    if let Some(Claims(store)) = &claims {
+        // Totals that others have put together may not be looked at, which the first commit would find out.
+        let shape = || {
+            let store = Arc::clone(store);
+            off_the_network(move || store.stored_shape())
+        };
+        let stored = insist!(ends, "the store", shape()).map_err(outside)?;
+        if let Some(stored) = stored.filter(|stored| *stored != topology.shape()) {
+            return Err(outside(ResumeError::Shape { stored, now: topology.shape() }));
+        }
+    }
     let exact = pipeline.delivery == Delivery::ExactlyOnce;
     let writer = Writer {
         pipeline: pipeline.name.clone(),
@@ -398,8 +419,8 @@ pub(super) async fn assemble(
 }
 
 /// What the pipeline's processes have decided about its plugins; waits for a list that is away.
-async fn listed(pipeline: &Pipeline, ends: &Ends) -> anyhow::Result<Listed> {
-    let Some(mut agreed) = Agreed::of(pipeline).map_err(outside)? else { return Ok(Listed::Alone) };
+async fn listed(pipeline: &Pipeline, shelf: &Shelf, ends: &Ends) -> anyhow::Result<Listed> {
+    let Some(mut agreed) = Agreed::of(pipeline, shelf).map_err(outside)? else { return Ok(Listed::Alone) };
     match answered!(ends, LIST, agreed.catch_up()) {
         Ok(_) => Ok(Listed::By(Box::new(agreed))),
         // The messages may be had all the same.

@@ -133,17 +133,17 @@ impl MemberTask {
         partitions: Vec<Partition>,
         readers: &mut BTreeMap<u32, Running>,
     ) -> Result<(), Halt> {
+        let ids: Vec<PartitionId> = self.ids(&partitions.iter().map(|p| p.number).collect::<Vec<_>>());
+        let mut positions = match &self.claims {
+            Some(claims) => claims.claim(&ids, &self.reading.ends).await?,
+            None => BTreeMap::new(),
+        };
         // Who had them may have gone on with other plugins: nothing is done by earlier ones behind those.
         let (caught_up, is_caught_up) = oneshot::channel();
         if self.reads_on.send(caught_up).await.is_ok() {
             // It is dropped where the run ends.
             let _ = is_caught_up.await;
         }
-        let ids: Vec<PartitionId> = self.ids(&partitions.iter().map(|p| p.number).collect::<Vec<_>>());
-        let mut positions = match &self.claims {
-            Some(claims) => claims.claim(&ids, &self.reading.ends).await?,
-            None => BTreeMap::new(),
-        };
         for (mut partition, id) in partitions.into_iter().zip(ids) {
             let mut position = positions.remove(&id).or_else(|| partition.position.take());
             if let Some(position) = &mut position {

@@ -15,14 +15,14 @@ use tokio::sync::{mpsc, oneshot};
 use wasmill_engine::edition::{Plugins, StagePlugin};
 
 use super::http::Pages;
-use super::swapper::{Asked, Order};
+use super::swapper::{Asked, NOTHING_TO_GO_BACK_TO, Order};
 use crate::spec::Pipeline;
 
 /// The header without which no swap is asked for: a page of another site can't set it.
 const ASKED_BY: &str = "x-wasmill";
 
 /// A version that is there and doesn't run.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Waiting {
     pub of: StagePlugin,
     /// Why it doesn't.
@@ -74,9 +74,11 @@ impl Catalog {
         });
     }
 
-    /// A version doesn't run.
-    pub fn waits(&self, pipeline: &Pipeline, waiting: Waiting) {
-        self.with(pipeline, |listed| listed.waiting.insert(waiting.of.stage.clone(), waiting));
+    /// A version doesn't run. Answers whether that is news.
+    pub fn waits(&self, pipeline: &Pipeline, waiting: Waiting) -> bool {
+        self.with(pipeline, |listed| {
+            listed.waiting.insert(waiting.of.stage.clone(), waiting.clone()) != Some(waiting)
+        })
     }
 }
 
@@ -155,7 +157,9 @@ pub(super) async fn order(
         }
     }
     let mut done: Vec<String> = Vec::new();
-    let mut refused = None;
+    let mut refused: Vec<String> = Vec::new();
+    // A part that has nothing to go back to is no failure, if another one has.
+    let mut nothing = None;
     for part in &parts {
         let ended = || refuse(StatusCode::SERVICE_UNAVAILABLE, "the pipeline is about to end");
         let Some(orders) = &part.orders else { continue };
@@ -165,14 +169,17 @@ pub(super) async fn order(
         }
         match answered.await {
             Ok(Ok(text)) => done.push(text),
-            Ok(Err(why)) => refused = Some(why),
+            Ok(Err(why)) if why.ends_with(NOTHING_TO_GO_BACK_TO) => nothing = Some(why),
+            Ok(Err(why)) => refused.push(why),
             Err(_) => return ended(),
         }
     }
-    match (done.is_empty(), refused) {
-        (true, None) => not_here(&pipeline),
-        (true, Some(why)) => refuse(StatusCode::CONFLICT, &why),
-        // Of all plugins: a part that had nothing to go back to is no failure.
-        (false, None | Some(_)) => refuse(StatusCode::OK, &done.join("\n")),
+    if done.is_empty() {
+        refused.extend(nothing);
+    }
+    match (done.is_empty(), refused.is_empty()) {
+        (true, true) => not_here(&pipeline),
+        (false, true) => refuse(StatusCode::OK, &done.join("\n")),
+        (_, false) => refuse(StatusCode::CONFLICT, &[done, refused].concat().join("\n")),
     }
 }

@@ -44,6 +44,9 @@ const AGAIN_AFTER: Duration = Duration::from_secs(3);
 /// How often it is looked what the pipeline's other processes have decided.
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 
+/// How long what is read on waits for a list that is away.
+const READS_ON_AFTER: Duration = Duration::from_secs(30);
+
 /// After how long what others have decided is tried again that can't be had here.
 const LAGS_FOR: Duration = Duration::from_secs(10);
 
@@ -52,6 +55,9 @@ pub(super) const LIST: &str = "the list of the pipeline's plugins";
 
 /// Why a version doesn't take over that another process decided otherwise about.
 const QUICKER: &str = "another process of the pipeline has just decided for other plugins, which take over here too; ask again if it is wanted all the same";
+
+/// What a refused rollback ends with where there was no other version.
+pub(super) const NOTHING_TO_GO_BACK_TO: &str = "there is nothing to go back to";
 
 /// How many digests a stage may have that are not taken unasked.
 const REFUSED_MAX: usize = 8;
@@ -75,6 +81,8 @@ pub(super) enum Order {
 struct Seen {
     last: Option<Change>,
     handled: Option<Change>,
+    /// What it was when it was read last: one that is touched is not another one.
+    digest: Option<String>,
     not_before: Option<Instant>,
     /// Whether it was there when the run began, and nothing was made of it yet.
     is_standing: bool,
@@ -82,7 +90,30 @@ struct Seen {
 
 impl Seen {
     fn at_the_start() -> Self {
-        Self { last: None, handled: None, not_before: None, is_standing: true }
+        Self { last: None, handled: None, digest: None, not_before: None, is_standing: true }
+    }
+}
+
+/// How the list is watched.
+struct Watch {
+    backoff: Backoff,
+    /// When it is asked again that was away.
+    not_before: Instant,
+    /// Who waits for what is decided by now, and until when.
+    waiting: Vec<(oneshot::Sender<()>, Instant)>,
+}
+
+impl Watch {
+    /// Lets those go on that have waited long enough for a list that is away.
+    fn let_go(&mut self, pipeline: &str) {
+        let now = Instant::now();
+        for (caught_up, _) in self.waiting.extract_if(.., |(_, until)| *until <= now) {
+            tracing::warn!(
+                %pipeline,
+                "partitions are read on without knowing what the pipeline's other processes have decided of its plugins: the list is away"
+            );
+            let _ = caught_up.send(());
+        }
     }
 }
 
@@ -177,25 +208,19 @@ impl Swapper {
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut follows = tokio::time::interval(FOLLOW_EVERY);
         follows.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut backoff = Backoff::new();
-        let mut not_before = Instant::now();
+        let mut list = Watch { backoff: Backoff::new(), not_before: Instant::now(), waiting: Vec::new() };
         loop {
             tokio::select! {
                 () = async { drop(stop.wait_for(|stop| *stop).await) } => return,
                 Some(caught_up) = reads_on.recv() => {
-                    // Where the list is away, so is what is read.
-                    if let Err(away) = self.follow().await {
-                        not_before = self.away(&mut backoff, away);
-                    }
-                    let _ = caught_up.send(());
+                    list.waiting.push((caught_up, Instant::now() + READS_ON_AFTER));
+                    self.keep_up(&mut list).await;
                 }
                 _ = follows.tick(), if matches!(self.list, Listed::By(_)) => {
-                    if Instant::now() >= not_before {
-                        match self.follow().await {
-                            Ok(()) => self.ends.well(LIST, &mut backoff),
-                            Err(away) => not_before = self.away(&mut backoff, away),
-                        }
+                    if Instant::now() >= list.not_before {
+                        self.keep_up(&mut list).await;
                     }
+                    list.let_go(&self.pipeline.name);
                 }
                 _ = looks.tick() => {
                     if self.pipeline.swap != SwapBy::Restart {
@@ -204,10 +229,7 @@ impl Swapper {
                 }
                 order = asked.recv() => {
                     let Some(Asked { order, answer }) = order else { return };
-                    let done = match order {
-                        Order::Promote(which) => self.promote(&which).await,
-                        Order::Rollback(which) => self.roll_back(which.as_deref()).await,
-                    };
+                    let done = self.obey(order).await;
                     // Whoever asked may have gone.
                     let _ = answer.send(done);
                 }
@@ -215,16 +237,42 @@ impl Swapper {
         }
     }
 
-    /// Tells that the list is away, or may not be used at all; answers when to ask again.
-    fn away(&mut self, backoff: &mut Backoff, error: ConnectorError) -> Instant {
-        match error {
-            ConnectorError::Disconnected { what, cause } => {
-                Instant::now() + self.ends.away(LIST, backoff, &what, &cause)
+    /// Has what was decided, if the list can be had; tells that it is away else.
+    async fn keep_up(&mut self, list: &mut Watch) {
+        let followed = match self.follow().await {
+            Ok(()) => self.tidy().await,
+            away => away,
+        };
+        match followed {
+            Ok(()) => self.ends.well(LIST, &mut list.backoff),
+            Err(ConnectorError::Disconnected { what, cause }) => {
+                list.not_before = Instant::now() + self.ends.away(LIST, &mut list.backoff, &what, &cause);
+                return;
             }
-            error => {
+            Err(error) => {
                 self.list = denied(&self.pipeline.name, &error);
-                Instant::now()
+                // It is not waited for.
+                self.ends.well(LIST, &mut list.backoff);
             }
+        }
+        for (caught_up, _) in list.waiting.drain(..) {
+            let _ = caught_up.send(());
+        }
+    }
+
+    async fn tidy(&mut self) -> Result<(), ConnectorError> {
+        match &mut self.list {
+            Listed::By(agreed) => agreed.tidy().await,
+            Listed::Alone | Listed::Denied(_) => Ok(()),
+        }
+    }
+
+    /// Does what an operator asks for, behind all that was decided until then.
+    async fn obey(&mut self, order: Order) -> Result<String, String> {
+        self.follow().await.map_err(|error| untold(&error))?;
+        match order {
+            Order::Promote(which) => self.promote(&which).await,
+            Order::Rollback(which) => self.roll_back(which.as_deref()).await,
         }
     }
 
@@ -233,6 +281,8 @@ impl Swapper {
         let Listed::By(agreed) = &mut self.list else { return Ok(()) };
         agreed.catch_up().await?;
         let Some(decision) = agreed.last().cloned() else { return Ok(()) };
+        // Also where what it lagged behind was rolled back: that isn't taken again.
+        self.learn(&decision);
         if self.lagging.as_ref().is_some_and(|(of, until)| *of == decision.token && Instant::now() < *until) {
             return Ok(());
         }
@@ -248,7 +298,7 @@ impl Swapper {
             }
             let loaded = match self.file(&plugin, wanted).await? {
                 None => Err(gone(&self.pipeline, &self.shelf, wanted)),
-                Some(file) => self.load_asked(Candidate { stage, file }).await,
+                Some(file) => self.load_exactly(Candidate { stage, file }, wanted).await,
             };
             match loaded {
                 Ok(loaded) => new.push(loaded),
@@ -260,7 +310,6 @@ impl Swapper {
         }
         let new: Vec<&Loaded> = new.iter().collect();
         let taken = match (!new.is_empty()).then(|| self.prepare(&new)).transpose() {
-            // Also where what it lagged behind was rolled back.
             Ok(None) => Ok(()),
             Ok(Some(ready)) => {
                 let plugins = Plugins { now: ready.topology.plugins(), ..decision.plugins.clone() };
@@ -280,6 +329,24 @@ impl Swapper {
         Ok(())
     }
 
+    /// Knows what can be rolled back to, and what was rolled back.
+    fn learn(&mut self, decision: &Decision) {
+        let Plugins { previous, refused, .. } = &decision.plugins;
+        if (&self.plugins.previous, &self.plugins.refused) != (previous, refused) {
+            self.plugins.previous.clone_from(previous);
+            self.plugins.refused.clone_from(refused);
+            self.show();
+        }
+    }
+
+    /// Shows what runs, and notes it.
+    fn show(&self) {
+        self.catalog.runs(&self.pipeline, &self.plugins);
+        if let Err(error) = block_in_place(|| self.shelf.note(&self.plugins)) {
+            tracing::warn!(pipeline = %self.pipeline.name, %error, "can't note which plugins run; what is committed is not touched by it");
+        }
+    }
+
     /// The file of a stage's plugin that is to be this very one: from here, or from the list.
     async fn file(
         &mut self,
@@ -288,7 +355,7 @@ impl Swapper {
     ) -> Result<Option<PathBuf>, ConnectorError> {
         let here = block_in_place(|| file_of(&self.pipeline, stage, &self.shelf, wanted));
         match (here, &mut self.list) {
-            (None, Listed::By(agreed)) => agreed.fetch(wanted, &self.shelf).await,
+            (None, Listed::By(agreed)) => agreed.fetch(wanted).await,
             (here, _) => Ok(here),
         }
     }
@@ -352,7 +419,8 @@ impl Swapper {
         let mut loaded = Vec::new();
         for candidate in changed {
             let stage = candidate.stage.name().unwrap_or_default().to_owned();
-            match self.load_changed(candidate).await {
+            let seen_digest = seen.get_mut(&stage).map(|seen| &mut seen.digest);
+            match self.load_changed(candidate, seen_digest).await {
                 // A folder that lags behind others of the same pipeline is no reason to go back.
                 Ok(Some(new)) if standing.contains(&new.of.stage) && self.was_decided(&new.of) => {
                     let why = "the pipeline's processes had it before, and have another one since; `wasmill plugin promote` takes it again";
@@ -382,7 +450,7 @@ impl Swapper {
         match self.take_over(&together, false, self.refused_but(&loaded)).await {
             Ok(_) => {}
             Err(refusal) if refusal.passes => {
-                loaded.iter().for_each(|new| self.look_again(seen, &new.of.stage));
+                loaded.iter().for_each(|new| self.comes_later(seen, &new.of, &refusal.why));
             }
             Err(refusal) if loaded.len() == 1 => self.stays_out(&loaded[0].of, &refusal.why),
             Err(_) => {
@@ -391,7 +459,7 @@ impl Swapper {
                         self.take_over(&[new], false, self.refused_but(std::slice::from_ref(new))).await
                     {
                         match refusal.passes {
-                            true => self.look_again(seen, &new.of.stage),
+                            true => self.comes_later(seen, &new.of, &refusal.why),
                             false => self.stays_out(&new.of, &refusal.why),
                         }
                     }
@@ -404,10 +472,22 @@ impl Swapper {
         matches!(&self.list, Listed::By(agreed) if agreed.knows(plugin))
     }
 
+    /// A version can't take over yet.
+    fn comes_later(&self, seen: &mut BTreeMap<String, Seen>, of: &StagePlugin, why: &str) {
+        if self.catalog.waits(&self.pipeline, Waiting { of: of.clone(), why: why.to_owned() }) {
+            tracing::warn!(
+                pipeline = %self.pipeline.name, stage = %of.stage, plugin = %of.shown(), digest = %of.digest, why,
+                "a new version of a plugin can't take over yet; it is tried again"
+            );
+        }
+        self.look_again(seen, &of.stage);
+    }
+
     /// A file is to be looked at again, in a while.
     fn look_again(&self, seen: &mut BTreeMap<String, Seen>, stage: &str) {
         if let Some(seen) = seen.get_mut(stage) {
-            (seen.handled, seen.not_before) = (None, Some(Instant::now() + AGAIN_AFTER));
+            (seen.handled, seen.digest) = (None, None);
+            seen.not_before = Some(Instant::now() + AGAIN_AFTER);
         }
     }
 
@@ -449,10 +529,27 @@ impl Swapper {
         self.admit(candidate, of, bytes).await.map_err(|e| e.to_string())
     }
 
-    /// Loads a stage's file that has changed, if it is another version than the one that runs, and none that was rolled
-    /// back.
-    async fn load_changed(&self, candidate: Candidate) -> Result<Option<Loaded>, NotLoaded> {
+    /// Loads the file of a stage's plugin that is to be this very one.
+    async fn load_exactly(&self, candidate: Candidate, wanted: &StagePlugin) -> Result<Loaded, String> {
+        let shown = candidate.file.display().to_string();
+        let loaded = self.load_asked(candidate).await?;
+        match loaded.of.digest == wanted.digest {
+            true => Ok(loaded),
+            false => Err(format!("{shown} has become another file while it was read; ask again")),
+        }
+    }
+
+    /// Loads a stage's file that has changed, if it is another version than the one that runs, and than what was seen
+    /// there before, and none that was rolled back.
+    async fn load_changed(
+        &self,
+        candidate: Candidate,
+        seen: Option<&mut Option<String>>,
+    ) -> Result<Option<Loaded>, NotLoaded> {
         let (of, bytes) = self.read(&candidate)?;
+        if seen.is_some_and(|seen| seen.replace(of.digest.clone()).as_ref() == Some(&of.digest)) {
+            return Ok(None);
+        }
         let is = |p: &StagePlugin| p.stage == of.stage && p.digest == of.digest;
         if self.running.plugins().iter().chain(&self.plugins.refused).any(is) {
             return Ok(None);
@@ -484,11 +581,7 @@ impl Swapper {
         refused: Vec<StagePlugin>,
     ) -> Result<Epoch, Refusal> {
         let ready = self.prepare(new)?;
-        let before = self.running.plugins();
-        let is_changed = |p: &&StagePlugin| new.iter().any(|n| n.of.stage == p.stage);
-        let mut previous: Vec<StagePlugin> = before.iter().filter(is_changed).cloned().collect();
-        previous.extend(self.plugins.previous.iter().filter(|p| !is_changed(p)).cloned());
-        let plugins = Plugins { now: ready.topology.plugins(), previous, refused, ..Plugins::default() };
+        let plugins = self.with(new, refused);
         match &mut self.list {
             Listed::Alone => {}
             Listed::Denied(why) => {
@@ -498,15 +591,13 @@ impl Swapper {
                 return Err(why.into());
             }
             Listed::By(agreed) => {
-                let bytes_of = |plugin: &StagePlugin| match new.iter().find(|n| n.of.digest == plugin.digest)
-                {
-                    Some(new) => Some(new.bytes.clone()),
-                    None => block_in_place(|| std::fs::read(self.shelf.find(plugin)?).ok()),
+                let new = |plugin: &StagePlugin| {
+                    new.iter().find(|n| n.of.digest == plugin.digest).map(|n| n.bytes.clone())
                 };
                 let decided = match agreed.catch_up().await {
                     // It takes over here first; then it shows whether there is anything left to decide.
                     Ok(true) => Ok(false),
-                    Ok(false) => agreed.decide(plugins.clone(), bytes_of, rolls_back).await,
+                    Ok(false) => agreed.decide(plugins.clone(), new, rolls_back).await,
                     Err(error) => Err(error),
                 };
                 match decided {
@@ -514,13 +605,35 @@ impl Swapper {
                     Ok(false) => return Err(Refusal { why: QUICKER.to_owned(), passes: true }),
                     Err(error) => {
                         let passes = matches!(error, ConnectorError::Disconnected { .. });
-                        let why = format!("the pipeline's other processes can't be told: {error}");
-                        return Err(Refusal { why, passes });
+                        return Err(Refusal { why: untold(&error), passes });
                     }
                 }
             }
         }
         self.apply(new, ready, plugins, rolls_back).await
+    }
+
+    /// What there is with new plugins. Where processes have a list, that says what the other stages have: this process may
+    /// lag behind in one of them, or have it pinned.
+    fn with(&self, new: &[&Loaded], refused: Vec<StagePlugin>) -> Plugins {
+        let running = self.running.plugins();
+        let listed = match &self.list {
+            Listed::By(agreed) => agreed.last().map(|last| &last.plugins),
+            Listed::Alone | Listed::Denied(_) => None,
+        };
+        let now: Vec<StagePlugin> = running
+            .iter()
+            .map(|p| {
+                let listed = listed.and_then(|listed| listed.of(&p.stage));
+                listed.filter(|l| l.plugin == p.plugin).unwrap_or(p).clone()
+            })
+            .collect();
+        let is_new = |p: &&StagePlugin| new.iter().any(|n| n.of.stage == p.stage);
+        let mut previous: Vec<StagePlugin> = now.iter().filter(is_new).cloned().collect();
+        previous.extend(self.plugins.previous.iter().filter(|p| !is_new(p)).cloned());
+        let with = |p: StagePlugin| new.iter().find(|n| n.of.stage == p.stage).map_or(p, |n| n.of.clone());
+        let now = now.into_iter().map(with).collect();
+        Plugins { now, previous, refused, ..Plugins::default() }
     }
 
     /// What loaded plugins make of the pipeline, if they fit what is stored.
@@ -536,7 +649,7 @@ impl Swapper {
         let plain = with(&|new, _| Arc::clone(&new.plugin));
         let swap = fits(&self.running, &plain).map_err(|reasons| reasons.join("; "))?;
         if swap != Swap::Plain && !self.pipeline.remembers_plugins() {
-            return Err("its accumulators must be migrated, and other processes have the pipeline's too: stop them all, then start them with the new version".to_owned());
+            return Err("its accumulators must be migrated, which is not done where several processes have a pipeline: run it as another pipeline, by another `name`, or forget its state with `wasmill reset`".to_owned());
         }
         let topology = Arc::new(with(&|new, stage| self.guards.guard(Arc::clone(&new.plugin), stage)));
         // A restart must have them before they are committed.
@@ -584,10 +697,7 @@ impl Swapper {
             };
             self.record(of, left, outcome);
         }
-        self.catalog.runs(&self.pipeline, &self.plugins);
-        if let Err(error) = block_in_place(|| self.shelf.note(&self.plugins)) {
-            tracing::warn!(pipeline = %self.pipeline.name, %error, "can't note which plugins run; what is committed is not touched by it");
-        }
+        self.show();
         Ok(epoch)
     }
 
@@ -665,6 +775,13 @@ impl Swapper {
             if which.is_none() && (is_refused || plugin.pin.is_some()) {
                 continue;
             }
+            if is_refused {
+                return Err(format!(
+                    "the stage `{}` had {} before, which was rolled back itself: `wasmill plugin promote` takes it again",
+                    plugin.name,
+                    before.shown()
+                ));
+            }
             if let Some(pin) = &plugin.pin {
                 return Err(format!(
                     "`{}` is pinned to {pin} by the pipeline's file: change it there",
@@ -676,13 +793,13 @@ impl Swapper {
             let Some(file) = file else {
                 return Err(gone(&self.pipeline, &self.shelf, &before));
             };
-            new.push(self.load_asked(Candidate { stage, file }).await?);
+            new.push(self.load_exactly(Candidate { stage, file }, &before).await?);
             refused.push(now);
         }
         if new.is_empty() {
             return Err(match which {
-                Some(which) => format!("`{which}` has had no other version: there is nothing to go back to"),
-                None => "no plugin has had another version: there is nothing to go back to".to_owned(),
+                Some(which) => format!("`{which}` has had no other version: {NOTHING_TO_GO_BACK_TO}"),
+                None => format!("no plugin has had another version: {NOTHING_TO_GO_BACK_TO}"),
             });
         }
         let refused = bounded(self.refused_but(&new).into_iter().chain(refused));
@@ -723,6 +840,11 @@ impl Swapper {
         });
         finding.await.unwrap_or_else(|e| Err(e.to_string()))
     }
+}
+
+/// That the pipeline's other processes are out of reach.
+fn untold(error: &ConnectorError) -> String {
+    format!("the pipeline's other processes can't be told: {error}")
 }
 
 /// That the list of what a pipeline's processes run can't be used here: told once.

@@ -64,6 +64,12 @@ impl RedisStore {
         Ok(positions)
     }
 
+    /// The shape of what is stored, if anything is.
+    pub(in crate::store) fn shape(&self) -> Result<Option<String>, StoreError> {
+        let meta = self.meta()?;
+        Ok(meta.get("shape").map(|shape| String::from_utf8_lossy(shape).into_owned()))
+    }
+
     /// What a shared use has for a checkpoint: the claimed partitions' positions, and everybody's counts.
     pub(super) fn shared_checkpoint(&self) -> Result<Option<Checkpoint>, StoreError> {
         let mut held = self.held();

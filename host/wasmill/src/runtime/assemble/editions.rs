@@ -80,7 +80,7 @@ impl Loading<'_> {
         let now = newest.plugins();
         let Some(checkpoint) = checkpoint.filter(|c| !c.plugins.is_empty()) else {
             return match decided {
-                Some(decided) => self.begin_as_decided(newest, &now, decided),
+                Some(decided) => Ok(self.begin_as_decided(newest, &now, decided)),
                 None => Ok(self.begin(newest, &now)),
             };
         };
@@ -160,20 +160,16 @@ impl Loading<'_> {
         for wanted in &decision.plugins.now {
             let Some(stage) = self.stage(&wanted.stage) else { continue };
             if file_of(self.pipeline, stage, self.shelf, wanted).is_none() {
-                answered!(ends, LIST, agreed.fetch(wanted, self.shelf)).map_err(outside)?;
+                answered!(ends, LIST, agreed.fetch(wanted)).map_err(outside)?;
             }
         }
         Ok(decision.plugins)
     }
 
     /// With which plugins a process begins whose pipeline others have too: those that were decided on, whatever is in
-    /// its folder.
-    fn begin_as_decided(
-        &self,
-        newest: Arc<Topology>,
-        now: &[StagePlugin],
-        decided: Plugins,
-    ) -> anyhow::Result<Begun> {
+    /// its folder. Where they can't be had here, those that it had before, else the folder's: the swapper then tries
+    /// again, and says in `/ready` that this process lags behind.
+    fn begin_as_decided(&self, newest: Arc<Topology>, now: &[StagePlugin], decided: Plugins) -> Begun {
         let wanted: Vec<StagePlugin> = now
             .iter()
             .map(|p| {
@@ -183,10 +179,19 @@ impl Loading<'_> {
                 decided.unwrap_or(p).clone()
             })
             .collect();
-        let topology = if wanted == now { newest } else { Arc::new(self.load_exactly(&wanted)?) };
+        let noted = self.shelf.noted().unwrap_or_default();
+        let had: Vec<StagePlugin> = now
+            .iter()
+            .map(|p| noted.of(&p.stage).filter(|then| then.plugin == p.plugin).unwrap_or(p).clone())
+            .collect();
+        let load = |wanted: &[StagePlugin]| match wanted == now {
+            true => Some(Arc::clone(&newest)),
+            false => self.load_exactly(wanted).ok().map(Arc::new),
+        };
+        let topology = load(&wanted).or_else(|| load(&had)).unwrap_or(newest);
         let now = topology.plugins();
         let plugins = Plugins { now, before: Vec::new(), settled: false, ..decided };
-        Ok(Begun::of(topology, plugins, BTreeMap::new()))
+        Begun::of(topology, plugins, BTreeMap::new())
     }
 
     fn stage(&self, name: &str) -> Option<&PluginStage> {

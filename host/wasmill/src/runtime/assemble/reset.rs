@@ -7,7 +7,7 @@ use wasmill_connect::store::{DiskStore, RedisStore};
 
 use super::super::tokio_runtime;
 use super::outside;
-use crate::plugins::Agreed;
+use crate::plugins::{Agreed, Shelf};
 use crate::spec::{Kept, Pipeline};
 
 /// Forgets positions and state, and what the sinks hold of earlier runs.
@@ -49,7 +49,7 @@ pub(in crate::runtime) fn reset(pipeline: &Pipeline) -> anyhow::Result<()> {
 
 /// Forgets what the pipeline's processes have agreed on of its plugins: the folder's are taken then.
 fn forget_list(part: &Pipeline) -> anyhow::Result<()> {
-    let Some(mut agreed) = Agreed::of(part).map_err(outside)? else { return Ok(()) };
+    let Some(mut agreed) = Agreed::of(part, &Shelf::of(part)).map_err(outside)? else { return Ok(()) };
     match tokio_runtime()?.block_on(agreed.reset()) {
         Err(error @ ConnectorError::Disconnected { .. }) => Err(outside(error)),
         Err(error) => {
