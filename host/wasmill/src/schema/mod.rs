@@ -83,7 +83,18 @@ fn field(known: &Known, path: &[String], what: &str, at: Option<Span>) -> Result
 
 /// Whether what is known fits what is taken.
 fn fit(known: &Known, taken: &Value, taker: &str, at: Option<Span>) -> Option<Diagnostic> {
-    let differences = differences(&known.schema, taken);
+    let differences = match differences(&known.schema, taken) {
+        Ok(differences) => differences,
+        Err(why) => {
+            let title = format!("{} and what {taker} takes: {why}", known.says);
+            let mut problem = Diagnostic::new(title).help(
+                "make one of the two schemas simpler: fewer branches in `anyOf` and `oneOf`, fewer fields in each",
+            );
+            problem.span = at;
+            problem.label = "this one's schema".to_owned();
+            return Some(problem);
+        }
+    };
     let first = differences.first()?;
     let title = format!(
         "`{}` doesn't fit: {} says {}, {taker} takes {}",
