@@ -141,12 +141,8 @@ pub(crate) struct Admitted {
 
 /// Reads a plugin's file, up to the limit.
 pub(crate) fn read_file(path: &Path, limits: &Limits) -> Result<Vec<u8>, AdmissionError> {
-    use std::io::Read;
-    let fail = |cause| AdmissionError::Read { path: path.to_owned(), cause };
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(fail)?;
-    file.take(limits.file_bytes_max as u64 + 1).read_to_end(&mut bytes).map_err(fail)?;
-    Ok(bytes)
+    crate::file::read_file(path, limits.file_bytes_max)
+        .map_err(|cause| AdmissionError::Read { path: path.to_owned(), cause })
 }
 
 /// Checks what can be checked before compiling: form, sizes, exports. Imports are [`check_imports`]'s.

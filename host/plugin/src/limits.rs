@@ -2,6 +2,8 @@
 
 use wasmill_engine::guest::AnswerBounds;
 
+use crate::file::FILE_BYTES_MAX;
+
 /// What bounds a plugin. Every bound has its unit in its name.
 ///
 /// Those up to `metric_names_max` are each plugin's: [`crate::Sandbox::within`] gives it others. The rest are the
@@ -85,7 +87,7 @@ impl Default for Limits {
             metric_names_max: 64,
             instances_max: 256,
             stack_bytes_max: 512 << 10,
-            file_bytes_max: 64 << 20,
+            file_bytes_max: FILE_BYTES_MAX,
             function_bytes_max: 1 << 20,
             functions_max: 200_000,
             compile_ms_max: 120_000,

@@ -122,6 +122,31 @@ fn sizes_are_bounded_before_anything_is_compiled() {
     }
 }
 
+/// Red is a test that doesn't end: nobody writes into the FIFO.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_plugin_that_is_no_file_is_told_and_not_waited_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("odd@1.wasm");
+    let made = std::process::Command::new("mkfifo").arg(&file).status().expect("mkfifo");
+    assert!(made.success());
+    let sandbox = small_sandbox();
+    let told = [
+        sandbox.load(&file, &Grants::none(), StageConfig::new()).err().expect("refused"),
+        sandbox.identify(&file).expect_err("refused"),
+        sandbox.declared(&file).expect_err("refused"),
+        sandbox.cases_in(&file).expect_err("refused"),
+        sandbox.inspect(&file).expect_err("refused"),
+    ];
+    let expected = format!(
+        "can't read the plugin {}: it is a FIFO, no file: put a file in its place, or take it away",
+        file.display()
+    );
+    for error in told {
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
 #[test]
 fn what_each_new_key_begins_with_is_bounded() {
     let begins_with = |bytes: usize| {

@@ -29,7 +29,7 @@ pub fn run(args: &args::Embed) -> Result<(), Stop> {
         let text = format!("{} carries cases already: build it without them first", args.file.display());
         return Err(Stop::error(Exit::Plugin, text));
     }
-    let mut component = std::fs::read(&args.file)
+    let mut component = wasmill_plugin::read_file(&args.file, wasmill_plugin::FILE_BYTES_MAX)
         .map_err(|e| Stop::error(Exit::Plugin, format!("can't read {}: {e}", args.file.display())))?;
     component.extend(custom_section(CASES_SECTION, text.as_bytes()));
     write(&args.output, &component)

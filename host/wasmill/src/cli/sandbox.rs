@@ -1,6 +1,7 @@
 //! The one place of the command line that knows the sandbox.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -131,7 +132,7 @@ pub fn load(sandbox: &Sandbox, pipeline: &Pipeline, stage: &PluginStage) -> Resu
     let sandbox = of_stage(sandbox, stage);
     sandbox.load(&file, &given, config(&stage.config)).map_err(|error| {
         let mut diagnostic = Diagnostic::at(stage.span, error.to_string(), "this plugin");
-        if matches!(error, AdmissionError::Read { .. }) {
+        if matches!(&error, AdmissionError::Read { cause, .. } if cause.kind() == ErrorKind::NotFound) {
             let there = there(pipeline);
             if let Some(near) = nearest(&stage.plugin, there.iter().map(String::as_str)) {
                 diagnostic.label = format!("did you mean `{near}`?");

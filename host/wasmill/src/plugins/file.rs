@@ -63,9 +63,10 @@ pub fn file_of(
     files.push(stage.file.clone());
     files.extend(candidates(&pipeline.plugin_dir, shelf, &stage.plugin));
     // A copy that was damaged is none.
-    files
-        .into_iter()
-        .find(|file| std::fs::read(file).is_ok_and(|bytes| wasmill_plugin::digest(&bytes) == wanted.digest))
+    files.into_iter().find(|file| {
+        let read = wasmill_plugin::read_file(file, wasmill_plugin::FILE_BYTES_MAX);
+        read.is_ok_and(|bytes| wasmill_plugin::digest(&bytes) == wanted.digest)
+    })
 }
 
 /// The file of a stage's plugin as the spec means it: its own, or the one that its pin takes.

@@ -385,7 +385,8 @@ fn keep_copies(pipeline: &Pipeline, assembled: &assemble::Assembled) {
             if shelf.find(plugin).is_none()
                 && let Some(file) = crate::plugins::file_of(pipeline, stage, shelf, plugin)
             {
-                shelf.keep(plugin, &std::fs::read(file)?)?;
+                let bytes = wasmill_plugin::read_file(&file, wasmill_plugin::FILE_BYTES_MAX)?;
+                shelf.keep(plugin, &bytes)?;
             }
         }
         shelf.note(&assembled.plugins)

@@ -15,6 +15,9 @@ use crate::report::{Diagnostic, Span, did_you_mean};
 use crate::spec::{Pipeline, Stage};
 use fits::{NoField, Schema, differences};
 
+/// The largest file of schemas beside a plugin: of both of them, with room to spare beside what sections may have.
+const SCHEMAS_BYTES_MAX: usize = 1 << 20;
+
 /// What is known of payloads at a place of the pipeline, and who says so.
 #[derive(Debug, Clone)]
 struct Known {
@@ -202,8 +205,12 @@ fn declared(sandbox: &Sandbox, file: &FilePath) -> Result<Declared, String> {
         let makes = within.output.map(|text| parse("output", &text)).transpose()?;
         return Ok(Declared { takes, makes });
     }
+    declared_beside(file)
+}
+
+fn declared_beside(file: &FilePath) -> Result<Declared, String> {
     let beside = file.with_extension("schema.json");
-    let text = match std::fs::read(&beside) {
+    let text = match wasmill_plugin::read_file(&beside, SCHEMAS_BYTES_MAX) {
         Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Declared::default()),
         Err(e) => return Err(format!("can't read {}: {e}", beside.display())),
@@ -217,5 +224,38 @@ fn declared(sandbox: &Sandbox, file: &FilePath) -> Result<Declared, String> {
     match whole.keys().next() {
         Some(odd) => Err(wrong(format!("`{odd}` is neither `input` nor `output`"))),
         None => Ok(declared),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Red is a test that doesn't end, or ends for want of memory: so did `check`, and the swapper of a running host.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn schemas_beside_a_plugin_are_read_of_a_file_of_their_size_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let plugin = folder.path().join("odd.wasm");
+        let beside = folder.path().join("odd.schema.json");
+        assert_eq!(declared_beside(&plugin), Ok(Declared::default()));
+        std::fs::write(&beside, r#"{"input": {"type": "object"}}"#).expect("written");
+        let takes = Some(json!({ "type": "object" }));
+        assert_eq!(declared_beside(&plugin), Ok(Declared { takes, makes: None }));
+        std::fs::remove_file(&beside).expect("removed");
+        let told = |what: &str| {
+            let why = declared_beside(&plugin).expect_err("refused");
+            std::fs::remove_file(&beside).expect("removed");
+            assert_eq!(why, format!("can't read {}: {what}", beside.display()));
+        };
+        let made = std::process::Command::new("mkfifo").arg(&beside).status().expect("mkfifo");
+        assert!(made.success());
+        told("it is a FIFO, no file: put a file in its place, or take it away");
+        std::os::unix::fs::symlink("/dev/zero", &beside).expect("a link");
+        told("it is a device, no file: put a file in its place, or take it away");
+        std::fs::File::create(&beside).and_then(|file| file.set_len(12 << 30)).expect("a sparse file");
+        told(
+            "it has 12884901888 bytes, and at most 1048576 are read: put the right file in its place, or a smaller one",
+        );
     }
 }
