@@ -105,8 +105,9 @@ fn stop_by_processor_time(store: &mut Store<Ctx>) {
     });
 }
 
-/// The processor time that this thread has had, in milliseconds.
-fn processor_ms() -> u64 {
+/// The processor time that this thread has had, in milliseconds. Unlike a clock, nothing else on the machine moves it on.
+#[must_use]
+pub fn processor_ms() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     time.tv_sec.cast_unsigned() * 1_000 + time.tv_nsec.cast_unsigned() / 1_000_000
 }

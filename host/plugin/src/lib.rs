@@ -50,6 +50,7 @@ pub use contract::{CONTRACT_VERSION, Width};
 pub use counters::{Counter, Usage};
 pub use file::{FILE_BYTES_MAX, read_file};
 pub use grants::{Grant, Grants, UnknownGrant};
+pub use guest::processor_ms;
 pub use inspect::{Identity, ImportNeed, Inspection};
 pub use limits::Limits;
 pub use lookup::{Lookup, LookupBuilder, LookupError};

@@ -151,8 +151,7 @@ fn self_tested(
 ) -> Result<PluginRef, Stop> {
     let (grants, config) = (sandbox::grants(&plugin.grants), sandbox::config(&plugin.config));
     let Err(failure) = cases::self_test(sandbox, &loaded, &grants, &config) else { return Ok(loaded) };
-    let diagnostic = Diagnostic::at(plugin.span, failure.title, "this plugin")
-        .help("take a version of it that passes, or give the stage the config and grants that it needs");
+    let diagnostic = Diagnostic::at(plugin.span, failure.title, "this plugin").help(failure.help);
     let mut stop = Stop::problems(Exit::Plugin, &pipeline.problem(diagnostic));
     stop.shown.push_str("\n\n");
     stop.shown.push_str(&failure.difference);
