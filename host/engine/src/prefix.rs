@@ -15,6 +15,7 @@ use crate::output::{Outbox, OutputId, Routes};
 use crate::position::PartitionId;
 use crate::replay::{Entry, Letter, ReplayDecoder, Replayed};
 use crate::stage::{Origins, Stage};
+use crate::stored_key::too_long;
 use crate::time::{START, TIMESTAMP_NONE, timestamp_in_range};
 use crate::topology::{OnAhead, TimeSpec, Topology, Via};
 
@@ -41,6 +42,8 @@ pub struct Prefix {
     routes: Arc<Routes>,
     stages: Vec<Stage>,
     key: Vec<u8>,
+    /// Whether keys are bounded, as those are by which state is kept.
+    bounds_keys: bool,
 }
 
 impl Prefix {
@@ -52,6 +55,7 @@ impl Prefix {
             topology: Arc::clone(topology),
             routes: Arc::clone(routes),
             key: Vec::new(),
+            bounds_keys: topology.keeps_state(),
         }
     }
 
@@ -312,18 +316,26 @@ impl Prefix {
         self.take_out_failed(batch, "time", records, out);
     }
 
-    /// Sets the keys; of messages that have one already it is kept where that is asked.
+    /// Sets the keys; of messages that have one already it is kept where that is asked, and those that came through a
+    /// topic have theirs. One that is too long to keep state by makes a dead letter: no store would take it, and a commit
+    /// that fails is tried again for ever.
     fn set_keys(&mut self, batch: &mut Batch, keep: bool, records: Records<'_>, out: &mut Outbox) {
         let Some(spec) = &self.topology.key else { return };
-        if let Via::BehindTopic(_) = self.topology.via {
-            return;
-        }
+        let keep_all = matches!(self.topology.via, Via::BehindTopic(_));
         for index in 0..batch.len() {
-            if keep && batch.frame.get(index).key().is_some() {
-                continue;
-            }
-            match spec.extract(batch.frame.get(index), &mut self.key) {
-                Ok(true) => batch.frame.set_key(index, Some(&self.key)),
+            let has_key = keep_all || (keep && batch.frame.get(index).key().is_some());
+            let set = if has_key { Ok(true) } else { spec.extract(batch.frame.get(index), &mut self.key) };
+            match set {
+                Ok(true) => {
+                    if !has_key {
+                        batch.frame.set_key(index, Some(&self.key));
+                    }
+                    if self.bounds_keys
+                        && let Some(reason) = batch.frame.get(index).key().and_then(too_long)
+                    {
+                        batch.fail(index, "key", reason);
+                    }
+                }
                 Ok(false) => match spec.on_null {
                     OnNull::Shared => batch.frame.set_key(index, Some(b"")),
                     OnNull::Drop => batch.fail(index, "", String::new()),

@@ -11,6 +11,25 @@ pub const PREFIX_BYTES: usize = 5;
 /// The first of them: kind, stage.
 pub const STAGE_PREFIX_BYTES: usize = 3;
 const EXPIRY_BYTES: usize = 8;
+/// A window's end, which stands before its key. A session's bounds take no more: its start is in the value.
+const WINDOW_END_BYTES: usize = 8;
+
+/// The longest key that every store takes: PostgreSQL's index rows end at about 2,700 bytes.
+pub const STORED_KEY_BYTES_MAX: usize = 2_600;
+/// The longest key that a message may have where state is kept by it: what is left of [`STORED_KEY_BYTES_MAX`] beside what
+/// stands around it in a stored key. The same whatever the stages behind: one more of them makes no key too long. The name
+/// that a plugin gives an entry comes on top.
+pub const MESSAGE_KEY_BYTES_MAX: usize = STORED_KEY_BYTES_MAX - PREFIX_BYTES - WINDOW_END_BYTES;
+
+/// Why no state can be kept by a message's key, for a dead letter; none where it can. The same for all stores.
+pub(crate) fn too_long(key: &[u8]) -> Option<String> {
+    (key.len() > MESSAGE_KEY_BYTES_MAX).then(|| {
+        format!(
+            "the key has {} bytes, and one by which state is kept has at most {MESSAGE_KEY_BYTES_MAX}: have `key_by` name another place, or a transform before it make a shorter key, such as a hash of this one",
+            key.len()
+        )
+    })
+}
 
 /// What a stored key says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,6 +151,21 @@ mod tests {
         let moved = rehashed(&window_key(3, 99, 60_000, &key), 7).expect("a stored key");
         assert_eq!(moved, window_key(3, key_group(&key, 7), 60_000, &key));
         assert_eq!(rehashed(&clock_key(3, 0), 7), Ok(clock_key(3, 0)));
+    }
+
+    #[test]
+    fn the_longest_key_of_a_message_fits_into_every_stored_key() {
+        let key = vec![b'k'; MESSAGE_KEY_BYTES_MAX];
+        assert_eq!(too_long(&key), None);
+        for stored in [
+            window_key(u16::MAX, u16::MAX, END, &key),
+            running_key(u16::MAX, u16::MAX, &key),
+            plugin_state_key(u16::MAX, u16::MAX, &key, ""),
+        ] {
+            assert!(stored.len() <= STORED_KEY_BYTES_MAX, "{} bytes", stored.len());
+        }
+        assert_eq!(window_key(0, 0, 0, &key).len(), STORED_KEY_BYTES_MAX, "no byte is given away");
+        assert!(too_long(&[&key[..], b"k"].concat()).is_some());
     }
 
     #[test]

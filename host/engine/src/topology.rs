@@ -106,6 +106,16 @@ impl Topology {
         !self.keyed.is_empty() || self.via != Via::Memory
     }
 
+    /// Whether state is kept by the messages' keys: here, or behind the topic that they go through.
+    #[must_use]
+    pub fn keeps_state(&self) -> bool {
+        let keeps = |stage: &KeyedSpec| match stage {
+            KeyedSpec::Stage(spec) => spec.plugin.info().needs_state,
+            KeyedSpec::Window(_) | KeyedSpec::Running(_) => true,
+        };
+        self.via == Via::BeforeTopic || self.keyed.iter().any(keeps)
+    }
+
     /// The number of the source of dead letters that are put through again, if there is one.
     #[must_use]
     pub fn replay(&self) -> Option<u16> {

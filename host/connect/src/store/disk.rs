@@ -48,7 +48,8 @@ use view::{DiskView, visit_entries};
 /// The version of what is on disk.
 pub const FORMAT: u32 = 1;
 
-/// The longest key: the database's own limit, less the prefix.
+/// The longest key: the database's own limit, 65,535 bytes, less the prefix. Above that it panics, which would be told as
+/// damage: no longer key comes to it, neither to write nor to look for.
 const KEY_BYTES_MAX: usize = 65_000;
 
 /// State on disk.
@@ -335,6 +336,9 @@ impl StateStore for DiskStore {
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        if too_long(key).is_some() {
+            return Ok(None);
+        }
         read(&self.directory, &self.keyspace(), &entry(key))
     }
 
@@ -344,13 +348,19 @@ impl StateStore for DiskStore {
         after: Option<&[u8]>,
         visit: &mut VisitEntry<'_>,
     ) -> Result<(), StoreError> {
-        let (prefix, after) = (entry(prefix), after.map(entry));
+        if too_long(prefix).is_some() {
+            return Ok(());
+        }
+        let (prefix, after) = (entry(prefix), after.map(place_of));
         let from = behind(&prefix, after.as_deref());
         let found = self.keyspace().range::<&[u8], _>((from, Bound::Unbounded));
         visit_entries(&self.directory, &prefix, found, visit)
     }
 
     fn last_key(&self, prefix: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        if too_long(prefix).is_some() {
+            return Ok(None);
+        }
         let keyspace = self.keyspace();
         let last = guarded(&self.directory, || {
             keyspace.prefix(entry(prefix)).next_back().map(fjall::Guard::key).transpose()
@@ -442,6 +452,12 @@ fn generation_of(name: &str) -> Option<u64> {
 fn too_long(key: &[u8]) -> Option<String> {
     (key.len() > KEY_BYTES_MAX)
         .then(|| format!("a key of {} bytes is above the limit of {KEY_BYTES_MAX}", key.len()))
+}
+
+/// A place among the entries, which need not be one's: behind a longer key and its first bytes the same ones follow, for
+/// none has as many.
+fn place_of(key: &[u8]) -> Vec<u8> {
+    entry(&key[..key.len().min(KEY_BYTES_MAX + 1)])
 }
 
 /// How much is written before it moves from the journal to a table. A start replays the journal: at

@@ -196,6 +196,42 @@ fn who_replaces_on_disk_shuts_others_out_and_leaves_one_database() {
     assert!(DiskStore::open(path).expect("a store").checkpoint().expect("none").is_none());
 }
 
+/// The database panics on such a key, which must not be told as damage of what is stored.
+#[test]
+fn a_key_that_is_too_long_for_the_disk_is_told_and_found_nowhere() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = DiskStore::open(directory.path()).expect("a store");
+    let long = "k".repeat(70_000);
+    let error =
+        store.commit(&delta([(long.clone(), Some("1".into()))]), &checkpoint(1, 0)).expect_err("too long");
+    assert!(matches!(error, StoreError::Io { .. }), "{error}");
+    assert!(error.to_string().contains("a key of 70000 bytes is above the limit of 65000"), "{error}");
+    store
+        .commit(&delta([("k".into(), Some("1".into())), ("l".into(), Some("2".into()))]), &checkpoint(1, 0))
+        .expect("shorter ones");
+    let view = store.view().expect("a view").expect("one");
+    assert_eq!(store.get(long.as_bytes()).expect("nothing"), None);
+    assert_eq!(view.get(long.as_bytes()).expect("nothing"), None);
+    assert_eq!(store.last_key(long.as_bytes()).expect("nothing"), None);
+    for (prefix, after, expected) in
+        [(long.as_str(), None, &[][..]), ("", Some(&*long), &["l"][..]), ("", None, &["k", "l"][..])]
+    {
+        let found =
+            |entries: &dyn Fn(&mut wasmill_engine::state::VisitEntry<'_>) -> Result<(), StoreError>| {
+                let mut keys = Vec::new();
+                entries(&mut |key, _| {
+                    keys.push(String::from_utf8_lossy(key).into_owned());
+                    std::ops::ControlFlow::Continue(())
+                })
+                .expect("entries");
+                keys
+            };
+        let after = after.map(str::as_bytes);
+        assert_eq!(found(&|visit| store.entries(prefix.as_bytes(), after, visit)), expected);
+        assert_eq!(found(&|visit| view.entries(prefix.as_bytes(), after, visit)), expected);
+    }
+}
+
 /// A crash between the two steps of a replacement: the new one is whole, the old one still there.
 #[test]
 fn what_a_crash_left_of_the_old_database_is_removed() {

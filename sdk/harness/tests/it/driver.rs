@@ -114,3 +114,47 @@ fn a_running_aggregate_without_a_scan_answers_each_message_with_the_value_after_
         ]
     );
 }
+
+/// What a store can't take must not come to its commit, which would fail at each start again.
+#[test]
+fn a_key_that_no_store_takes_makes_a_dead_letter() {
+    let longest = "k".repeat(2_587);
+    let keyed = || Steps::new().key_by(&["payload.k"]);
+    for steps in [keyed().tumbling("w", &count(), 100, 0), keyed().running("r", &count(), Order::Log)] {
+        let mut d = Driver::new(steps, 1, 2);
+        d.push(0, &message("fits", &longest, 10));
+        d.push(0, &message("one more", &format!("{longest}k"), 11));
+        d.push(0, &message("far too long", &"k".repeat(70_000), 12));
+        d.push(0, &message("short", "a", 13));
+        d.tick();
+        d.checkpoint();
+        assert!(d.state().iter().all(|(key, _)| key.len() <= 2_600), "each stored key fits into all stores");
+        let dead = d.read_dead_letters();
+        let told: Vec<_> = dead.iter().map(|letter| &letter["payload"]).collect();
+        assert_eq!(
+            told.iter().map(|p| (&p["message"]["id"], &p["kind"], &p["stage"])).collect::<Vec<_>>(),
+            [
+                (&"one more".into(), &"key".into(), &"key_by".into()),
+                (&"far too long".into(), &"key".into(), &"key_by".into())
+            ]
+        );
+        assert_eq!(
+            told[1]["reason"],
+            "the key has 70000 bytes, and one by which state is kept has at most 2587: have `key_by` name another place, or a transform before it make a shorter key, such as a hash of this one"
+        );
+        d.crash_and_restore(3);
+        d.end();
+        d.checkpoint();
+        assert_eq!(d.read().len(), 2);
+        assert!(d.read_dead_letters().is_empty());
+    }
+}
+
+#[test]
+fn a_key_may_be_long_where_no_state_is_kept_by_it() {
+    let keep = native::filter("keep", |_| true);
+    let mut d = Driver::new(Steps::new().key_by(&["payload.k"]).filter("keep", &keep), 1, 2);
+    d.push(0, &message("1", &"k".repeat(70_000), 10));
+    d.checkpoint();
+    assert_eq!((d.read().len(), d.read_dead_letters().len()), (1, 0));
+}

@@ -43,6 +43,9 @@ impl DiskReplacement {
     /// # Errors
     /// When it can't be written.
     pub fn remove(&mut self, key: &[u8]) -> Result<(), StoreError> {
+        if too_long(key).is_some() {
+            return Ok(());
+        }
         self.add(entry(key), None)
     }
 

@@ -10,7 +10,7 @@ use fjall::{Iter, Keyspace, Readable as _, Snapshot};
 use wasmill_engine::state::{Checkpoint, Epoch, StateView, StoreError, VisitEntry};
 
 use super::values::{CHECKPOINT, FORETOLD, checked, decode_checkpoint, decode_foretold, entry};
-use super::{behind, guarded};
+use super::{behind, guarded, place_of, too_long};
 
 /// A block of a file, as the system counts them.
 const BLOCK_BYTES: u64 = 512;
@@ -46,6 +46,9 @@ impl StateView for DiskView {
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        if too_long(key).is_some() {
+            return Ok(None);
+        }
         self.read(&entry(key))
     }
 
@@ -55,7 +58,10 @@ impl StateView for DiskView {
         after: Option<&[u8]>,
         visit: &mut VisitEntry<'_>,
     ) -> Result<(), StoreError> {
-        let (prefix, after) = (entry(prefix), after.map(entry));
+        if too_long(prefix).is_some() {
+            return Ok(());
+        }
+        let (prefix, after) = (entry(prefix), after.map(place_of));
         let from = behind(&prefix, after.as_deref());
         let found = self.snapshot.range::<&[u8], _>(&self.keyspace, (from, Bound::Unbounded));
         visit_entries(&self.directory, &prefix, found, visit)
