@@ -497,7 +497,7 @@ impl Swapper {
             return Err(NotLoaded::Unread("the stage is not this process's".to_owned()));
         };
         let read = || {
-            let bytes = std::fs::read(&candidate.file)?;
+            let bytes = wasmill_plugin::read_file(&candidate.file, wasmill_plugin::FILE_BYTES_MAX)?;
             Ok((wasmill_plugin::digest(&bytes), bytes))
         };
         match block_in_place(read) {
@@ -741,8 +741,10 @@ impl Swapper {
         let mut passed_over = Vec::new();
         for (stage, plugin) in stages {
             let Some(now) = self.stage_plugin(&stage) else { continue };
-            let folder =
-                block_in_place(|| std::fs::read(&plugin.file).map(|bytes| wasmill_plugin::digest(&bytes)));
+            let folder = block_in_place(|| {
+                wasmill_plugin::read_file(&plugin.file, wasmill_plugin::FILE_BYTES_MAX)
+                    .map(|bytes| wasmill_plugin::digest(&bytes))
+            });
             let loaded = self.load_asked(Candidate { stage, file: file.clone() }).await?;
             // What the folder has in its place is not to take over at the next start.
             if let Some(digest) = folder.ok().filter(|digest| *digest != loaded.of.digest) {
