@@ -13,6 +13,9 @@ use crate::outline::{self, Outline};
 /// The most bytes of self-test cases that a plugin may carry.
 pub const CASES_BYTES_MAX: usize = 1 << 20;
 
+/// The longest name of a function: the host copies some of them at each trap.
+const NAME_BYTES_MAX: usize = 64 << 10;
+
 /// Why a plugin was not admitted.
 #[derive(Debug, thiserror::Error)]
 pub enum AdmissionError {
@@ -173,6 +176,10 @@ pub(crate) fn check_form(plugin: &str, bytes: &[u8], limits: &Limits) -> Result<
             limit,
             "split it, or raise function_bytes_max",
         );
+    }
+    if outline.longest_name_bytes > NAME_BYTES_MAX {
+        let (found, hint) = (outline.longest_name_bytes, "strip its names, or shorten them");
+        return too_large("the longest name of a function in bytes", found, NAME_BYTES_MAX, hint);
     }
     let cases_bytes = outline.cases.iter().map(Vec::len).sum();
     if cases_bytes > CASES_BYTES_MAX {

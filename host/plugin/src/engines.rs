@@ -106,7 +106,9 @@ pub(crate) fn code_config(mode: Mode, limits: &Limits) -> Config {
         .wasm_features(WasmFeatures::FUNCTION_REFERENCES, false)
         .wasm_features(WasmFeatures::EXCEPTIONS, false)
         .wasm_memory64(false)
-        .wasm_backtrace_details(WasmBacktraceDetails::Enable)
+        // Debug information is a stranger's: who reads it in the host reads it within no bound. It is left out of
+        // compiled code, and a trap is told by its function's name.
+        .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(BACKTRACE_FRAMES_MAX));
     config.consume_fuel(mode == Mode::Verdict);
     config

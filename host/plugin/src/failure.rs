@@ -110,25 +110,8 @@ fn cause(error: &wasmtime::Error, cx: &Ctx) -> String {
 /// Parts of the names of functions that say nothing of where a guest went wrong.
 const NOISE: [&str; 7] = ["rust_panic", "panicking", "begin_unwind", "__rust", "abort", "alloc::", "std::"];
 
-/// The first place of a backtrace that its author would know: the innermost with a line of a file that
-/// isn't a library's, else the innermost with a name.
-fn place(backtrace: &WasmBacktrace) -> Option<String> {
-    let mut named = None;
-    for frame in backtrace.frames() {
-        for symbol in frame.symbols() {
-            let Some(file) = symbol.file() else { continue };
-            if file.contains("/library/") || file.contains("/rustc/") || file.contains(".cargo/registry") {
-                continue;
-            }
-            let name = symbol.name().or(frame.func_name()).unwrap_or("a function");
-            let line = symbol.line().unwrap_or(0);
-            return Some(format!("{name} at {file}:{line}"));
-        }
-        if named.is_none()
-            && let Some(name) = frame.func_name().filter(|name| !NOISE.iter().any(|n| name.contains(n)))
-        {
-            named = Some(name.to_owned());
-        }
-    }
-    named
+/// The innermost function of a backtrace that has a name which its author would know.
+fn place(backtrace: &WasmBacktrace) -> Option<&str> {
+    let mut names = backtrace.frames().iter().filter_map(wasmtime::FrameInfo::func_name);
+    names.find(|name| !NOISE.iter().any(|noise| name.contains(noise)))
 }

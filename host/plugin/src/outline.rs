@@ -17,6 +17,8 @@ pub(crate) struct Outline {
     pub functions: usize,
     /// The bytes of the longest of them.
     pub longest_function_bytes: usize,
+    /// The bytes of the longest name that they have.
+    pub longest_name_bytes: usize,
     /// The schemas that it declares of payloads.
     pub declared: Declared,
     /// The self-test cases that it carries: each section `wasmill:cases` of its file or of a module in it.
@@ -63,6 +65,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Outline, String> {
             }
             Payload::CustomSection(section) => match section.as_known() {
                 KnownCustom::Producers(fields) => read_producers(fields, &mut outline),
+                KnownCustom::Name(names) => read_names(names, &mut outline),
                 _ if depth == 0 && section.name() == "version" => {
                     outline.version =
                         std::str::from_utf8(section.data()).ok().map(|v| crate::text::tame(v, 64));
@@ -86,6 +89,16 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Outline, String> {
         }
     }
     Ok(outline)
+}
+
+/// Names are a courtesy as well: what doesn't parse names nothing.
+fn read_names(names: wasmparser::NameSectionReader<'_>, outline: &mut Outline) {
+    for names in names.into_iter().flatten() {
+        let wasmparser::Name::Function(names) = names else { continue };
+        for naming in names.into_iter().flatten() {
+            outline.longest_name_bytes = outline.longest_name_bytes.max(naming.name.len());
+        }
+    }
 }
 
 /// Producers are a courtesy: what doesn't parse is left out.

@@ -148,6 +148,22 @@ fn a_plugin_that_is_no_file_is_told_and_not_waited_for() {
 }
 
 #[test]
+fn the_names_of_functions_are_bounded_for_each_trap_copies_them() {
+    let sandbox = small_sandbox();
+    let load = |bytes: usize| {
+        let named = format!("(func (@name \"{}\"))", "f".repeat(bytes));
+        let component = transform_importing(&Imports::default(), &named, "(call $keep (local.get $p))");
+        sandbox.load_bytes("guest", &component, &Grants::none(), StageConfig::new())
+    };
+    assert!(load(64 << 10).is_ok());
+    let error = load((64 << 10) + 1).err().expect("refused").to_string();
+    assert!(
+        error.contains("the longest name of a function in bytes is 65537, above the limit of 65536"),
+        "{error}"
+    );
+}
+
+#[test]
 fn what_each_new_key_begins_with_is_bounded() {
     let begins_with = |bytes: usize| {
         aggregate(&format!(
