@@ -1,7 +1,7 @@
 ;; Writes as many entries of state as the host takes, and hands on its refusal.
 ;; batch: error
 ;; verdict: error
-;; says: 4096 bytes of names and values
+;; says: 4096 bytes of keys, names and values
 ;; uses: state
 ;; grants: state
 (func (export "process") (param $p i32) (param $n i32) (result i32)

@@ -28,10 +28,14 @@ pub struct MessageFacts {
 /// The keyed state of a stage during one call. Every call names a message by its index in the frame:
 /// the entry belongs to that message's key.
 pub trait KeyedState: Send {
+    /// The bytes of the key under which an entry is stored: with the message's own key, each entry has it anew.
+    fn stored_bytes(&self, _index: u32, name: &str) -> usize {
+        name.len()
+    }
     /// The value of an entry.
     ///
     /// # Errors
-    /// A text for the author when the index is out of the frame or the store fails.
+    /// A text for the author when the index is out of the frame, the entry's stored key too long, or the store fails.
     fn get(&mut self, index: u32, name: &str) -> Result<Option<Vec<u8>>, String>;
     /// Sets (`Some`) or deletes (`None`) an entry, staged until the epoch commits; `ttl_ms` is how
     /// long it lives, in event time from that message on.

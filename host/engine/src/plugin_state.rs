@@ -17,9 +17,8 @@ use crate::batch::Batch;
 use crate::guest::KeyedState;
 use crate::key::key_group;
 use crate::residents::CHANGE_BYTES;
-use crate::state::{Change, Delta, Epoch, StateStore, StoreError, plugin_state_key};
-
-use crate::stored_key::{split_expiry, with_expiry};
+use crate::state::{Change, Delta, Epoch, StateStore, StoreError, plugin_state_key, plugin_state_key_bytes};
+use crate::stored_key::{STORED_KEY_BYTES_MAX, split_expiry, with_expiry};
 use crate::time::END;
 
 /// How many bytes of committed entries a stage keeps in a lane's memory, where nothing else is asked for.
@@ -148,6 +147,15 @@ impl PluginState {
         let (key, stamp) = self.messages.get(index as usize).ok_or_else(|| {
             format!("message {index} is not in the frame, which has {}", self.messages.len())
         })?;
+        // One that a store doesn't take would end the process at its commit, and at each start again.
+        let bytes = plugin_state_key_bytes(key, name);
+        if bytes > STORED_KEY_BYTES_MAX {
+            return Err(format!(
+                "its name of {} bytes and its message's key of {} make a stored key of {bytes} bytes; up to {STORED_KEY_BYTES_MAX} fit: shorten the name, or the key",
+                name.len(),
+                key.len()
+            ));
+        }
         let group = key_group(key, self.key_groups);
         Ok((plugin_state_key(self.stage, group, key, name), *stamp))
     }
@@ -215,6 +223,13 @@ impl StateHandle {
 }
 
 impl KeyedState for StateHandle {
+    fn stored_bytes(&self, index: u32, name: &str) -> usize {
+        let open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is told of a message that isn't there takes no key.
+        let key = open.messages.get(index as usize).map_or(&[][..], |(key, _)| key);
+        plugin_state_key_bytes(key, name)
+    }
+
     fn get(&mut self, index: u32, name: &str) -> Result<Option<Vec<u8>>, String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(index, name)
     }
@@ -227,5 +242,84 @@ impl KeyedState for StateHandle {
         ttl_ms: Option<u64>,
     ) -> Result<(), String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).set(index, name, value, ttl_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::position::PartitionId;
+    use crate::state::{Checkpoint, VisitEntry};
+    use wasmill_frame::{Parts, TIMESTAMP_NONE};
+
+    /// A store that has nothing, and says of what it is asked.
+    #[derive(Default)]
+    struct Asked(Mutex<Vec<usize>>);
+
+    impl StateStore for Asked {
+        fn name(&self) -> String {
+            "asked".to_owned()
+        }
+        fn is_durable(&self) -> bool {
+            false
+        }
+        fn checkpoint(&self) -> Result<Option<Checkpoint>, StoreError> {
+            Ok(None)
+        }
+        fn generation(&self) -> Result<u64, StoreError> {
+            Ok(0)
+        }
+        fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+            self.0.lock().expect("lock").push(key.len());
+            Ok(None)
+        }
+        fn entries(&self, _: &[u8], _: Option<&[u8]>, _: &mut VisitEntry<'_>) -> Result<(), StoreError> {
+            Ok(())
+        }
+        fn commit(&self, _: &Delta, _: &Checkpoint) -> Result<(), StoreError> {
+            Ok(())
+        }
+        fn foretell(&self, _: Epoch, _: &[u8]) -> Result<(), StoreError> {
+            Ok(())
+        }
+        fn foretold(&self) -> Result<Option<(Epoch, Vec<u8>)>, StoreError> {
+            Ok(None)
+        }
+        fn reset(&self) -> Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_stored_key_is_as_long_as_every_store_takes_it_or_refused() {
+        let store = Arc::new(Asked::default());
+        let state = PluginState::new(1, (0..8, 8), Arc::clone(&store) as Arc<dyn StateStore>, 1 << 20);
+        let state = Arc::new(Mutex::new(state));
+        let mut batch = Batch::with_capacity(PartitionId { source: 0, partition: 0 }, 0, 1, 64);
+        let parts = Parts {
+            id: "m",
+            kind: "t",
+            key: Some(b"0123456789"),
+            payload: b"",
+            timestamp: TIMESTAMP_NONE,
+            metadata: b"",
+            payload_is_json: false,
+        };
+        batch.push(&parts, 0);
+        let mut handle = StateHandle::begin(&state, &batch, 0..1);
+        // Behind the kind, stage, group and length of the key.
+        let most = "n".repeat(STORED_KEY_BYTES_MAX - 9 - 10);
+        assert_eq!(handle.stored_bytes(0, &most), STORED_KEY_BYTES_MAX);
+        assert_eq!(handle.get(0, &most), Ok(None));
+        assert_eq!(handle.set(0, &most, Some(b"v"), None), Ok(()));
+        assert_eq!(*store.0.lock().expect("lock"), [STORED_KEY_BYTES_MAX]);
+
+        let long = format!("{most}n");
+        let told = "its name of 2582 bytes and its message's key of 10 make a stored key of 2601 bytes; \
+                    up to 2600 fit: shorten the name, or the key";
+        assert_eq!(handle.get(0, &long), Err(told.to_owned()));
+        assert_eq!(handle.set(0, &long, None, None), Err(told.to_owned()));
+        assert_eq!(store.0.lock().expect("lock").len(), 1, "no store is asked");
+        assert_eq!(state.lock().expect("lock").staged.len(), 1);
     }
 }

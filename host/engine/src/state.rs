@@ -367,10 +367,18 @@ pub fn running_key(stage: u16, group: u16, key: &[u8]) -> Vec<u8> {
     stored
 }
 
+/// The bytes of [`plugin_state_key`].
+#[must_use]
+pub fn plugin_state_key_bytes(key: &[u8], name: &str) -> usize {
+    // Kind, stage and group; the key's length.
+    5 + 4 + key.len() + name.len()
+}
+
 /// The stored key of a plugin's entry: the prefix, the key's length as big-endian u32, the key, the name.
 #[must_use]
 pub fn plugin_state_key(stage: u16, group: u16, key: &[u8], name: &str) -> Vec<u8> {
     let mut stored = group_prefix(StateKind::Plugin, stage, group);
+    stored.reserve_exact(plugin_state_key_bytes(key, name) - stored.len());
     stored.extend_from_slice(&u32::try_from(key.len()).unwrap_or(u32::MAX).to_be_bytes());
     stored.extend_from_slice(key);
     stored.extend_from_slice(name.as_bytes());

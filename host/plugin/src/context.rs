@@ -232,7 +232,7 @@ impl Ctx {
         self.state_bytes_left = self.state_bytes_left.checked_sub(bytes).ok_or_else(|| {
             let max = self.shared.limits.state_bytes_max;
             self.shared.counters.hit(Budget::State);
-            format!("more than {max} bytes of names and values in one call; use fewer or shorter values, or raise `limits.state`")
+            format!("more than {max} bytes of keys, names and values in one call; use fewer or shorter ones, or raise `limits.state`")
         })?;
         Ok(())
     }

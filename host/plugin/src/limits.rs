@@ -36,7 +36,8 @@ pub struct Limits {
     /// How long they may take together, waits for the store included: 30,000 ms. Above it, as above the deadline, no
     /// message is to blame.
     pub host_wait_ms_max: u64,
-    /// Names and values that one call may read from and write to state, together: 64 MiB.
+    /// Keys, names and values that one call may read from and write to state, together: 64 MiB. Each entry has its
+    /// message's key in its own.
     pub state_bytes_max: usize,
     /// How many entries of state one call may read and change, together: 1,000,000.
     pub state_keys_max: u32,

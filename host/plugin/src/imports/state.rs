@@ -51,10 +51,17 @@ const NO_STATE: &str = "this call has no state; state belongs to messages, so it
 
 fn get(cx: &mut Ctx, message: u32, name: &str) -> Result<Option<Vec<u8>>, String> {
     cx.charge_entry()?;
-    let state = cx.call.state.as_mut().ok_or(NO_STATE)?;
-    let value = state.get(message, name)?;
-    cx.charge_state(name.len() + value.as_ref().map_or(0, Vec::len))?;
+    // Before the work: nothing interrupts it.
+    charge_key(cx, message, name)?;
+    let value = cx.call.state.as_mut().ok_or(NO_STATE)?.get(message, name)?;
+    cx.charge_state(value.as_ref().map_or(0, Vec::len))?;
     Ok(value)
+}
+
+/// Counts a stored key whole: with each entry the host keeps its message's key once more.
+fn charge_key(cx: &mut Ctx, message: u32, name: &str) -> Result<(), String> {
+    let bytes = cx.call.state.as_ref().ok_or(NO_STATE)?.stored_bytes(message, name);
+    cx.charge_state(bytes)
 }
 
 fn set(
@@ -65,7 +72,8 @@ fn set(
     ttl_ms: Option<u64>,
 ) -> Result<(), String> {
     cx.charge_entry()?;
-    cx.charge_state(name.len() + value.map_or(0, <[u8]>::len))?;
+    charge_key(cx, message, name)?;
+    cx.charge_state(value.map_or(0, <[u8]>::len))?;
     cx.call.state.as_mut().ok_or(NO_STATE)?.set(message, name, value, ttl_ms)
 }
 

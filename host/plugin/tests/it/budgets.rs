@@ -1,7 +1,7 @@
 //! Each budget of a plugin: what meets it is told its limit, its value and its setting, and is counted.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use wasmill_engine::batch::Batch;
 use wasmill_engine::guest::{CallContext, KeyedState, Trial};
@@ -93,7 +93,7 @@ fn cases() -> Vec<Case> {
             Trial::Batch,
             "more than 65536 bytes at once: `limits.answer`",
         ),
-        case("state", counts_up(), Trial::Batch, "more than 4096 bytes of names and values"),
+        case("state", counts_up(), Trial::Batch, "more than 4096 bytes of keys, names and values"),
         Case {
             limits: Limits { state_keys_max: 7, ..small_limits() },
             ..case(
@@ -174,6 +174,39 @@ fn each_budget_says_its_limit_and_its_setting_and_is_counted() {
             assert_eq!(usage.log_lines_dropped, hits(&usage, budget));
         }
     }
+}
+
+#[test]
+fn the_key_of_a_message_counts_with_each_of_its_entries_before_anything_is_read() {
+    const KEY_BYTES: usize = 1_000;
+    let wide = sandbox(Limits { state_bytes_max: 3 * (KEY_BYTES + 1), ..small_limits() });
+    let plugin = wide.load_bytes("guest", &counts_up(), &Grants::all(), StageConfig::new()).expect("loaded");
+    let state = Arc::new(Mutex::new(Vec::new()));
+    struct Told(Arc<Mutex<Vec<&'static str>>>, Entries);
+    impl KeyedState for Told {
+        fn stored_bytes(&self, _: u32, name: &str) -> usize {
+            KEY_BYTES + name.len()
+        }
+        fn get(&mut self, index: u32, name: &str) -> Result<Option<Vec<u8>>, String> {
+            self.0.lock().expect("lock").push("get");
+            self.1.get(index, name)
+        }
+        fn set(
+            &mut self,
+            index: u32,
+            name: &str,
+            value: Option<&[u8]>,
+            ttl: Option<u64>,
+        ) -> Result<(), String> {
+            self.0.lock().expect("lock").push("set");
+            self.1.set(index, name, value, ttl)
+        }
+    }
+    let told = Told(Arc::clone(&state), Entries::default());
+    let mut cx = CallContext { state: Some(Box::new(told)), ..facts(3) };
+    plugin.guest().transform(frame(3, 10).as_bytes(), &mut cx, Trial::Batch).expect_err("too much");
+    // A value takes the room of a third key; the second increment's `get` is refused before the store is asked.
+    assert_eq!(*state.lock().expect("lock"), ["get", "set"]);
 }
 
 /// A transform that answers these edits, whatever it is asked.
