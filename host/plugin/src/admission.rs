@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use wasmparser::Parser;
 
 use crate::contract::{self, CONTRACT_VERSION, EXPORTS, FREE, Role, TYPES, Width};
+use crate::engines::PASSIVE_ELEMENTS_MAX;
 use crate::grants::{Grant, Grants};
 use crate::imports::empty_world;
 use crate::limits::Limits;
@@ -176,6 +177,11 @@ pub(crate) fn check_form(plugin: &str, bytes: &[u8], limits: &Limits) -> Result<
             limit,
             "split it, or raise function_bytes_max",
         );
+    }
+    if outline.passive_elements > PASSIVE_ELEMENTS_MAX {
+        let (found, hint) =
+            (outline.passive_elements, "put the functions of its passive and declared segments into a table");
+        return too_large("the number of passive elements", found, PASSIVE_ELEMENTS_MAX, hint);
     }
     if outline.longest_name_bytes > NAME_BYTES_MAX {
         let (found, hint) = (outline.longest_name_bytes, "strip its names, or shorten them");

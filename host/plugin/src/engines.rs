@@ -23,6 +23,9 @@ const MEMORIES_MAX: u32 = 2;
 const TABLES_MAX: u32 = 16;
 /// The core modules, adapters included, that one plugin may instantiate.
 const CORE_INSTANCES_MAX: u32 = 128;
+/// The elements, and segments of them, that a plugin's modules may have beside its tables. Each is 16 bytes of the
+/// host's for every core instance of its module, which no meter sees: at most 2 MB for an instance of the plugin.
+pub(crate) const PASSIVE_ELEMENTS_MAX: usize = 1_000;
 /// The entries of one table.
 pub(crate) const TABLE_ELEMENTS_MAX: usize = 100_000;
 /// The frames of a trap's backtrace.

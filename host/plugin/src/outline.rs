@@ -1,6 +1,6 @@
 //! What a component's bytes say of it before anything is compiled.
 
-use wasmparser::{KnownCustom, Parser, Payload};
+use wasmparser::{Element, ElementItems, ElementKind, KnownCustom, Parser, Payload};
 
 /// What a component's bytes say of it.
 #[derive(Debug, Default)]
@@ -17,7 +17,9 @@ pub(crate) struct Outline {
     pub functions: usize,
     /// The bytes of the longest of them.
     pub longest_function_bytes: usize,
-    /// The bytes of the longest name that they have.
+    /// How many elements of tables they keep that are in none at first; each of their segments counts as one.
+    pub passive_elements: usize,
+    /// The bytes of the longest name that functions have.
     pub longest_name_bytes: usize,
     /// The schemas that it declares of payloads.
     pub declared: Declared,
@@ -58,6 +60,11 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Outline, String> {
                     outline.imports.push(import.map_err(fail)?.name.name.to_owned());
                 }
             }
+            Payload::ElementSection(segments) => {
+                for segment in segments {
+                    outline.passive_elements += kept_elements(&segment.map_err(fail)?);
+                }
+            }
             Payload::ComponentExportSection(section) if depth == 0 => {
                 for export in section {
                     outline.exports.push(export.map_err(fail)?.name.name.to_owned());
@@ -89,6 +96,18 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Outline, String> {
         }
     }
     Ok(outline)
+}
+
+/// How many elements the host keeps of a segment beside the tables.
+fn kept_elements(segment: &Element<'_>) -> usize {
+    let items = match &segment.items {
+        ElementItems::Functions(items) => items.count(),
+        ElementItems::Expressions(_, items) => items.count(),
+    };
+    match segment.kind {
+        ElementKind::Active { .. } => 0,
+        ElementKind::Passive | ElementKind::Declared => items as usize + 1,
+    }
 }
 
 /// Names are a courtesy as well: what doesn't parse names nothing.

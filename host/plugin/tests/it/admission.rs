@@ -164,6 +164,27 @@ fn the_names_of_functions_are_bounded_for_each_trap_copies_them() {
 }
 
 #[test]
+fn passive_elements_are_counted_over_all_modules() {
+    let sandbox = small_sandbox();
+    let load = |last: usize| {
+        let modules: String = [400, 300, last]
+            .iter()
+            .map(|items| format!("(core module (func $f) (elem func {}))", "$f ".repeat(*items)))
+            .collect();
+        let transform = transform_of(
+            &[&Imports::default()],
+            "(func (export \"process\") (param i32 i32) (result i32) unreachable)",
+        );
+        let component = binary(&transform.replacen("(component", &format!("(component {modules}"), 1));
+        sandbox.load_bytes("guest", &component, &Grants::none(), StageConfig::new())
+    };
+    // A segment counts as an element itself.
+    assert!(load(297).is_ok());
+    let error = load(298).err().expect("refused").to_string();
+    assert!(error.contains("the number of passive elements is 1001, above the limit of 1000"), "{error}");
+}
+
+#[test]
 fn what_each_new_key_begins_with_is_bounded() {
     let begins_with = |bytes: usize| {
         aggregate(&format!(
