@@ -36,7 +36,14 @@ pub(crate) fn classify(failure: Failure, cx: &Ctx, mode: Mode) -> CallError {
 fn kind_of(failure: Failure, cx: &Ctx, mode: Mode) -> CallError {
     let error = match failure {
         Failure::Wasm(error) => error,
-        Failure::Call(error) => return error,
+        Failure::Call(error) => {
+            if let CallError::TooMuch { limit, .. } = &error
+                && let Some(budget) = Budget::of(limit)
+            {
+                cx.shared.counters.hit(budget);
+            }
+            return error;
+        }
     };
     let limits = &cx.shared.limits;
     let hit = |budget| cx.shared.counters.hit(budget);

@@ -234,7 +234,7 @@ impl Guest for WasmGuest {
             }
             let messages = typed::messages(&frame);
             let outcomes: Vec<typed::Outcome> = live.call(index, (&messages[..],))?;
-            Ok(typed::outcomes_to_edits(&frame, &outcomes)?)
+            Ok(typed::outcomes_to_edits(&frame, &outcomes, &live.store.data().shared.limits)?)
         })
     }
 
@@ -287,7 +287,8 @@ impl Guest for WasmGuest {
             let groups = Groups::parse(groups, frame.len()).map_err(|e| typed::not_the_layout(&e))?;
             let (messages, groups) = (typed::messages(&frame), typed::groups(&groups));
             let scanned: typed::Scanned = live.call(index, (&messages[..], &groups[..]))?;
-            let edits = typed::outcomes_to_edits(&frame, &scanned.outcomes)?;
+            let limits = &live.store.data().shared.limits;
+            let edits = typed::outcomes_to_edits(&frame, &scanned.outcomes, limits)?;
             Ok((edits, typed::folded_to_blobs(&scanned.folded, groups.len())?))
         })
     }

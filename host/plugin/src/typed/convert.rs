@@ -8,10 +8,14 @@ use wasmill_frame::{
     timestamp_in_range,
 };
 
+use crate::limits::Limits;
+
 use super::types::{
     Entry, EntryRef, Folded, GroupRef, Message, MessageRef, Outcome, PairRef, Routed, Verdict,
 };
 
+/// The bytes of an edit beside its name and value.
+const EDIT_BYTES: usize = 12;
 /// The longest name in a layout.
 const NAME_BYTES_MAX: usize = u16::MAX as usize;
 
@@ -70,26 +74,97 @@ fn count(what: &str, answered: usize, expected: usize) -> Result<(), CallError> 
 
 /// Outcomes as edits. `replace` and `several` become the differences from the message that came, so that
 /// what a plugin doesn't see survives. A timestamp that is left out stays as it was.
-pub(crate) fn outcomes_to_edits(frame: &Frame<'_>, outcomes: &[Outcome]) -> Result<Vec<u8>, CallError> {
+///
+/// # Errors
+/// When they are not one for each message, or become more than an answer may have.
+pub(crate) fn outcomes_to_edits(
+    frame: &Frame<'_>,
+    outcomes: &[Outcome],
+    limits: &Limits,
+) -> Result<Vec<u8>, CallError> {
     count("outcomes", outcomes.len(), frame.len())?;
-    let mut edits = EditsWriter::new(frame.len());
+    let mut edits = BoundedEdits {
+        writer: EditsWriter::new(frame.len()),
+        bytes_left: limits.answer_bytes_max,
+        bytes_max: limits.answer_bytes_max,
+    };
     for (index, outcome) in outcomes.iter().enumerate() {
-        let came = frame.get(index);
         match outcome {
             Outcome::Keep => {}
-            Outcome::Drop => edits.push(index, Edit::Drop),
-            Outcome::Fail(reason) => edits.push(index, Edit::Fail(reason)),
+            Outcome::Drop => edits.push(index, Edit::Drop)?,
+            Outcome::Fail(reason) => edits.push(index, Edit::Fail(reason))?,
             Outcome::Replace(message) => match check(message, None) {
-                Ok(()) => push_differences(&mut edits, index, &came, message),
-                Err(reason) => edits.push(index, Edit::Fail(&reason)),
+                Ok(()) => push_differences(&mut edits, index, &Came::of(frame.get(index)), message)?,
+                Err(reason) => edits.push(index, Edit::Fail(&reason))?,
             },
-            Outcome::Several(routed) => push_several(&mut edits, index, &came, routed),
+            Outcome::Several(routed) => {
+                push_several(&mut edits, index, frame.get(index), routed, limits.outputs_max)?;
+            }
         }
     }
-    Ok(edits.finish())
+    Ok(edits.writer.finish())
 }
 
-fn push_several(edits: &mut EditsWriter, index: usize, came: &wasmill_frame::Message<'_>, routed: &[Routed]) {
+/// Edits that end where an answer has to. A guest says in a few bytes that many of a message's entries are gone, and
+/// each is an edit.
+struct BoundedEdits {
+    writer: EditsWriter,
+    bytes_left: usize,
+    bytes_max: usize,
+}
+
+impl BoundedEdits {
+    fn push(&mut self, index: usize, edit: Edit<'_>) -> Result<(), CallError> {
+        let says = match edit {
+            Edit::Drop | Edit::Emit { .. } | Edit::Key(None) => 0,
+            Edit::Payload(bytes) | Edit::Key(Some(bytes)) => bytes.len(),
+            Edit::Timestamp(_) => size_of::<i64>(),
+            Edit::Kind(text) | Edit::Id(text) | Edit::Output(text) | Edit::Fail(text) => text.len(),
+            Edit::SetMetadata { name, value, .. } => name.len() + value.len(),
+            Edit::RemoveMetadata(name) => name.len(),
+        };
+        self.bytes_left = self.bytes_left.checked_sub(EDIT_BYTES + says).ok_or_else(|| {
+            let what = format!("differences of more than {} bytes", self.bytes_max);
+            CallError::TooMuch { what, limit: "answer" }
+        })?;
+        self.writer.push(index, edit);
+        Ok(())
+    }
+}
+
+/// A message as it came, with its metadata by name: both sides may have as many entries as a stranger likes.
+struct Came<'a> {
+    message: wasmill_frame::Message<'a>,
+    /// The last one of a name counts.
+    entries: HashMap<&'a str, EntryRef<'a>>,
+    /// Each name once, as they came.
+    names: Vec<&'a str>,
+}
+
+impl<'a> Came<'a> {
+    fn of(message: wasmill_frame::Message<'a>) -> Self {
+        let (mut entries, mut names) = (HashMap::new(), Vec::new());
+        for entry in self::entries(&message) {
+            if entries.insert(entry.name, entry).is_none() {
+                names.push(entry.name);
+            }
+        }
+        Self { message, entries, names }
+    }
+}
+
+fn push_several(
+    edits: &mut BoundedEdits,
+    index: usize,
+    came: wasmill_frame::Message<'_>,
+    routed: &[Routed],
+    outputs_max: usize,
+) -> Result<(), CallError> {
+    // Before the work, which the engine's check comes behind.
+    if routed.len() > outputs_max.saturating_add(1) {
+        let what = format!("more than {outputs_max} messages emitted for one");
+        return Err(CallError::TooMuch { what, limit: "outputs" });
+    }
     if routed.is_empty() {
         return edits.push(index, Edit::Drop);
     }
@@ -97,15 +172,17 @@ fn push_several(edits: &mut EditsWriter, index: usize, came: &wasmill_frame::Mes
     if let Err(reason) = routed.iter().try_for_each(|r| check(&r.message, r.output.as_deref())) {
         return edits.push(index, Edit::Fail(&reason));
     }
+    let came = Came::of(came);
     for (place, Routed { message, output }) in routed.iter().enumerate() {
         if place > 0 {
-            edits.push(index, Edit::Emit { copy: true });
+            edits.push(index, Edit::Emit { copy: true })?;
         }
-        push_differences(edits, index, came, message);
+        push_differences(edits, index, &came, message)?;
         if let Some(output) = output {
-            edits.push(index, Edit::Output(output));
+            edits.push(index, Edit::Output(output))?;
         }
     }
+    Ok(())
 }
 
 /// Whether a message fits the layout.
@@ -124,37 +201,38 @@ fn check(message: &Message, output: Option<&str>) -> Result<(), String> {
     }
 }
 
-fn push_differences(edits: &mut EditsWriter, index: usize, came: &wasmill_frame::Message<'_>, now: &Message) {
+fn push_differences(
+    edits: &mut BoundedEdits,
+    index: usize,
+    Came { message: came, entries: before, names }: &Came<'_>,
+    now: &Message,
+) -> Result<(), CallError> {
     if now.id != came.id() {
-        edits.push(index, Edit::Id(&now.id));
+        edits.push(index, Edit::Id(&now.id))?;
     }
     if now.kind != came.kind() {
-        edits.push(index, Edit::Kind(&now.kind));
+        edits.push(index, Edit::Kind(&now.kind))?;
     }
     if now.key.as_deref() != came.key() {
-        edits.push(index, Edit::Key(now.key.as_deref()));
+        edits.push(index, Edit::Key(now.key.as_deref()))?;
     }
     if now.payload != came.payload() {
-        edits.push(index, Edit::Payload(&now.payload));
+        edits.push(index, Edit::Payload(&now.payload))?;
     }
     if let Some(time) = now.timestamp.filter(|t| *t != came.timestamp()) {
-        edits.push(index, Edit::Timestamp(time));
+        edits.push(index, Edit::Timestamp(time))?;
     }
-    // By name, for both sides may have as many entries as a stranger likes.
-    let names: HashSet<&str> = now.metadata.iter().map(|e| e.name.as_str()).collect();
-    let mut before: HashMap<&str, EntryRef<'_>> = HashMap::new();
-    for entry in entries(came) {
-        // The last one of a name counts, the first one tells that it has to go.
-        if before.insert(entry.name, entry).is_none() && !names.contains(entry.name) {
-            edits.push(index, Edit::RemoveMetadata(entry.name));
-        }
+    let kept: HashSet<&str> = now.metadata.iter().map(|e| e.name.as_str()).collect();
+    for name in names.iter().filter(|name| !kept.contains(*name)) {
+        edits.push(index, Edit::RemoveMetadata(name))?;
     }
     for Entry { name, value, json } in &now.metadata {
         let same = before.get(name.as_str()).is_some_and(|e| e.value == value && e.json == *json);
         if !same {
-            edits.push(index, Edit::SetMetadata { name, value: value.as_bytes(), json: *json });
+            edits.push(index, Edit::SetMetadata { name, value: value.as_bytes(), json: *json })?;
         }
     }
+    Ok(())
 }
 
 /// A filter's verdicts as edits.
@@ -240,7 +318,7 @@ mod tests {
 
     fn edits_of(outcome: Outcome) -> String {
         let frame = frame();
-        let bytes = outcomes_to_edits(&frame.view(), &[outcome]).expect("converts");
+        let bytes = outcomes_to_edits(&frame.view(), &[outcome], &Limits::default()).expect("converts");
         let edits = Edits::parse(&bytes, 1).expect("edits");
         edits.iter().map(|(_, edit)| format!("{edit:?}")).collect::<Vec<_>>().join("; ")
     }
@@ -295,11 +373,28 @@ mod tests {
     }
 
     #[test]
+    fn what_a_few_bytes_say_is_bounded_as_it_is_written() {
+        let routed = || Routed { message: Message { metadata: vec![], ..same() }, output: None };
+        let told = |several: usize, limits: &Limits| {
+            let outcome = Outcome::Several((0..several).map(|_| routed()).collect());
+            outcomes_to_edits(&frame().view(), &[outcome], limits).map(|edits| edits.len())
+        };
+        // A head, and for each message two names that are gone; for all but the first, a copy.
+        let limits = Limits { outputs_max: 3, answer_bytes_max: 4 * 26 + 3 * 12, ..Limits::default() };
+        assert_eq!(told(4, &limits), Ok(16 + limits.answer_bytes_max));
+        let less = Limits { answer_bytes_max: limits.answer_bytes_max - 1, ..limits.clone() };
+        let error = told(4, &less).expect_err("too long").to_string();
+        assert_eq!(error, "answered wrongly: differences of more than 139 bytes: `limits.answer`");
+        let error = told(5, &limits).expect_err("too many").to_string();
+        assert_eq!(error, "answered wrongly: more than 3 messages emitted for one: `limits.outputs`");
+    }
+
+    #[test]
     fn an_answer_of_another_length_is_refused() {
         let folded = Folded { accumulators: vec![], failed: vec![] };
         let frame = frame();
         for error in [
-            outcomes_to_edits(&frame.view(), &[]).expect_err("none to 1"),
+            outcomes_to_edits(&frame.view(), &[], &Limits::default()).expect_err("none to 1"),
             verdicts_to_edits(&[Verdict::Keep, Verdict::Drop], 1).expect_err("2 to 1"),
             folded_to_blobs(&folded, 1).expect_err("none to 1"),
             to_blobs("values", &["1"], 2).expect_err("1 to 2"),
