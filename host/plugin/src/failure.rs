@@ -4,7 +4,7 @@ use wasmill_engine::guest::CallError;
 use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
 
 use crate::budget::Budget;
-use crate::context::{Ctx, Stop, Waited};
+use crate::context::{Ctx, Stop, TooManyRequests, Waited};
 use crate::engines::Mode;
 use crate::text::{ERROR_BYTES_MAX, tame};
 
@@ -69,6 +69,14 @@ fn kind_of(failure: Failure, cx: &Ctx, mode: Mode) -> CallError {
             hit(Budget::HostWait);
             let (limit_ms, setting) = (limits.host_wait_ms_max, "`limits.host_wait`");
             return CallError::Deadline { what: "waited for the host past the limit", limit_ms, setting };
+        }
+        _ if error.is::<TooManyRequests>() => {
+            hit(Budget::HostWait);
+            return CallError::Deadline {
+                what: "asked for more requests than `rate_per_second` of its grant lets go within the limit",
+                limit_ms: limits.host_wait_ms_max,
+                setting: "`limits.host_wait`",
+            };
         }
         _ if cx.meter.denied => {
             hit(Budget::Memory);

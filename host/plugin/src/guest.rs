@@ -84,7 +84,7 @@ fn bound(store: &mut Store<Ctx>, mode: Mode) -> Result<(), CallError> {
     // The first tick may come at once.
     let ticks = wall_ms.div_ceil(TICK_MS) + 1;
     store.set_epoch_deadline(ticks);
-    store.data_mut().deadline_ticks = ticks;
+    store.data_mut().bound(mode, ticks);
     match fuel.map(|fuel| store.set_fuel(fuel)) {
         Some(Err(error)) => Err(CallError::Host(error.to_string())),
         _ => Ok(()),

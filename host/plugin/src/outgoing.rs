@@ -147,6 +147,8 @@ pub struct HttpGrant {
     pub allow: Vec<Origin>,
     /// By which methods.
     pub methods: Vec<HttpMethod>,
+    /// How many of them go out in a second: what one call may ask for depends on it.
+    pub rate_per_second: u32,
     /// What sends them.
     pub client: Arc<dyn Outgoing>,
 }
@@ -264,7 +266,12 @@ mod tests {
 
     fn grant() -> HttpGrant {
         let allow = ["https://api.example.com", "http://[::1]:8080"].map(|o| o.parse().expect("an origin"));
-        HttpGrant { allow: allow.to_vec(), methods: vec![HttpMethod::Get], client: Arc::new(Nobody) }
+        HttpGrant {
+            allow: allow.to_vec(),
+            methods: vec![HttpMethod::Get],
+            rate_per_second: 100,
+            client: Arc::new(Nobody),
+        }
     }
 
     #[test]

@@ -127,7 +127,7 @@ fn cases() -> Vec<Case> {
             ..case(
                 "host_wait",
                 counts_up(),
-                Trial::Verdict,
+                Trial::Batch,
                 "waited for the host past the limit of 0 ms: `limits.host_wait`",
             )
         },

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use wasmill_engine::guest::{CallContext, CallError, KeyedState, Trial};
 use wasmill_frame::{Edit, Edits};
-use wasmill_plugin::{Grants, Sandbox, StageConfig};
+use wasmill_plugin::{Grants, Limits, Sandbox, StageConfig};
 
 use crate::common::*;
 
@@ -102,6 +102,18 @@ fn what_the_store_takes_is_not_the_guest_s_time() {
     call(&sandbox, &keeps, &mut slow(), Trial::Batch).expect("it waited, and goes on");
     let error = call(&sandbox, &spins, &mut slow(), Trial::Batch).expect_err("it goes on for ever");
     assert!(matches!(error, CallError::Deadline { .. }), "{error}");
+}
+
+#[test]
+fn a_verdict_waits_for_the_store_as_long_as_it_takes() {
+    let increment =
+        "(call $increment (i32.const 1) (i32.const 288) (i32.const 1) (i64.const 5) (i32.const 720))";
+    let keeps = transform_importing(&STATE, "", &format!("{increment} (call $keep (local.get $p))"));
+    let sandbox = sandbox(Limits { host_wait_ms_max: 1, ..small_limits() });
+    let slow = || CallContext { state: Some(Box::new(SlowState(FakeState::default()))), ..facts(3) };
+    let error = call(&sandbox, &keeps, &mut slow(), Trial::Batch).expect_err("it waits too long");
+    assert!(matches!(error, CallError::Deadline { .. }), "{error}");
+    call(&sandbox, &keeps, &mut slow(), Trial::Verdict).expect("no message is to blame");
 }
 
 #[test]

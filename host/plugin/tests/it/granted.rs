@@ -181,9 +181,14 @@ impl Outgoing for Echo {
 }
 
 fn http(client: &Arc<Echo>) -> Grants {
+    http_at(1_000_000, client)
+}
+
+fn http_at(rate_per_second: u32, client: &Arc<Echo>) -> Grants {
     let client = Arc::clone(client) as Arc<dyn Outgoing>;
     let allow = vec!["https://api.example.com".parse().expect("an origin")];
-    Grants::none().with_http(HttpGrant { allow, methods: vec![HttpMethod::Get, HttpMethod::Post], client })
+    let methods = vec![HttpMethod::Get, HttpMethod::Post];
+    Grants::none().with_http(HttpGrant { allow, methods, rate_per_second, client })
 }
 
 /// Calls `$send` with this, whose header's name is `x-id`.
@@ -296,22 +301,46 @@ fn what_a_server_takes_is_not_the_guest_s_time_and_the_guest_s_own_stays_bounded
 }
 
 #[test]
-fn a_call_sends_no_more_than_its_bound() {
+fn a_call_sends_no_more_than_its_bound_and_none_of_what_is_beyond() {
     let client = Arc::new(Echo::default());
     let (items, call) = send("GET", "https://api.example.com/", "7");
-    let items = format!("{items} (global $left (mut i32) (i32.const 10001))");
+    let items = format!("{items} (global $left (mut i32) (i32.const 61))");
     let body = format!(
         "(loop $on {call}
            (global.set $left (i32.sub (global.get $left) (i32.const 1)))
            (br_if $on (global.get $left)))
          {ANSWER}"
     );
-    let limits = wasmill_plugin::Limits { host_calls_max: 100_000, deadline_ms: 60_000, ..small_limits() };
     let many = transform_importing(&HTTP, &items, &body);
-    let plugin =
-        sandbox(limits).load_bytes("guest", &many, &http(&client), StageConfig::new()).expect("loaded");
-    let answer = plugin.guest().transform(frame(1, 1).as_bytes(), &mut facts(1), Trial::Batch);
-    let error = answer.expect_err("one too many").to_string();
-    assert_eq!(error, "more than 10000 requests in one call of the plugin");
-    assert_eq!(client.asked.lock().expect("lock").len(), 10_000);
+    let limits = wasmill_plugin::Limits { deadline_ms: 60_000, ..small_limits() };
+    let grants = http_at(2, &client);
+    let call = |trial| {
+        let plugin = sandbox(limits.clone()).load_bytes("guest", &many, &grants, StageConfig::new());
+        plugin.expect("loaded").guest().transform(frame(1, 1).as_bytes(), &mut facts(1), trial)
+    };
+    // Of a batch no message is to blame, and half of it may do; a message alone is told.
+    let error = call(Trial::Batch).expect_err("one too many");
+    assert!(matches!(error, CallError::Deadline { .. }), "{error}");
+    let error = call(Trial::Verdict).expect_err("one too many").to_string();
+    assert!(error.starts_with("more than 60 requests in one call of the plugin"), "{error}");
+    assert!(error.contains("`rate_per_second`") && error.contains("`limits.host_wait`"), "{error}");
+    assert_eq!(client.asked.lock().expect("lock").len(), 2 * 60);
+}
+
+#[test]
+fn a_verdict_that_waits_for_a_server_alone_is_told_that_there_is_no_answer() {
+    let client = Arc::new(Echo { takes: Duration::from_millis(20), ..Echo::default() });
+    let (items, call) = send("GET", "https://api.example.com/", "7");
+    let twice = transform_importing(&HTTP, &items, &format!("{call} {call} {ANSWER}"));
+    let limits = wasmill_plugin::Limits { host_wait_ms_max: 10, ..small_limits() };
+    let grants = http(&client);
+    let call = |trial| {
+        let plugin = sandbox(limits.clone()).load_bytes("guest", &twice, &grants, StageConfig::new());
+        plugin.expect("loaded").guest().transform(frame(1, 1).as_bytes(), &mut facts(1), trial)
+    };
+    let error = call(Trial::Batch).expect_err("it waits too long");
+    assert!(matches!(error, CallError::Deadline { .. }), "{error}");
+    // As with a server that is away: what becomes of it the stage's settings say, and the process goes on.
+    let error = call(Trial::Verdict).expect_err("it waits too long");
+    assert!(matches!(&error, CallError::Refused(told) if told.contains("all of the 10 ms")), "{error}");
 }

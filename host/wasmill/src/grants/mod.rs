@@ -66,6 +66,7 @@ pub fn behind(pipeline: &Pipeline, granted: &Granted, mut grants: Grants) -> Res
         grants = grants.with_http(HttpGrant {
             allow: spec.allow.clone(),
             methods: spec.methods.clone(),
+            rate_per_second: spec.rate_per_second,
             client: client as Arc<dyn Outgoing>,
         });
     }
