@@ -161,7 +161,7 @@ fn run_once<R>(
         Trial::Batch => Mode::Production,
         Trial::Verdict => Mode::Verdict,
     };
-    let prepared = plugin.prepared(mode)?;
+    let prepared = plugin.prepared(mode);
     let mut live = match kept {
         Some(mut live) => {
             bound(&mut live.store, mode)?;

@@ -1,8 +1,8 @@
-//! A loaded plugin: compiled for production, and for verdicts once one is needed.
+//! A loaded plugin: compiled for production and for verdicts.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use wasmill_engine::guest::{AnswerBounds, CallError, Guest, GuestInfo, Plugin};
+use wasmill_engine::guest::{AnswerBounds, Guest, GuestInfo, Plugin};
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, ComponentExportIndex, ComponentNamedList, InstancePre, Lift, Lower};
 
@@ -19,45 +19,28 @@ use crate::typed;
 
 /// A plugin that was admitted.
 pub(crate) struct Loaded {
+    /// Its ticks go on for as long as there is a plugin.
+    #[allow(dead_code, reason = "it is held, not asked")]
     pub host: Arc<Host>,
     pub info: GuestInfo,
     pub shared: Arc<Shared>,
     pub grants: Grants,
     pub wasm: Arc<[u8]>,
-    pub exports: Vec<(String, Role, Width)>,
     pub production: Prepared,
-    pub verdict: OnceLock<Result<Prepared, String>>,
+    pub verdict: Prepared,
     pub instances: Instances<Live>,
     /// The self-test cases that it carries.
     pub cases: Vec<Vec<u8>>,
 }
 
 impl Loaded {
-    /// What instances of this mode are made from. A verdict's is compiled when it is first asked for.
-    pub fn prepared(&self, mode: Mode) -> Result<&Prepared, CallError> {
+    /// What instances of this mode are made from. Both are compiled at admission: what a plugin brings along must
+    /// not fail when its first message is to be judged.
+    pub fn prepared(&self, mode: Mode) -> &Prepared {
         match mode {
-            Mode::Production => Ok(&self.production),
-            Mode::Verdict => self
-                .verdict
-                .get_or_init(|| self.prepare_verdict().map_err(|e| e.to_string()))
-                .as_ref()
-                .map_err(|e| CallError::Host(format!("could not be compiled for a verdict: {e}"))),
-        }
-    }
-
-    /// The compiled code for this mode, if there is one yet.
-    pub fn compiled(&self, mode: Mode) -> Option<&Component> {
-        let prepared = match mode {
             Mode::Production => &self.production,
-            Mode::Verdict => self.verdict.get()?.as_ref().ok()?,
-        };
-        Some(prepared.pre.component())
-    }
-
-    fn prepare_verdict(&self) -> Result<Prepared, crate::AdmissionError> {
-        let component = self.host.compile(Mode::Verdict, &self.info.name, &self.info.digest, &self.wasm)?;
-        Prepared::new(&component, &self.grants, &self.exports)
-            .map_err(|what| crate::AdmissionError::Signature { plugin: self.info.name.clone(), what })
+            Mode::Verdict => &self.verdict,
+        }
     }
 }
 

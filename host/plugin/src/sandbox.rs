@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -193,7 +193,7 @@ impl Sandbox {
             return Ok(Arc::new(LoadedRef(Arc::clone(loaded))));
         }
         let wasm = others.first().map_or_else(|| bytes.into(), |other| Arc::clone(&other.wasm));
-        let component = host.compile(Mode::Production, name, &info.digest, &wasm)?;
+        let (component, of_verdicts) = host.compile_both(name, &info.digest, &wasm)?;
         let starts_with = component.resources_required().and_then(|r| r.max_initial_memory_size);
         // It is told in pages.
         let starts_with = starts_with.map(|pages| usize::try_from(pages).unwrap_or(usize::MAX));
@@ -204,8 +204,13 @@ impl Sandbox {
             let (what, hint) = ("the memory that it starts with, in bytes,", "raise `limits.memory`");
             return Err(AdmissionError::TooLarge { plugin, what, found, limit, hint });
         }
-        let production = Prepared::new(&component, grants, &exports)
-            .map_err(|what| AdmissionError::Signature { plugin: name.to_owned(), what })?;
+        let prepared = |component| {
+            Prepared::new(component, grants, &exports).map_err(|what| AdmissionError::Signature {
+                plugin: name.to_owned(),
+                what: tame(&what, 2_048),
+            })
+        };
+        let (production, verdict) = (prepared(&component)?, prepared(&of_verdicts)?);
         let clock = (host.wall_clock_ms, grants.has(Grant::WallClock));
         let counters = host.counters.of(name);
         let behind = Arc::clone(&grants.behind);
@@ -217,9 +222,8 @@ impl Sandbox {
             shared: Arc::new(shared),
             grants: grants.clone(),
             wasm,
-            exports,
             production,
-            verdict: OnceLock::new(),
+            verdict,
             instances: Instances::default(),
             cases: outline.cases,
         };
@@ -308,15 +312,32 @@ impl Host {
     }
 
     /// A component compiled for this mode: one that is loaded already, from the cache, or by the compiler.
-    pub fn compile(
+    /// A component compiled for production and for verdicts, side by side: a compiler has one thread.
+    fn compile_both(
+        &self,
+        plugin: &str,
+        digest: &str,
+        wasm: &Arc<[u8]>,
+    ) -> Result<(Component, Component), AdmissionError> {
+        std::thread::scope(|threads| {
+            let verdict = threads.spawn(|| self.compile(Mode::Verdict, plugin, digest, wasm));
+            let production = self.compile(Mode::Production, plugin, digest, wasm)?;
+            let verdict = verdict.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            Ok((production, verdict))
+        })
+    }
+
+    fn compile(
         &self,
         mode: Mode,
         plugin: &str,
         digest: &str,
         wasm: &Arc<[u8]>,
     ) -> Result<Component, AdmissionError> {
-        if let Some(component) = self.loaded_of(digest).iter().find_map(|l| l.compiled(mode)) {
-            return Ok(component.clone());
+        if let Some(component) =
+            self.loaded_of(digest).iter().find_map(|l| Some(l.prepared(mode).pre.component().clone()))
+        {
+            return Ok(component);
         }
         let engine = self.engines.get(mode);
         let entry = entry_name(engine, digest);
