@@ -159,7 +159,7 @@ impl Plugin for Scripted {
         Box::new(Answering { answers: self.answers.clone(), next: 0 })
     }
     fn bounds(&self) -> AnswerBounds {
-        AnswerBounds { outputs_max: 20, copies_bytes_max: 1 << 12 }
+        AnswerBounds { outputs_max: 20, copies_bytes_max: 1 << 12, ..AnswerBounds::default() }
     }
 }
 

@@ -7,7 +7,7 @@ use wasmill_frame::{Edit, Edits, FrameBuf, Message, MetaKind};
 use crate::batch::{Batch, Leaving, Ordinals, Passed, Row};
 use crate::dead_letter::{Buried, DeadLetter};
 use crate::guest::{AnswerBounds, CallError, GuestInfo, Judged};
-use crate::output::{Outbox, Routes};
+use crate::output::{Outbox, Routes, no_sink};
 use crate::stage::{Origins, StageKind};
 
 /// The most bytes of metadata that its changes may go through: for an edit of a few bytes the host may have to read,
@@ -53,7 +53,8 @@ pub(crate) fn check<'a>(
                 Some(CallError::Answer("a filter may only drop or fail messages".to_owned()))
             }
             Edit::SetMetadata { name, value, json: true } if !is_json(value) => {
-                Some(CallError::Answer(format!("metadata `{name}` is set to JSON that isn't")))
+                let name = shown(name, bounds.hides_names);
+                Some(CallError::Answer(format!("metadata {name} is set to JSON that isn't")))
             }
             Edit::Emit { copy } => {
                 checked.emits = true;
@@ -110,6 +111,21 @@ pub(crate) fn judged(messages: impl DoubleEndedIterator<Item = usize>, failed: &
         judged.failed += 1;
     }
     judged
+}
+
+/// How many characters of a name that a plugin gave stand in a reason.
+const NAME_CHARS_MAX: usize = 128;
+
+/// A name that a plugin gave, as a reason tells it: short, on one line, or not at all.
+fn shown(name: &str, hidden: bool) -> String {
+    if hidden {
+        return format!("(a name of {} bytes, not shown: the stage has secrets)", name.len());
+    }
+    let (kept, more) = match name.char_indices().nth(NAME_CHARS_MAX) {
+        Some((at, _)) => (&name[..at], "…"),
+        None => (name, ""),
+    };
+    format!("`{}{more}`", kept.escape_debug())
 }
 
 /// Whether bytes are one JSON value.
@@ -244,9 +260,12 @@ impl LeavingAt<'_> {
             };
             let dead = out.dead;
             match fate {
-                Fate::Route(name) => match self.routes.named(name) {
-                    Ok(sinks) => out.send(self.routes, sinks, message, &id, records),
-                    Err(reason) => bury(out, "error", &reason, 1),
+                Fate::Route(name) => match self.routes.of(name) {
+                    Some(sinks) => out.send(self.routes, sinks, message, &id, records),
+                    None => {
+                        let name = shown(name, self.plugin.is_some_and(|p| p.has_secrets));
+                        bury(out, "error", &no_sink(&name), 1);
+                    }
                 },
                 Fate::Fail { kind, reason, attempts } => bury(out, kind, reason, *attempts),
                 Fate::Keep | Fate::Drop => {}

@@ -182,11 +182,13 @@ pub struct AnswerBounds {
     /// The most bytes that the copies among them may have together: a copy costs the plugin nothing, the sinks
     /// its whole size.
     pub copies_bytes_max: usize,
+    /// Whether reasons leave out what the plugin named: it may hold a secret, which the engine doesn't know.
+    pub hides_names: bool,
 }
 
 impl Default for AnswerBounds {
     fn default() -> Self {
-        Self { outputs_max: 1_000, copies_bytes_max: 16 << 20 }
+        Self { outputs_max: 1_000, copies_bytes_max: 16 << 20, hides_names: false }
     }
 }
 
@@ -240,6 +242,8 @@ pub struct GuestInfo {
     pub needs_facts: bool,
     /// Whether calls need [`CallContext::state`].
     pub needs_state: bool,
+    /// Whether it is granted secrets: what it names stands in no reason then.
+    pub has_secrets: bool,
     /// What its aggregate says of itself.
     pub aggregate: Option<AggregateInfo>,
 }

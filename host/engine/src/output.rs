@@ -321,9 +321,12 @@ impl Routes {
     /// # Errors
     /// When no sink takes the output.
     pub fn named(&self, name: &str) -> Result<&[usize], String> {
-        self.named.get(name).map(Vec::as_slice).ok_or_else(|| {
-            format!("no sink takes the output `{name}`: add a sink with `output: {name}` to the pipeline")
-        })
+        self.of(name).ok_or_else(|| no_sink(&format!("`{name}`")))
+    }
+
+    /// The same, if there are any.
+    pub(crate) fn of(&self, name: &str) -> Option<&[usize]> {
+        self.named.get(name).map(Vec::as_slice)
     }
 
     /// What people call a partition.
@@ -331,6 +334,11 @@ impl Routes {
     pub fn partition_name(&self, partition: PartitionId) -> String {
         self.partitions.get(&partition).cloned().unwrap_or_else(|| partition.to_string())
     }
+}
+
+/// Why a message has no sink that was sent to an output of this name, in quotes.
+pub(crate) fn no_sink(name: &str) -> String {
+    format!("no sink takes the output {name}: add a sink with this `output` to the pipeline")
 }
 
 /// Which of an output's sinks are given a message.

@@ -9,11 +9,14 @@ use crate::engines::PASSIVE_ELEMENTS_MAX;
 use crate::grants::{Grant, Grants};
 use crate::imports::empty_world;
 use crate::limits::Limits;
-use crate::outline::{self, Outline};
+use crate::outline::{self, NAMES_MAX, Outline};
+use crate::text::tame;
 
 /// The most bytes of self-test cases that a plugin may carry.
 pub const CASES_BYTES_MAX: usize = 1 << 20;
 
+/// How many names of a file an error tells.
+const NAMES_SHOWN_MAX: usize = 16;
 /// The longest name of a function: the host copies some of them at each trap.
 const NAME_BYTES_MAX: usize = 64 << 10;
 
@@ -178,6 +181,11 @@ pub(crate) fn check_form(plugin: &str, bytes: &[u8], limits: &Limits) -> Result<
             "split it, or raise function_bytes_max",
         );
     }
+    if outline.names_left_out > 0 {
+        let found = NAMES_MAX + outline.names_left_out;
+        let hint = "is it a plugin? One has some dozens";
+        return too_large("the number of its imports, or of its exports,", found, NAMES_MAX, hint);
+    }
     if outline.passive_elements > PASSIVE_ELEMENTS_MAX {
         let (found, hint) =
             (outline.passive_elements, "put the functions of its passive and declared segments into a table");
@@ -204,11 +212,15 @@ pub(crate) fn check_form(plugin: &str, bytes: &[u8], limits: &Limits) -> Result<
     if exports.iter().all(|(_, role, _)| *role == Role::Migrate) {
         let exports = match outline.exports.as_slice() {
             [] => "nothing".to_owned(),
-            names => names
-                .iter()
-                .map(|n| format!("`{}`", crate::text::tame(n, 128)))
-                .collect::<Vec<_>>()
-                .join(", "),
+            names => {
+                let shown = names.iter().take(NAMES_SHOWN_MAX).map(|n| format!("`{}`", tame(n, 128)));
+                let mut text = shown.collect::<Vec<_>>().join(", ");
+                let others = names.len().saturating_sub(NAMES_SHOWN_MAX);
+                if others > 0 {
+                    text.push_str(&format!(" and {others} others"));
+                }
+                text
+            }
         };
         return Err(AdmissionError::NoExport { plugin: plugin.to_owned(), exports });
     }
@@ -221,8 +233,8 @@ fn check_version(plugin: &str, name: &str, version: &str) -> Result<(), Admissio
     }
     Err(AdmissionError::Contract {
         plugin: plugin.to_owned(),
-        name: crate::text::tame(name, 128),
-        found: crate::text::tame(version, 64),
+        name: tame(name, 128),
+        found: tame(version, 64),
     })
 }
 
@@ -271,7 +283,7 @@ pub(crate) fn check_imports(plugin: &str, outline: &Outline, grants: &Grants) ->
             }
             Need::Version(version) => check_version(plugin, import, &version)?,
             Need::Unknown(hint) => {
-                let import = crate::text::tame(import, 128);
+                let import = tame(import, 128);
                 return Err(AdmissionError::UnknownImport { plugin: plugin.to_owned(), import, hint });
             }
         }

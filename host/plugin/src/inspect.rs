@@ -9,11 +9,15 @@ use crate::contract::{self, CONTRACT_VERSION, Width};
 use crate::grants::{Grant, Grants};
 use crate::outline::Declared;
 use crate::sandbox::{Sandbox, StageConfig, digest, name_of};
+use crate::text::tame;
+
+/// The longest name that is told: of a file that nobody has compiled it may be any text.
+const NAME_BYTES_MAX: usize = 256;
 
 /// One import, and whether a plugin may have it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImportNeed {
-    /// Its full name.
+    /// Its full name, on one line, its end left out where it is very long.
     pub name: String,
     /// The grant that it needs, if it needs one.
     pub grant: Option<Grant>,
@@ -111,7 +115,11 @@ impl Sandbox {
         let import = |name: &String| {
             let need = admission::need(name);
             let grant = if let Need::Grant(grant) = need { Some(grant) } else { None };
-            ImportNeed { name: name.clone(), grant, known: grant.is_some() || need == Need::Nothing }
+            ImportNeed {
+                name: tame(name, NAME_BYTES_MAX),
+                grant,
+                known: grant.is_some() || need == Need::Nothing,
+            }
         };
         let loaded = self.load_bytes(&name, &bytes, &Grants::all(), StageConfig::new());
         let (aggregate, problem) = match loaded {
@@ -123,7 +131,7 @@ impl Sandbox {
             digest: digest(&bytes),
             size_bytes: bytes.len(),
             contract: CONTRACT_VERSION,
-            exports: admitted.outline.exports.clone(),
+            exports: admitted.outline.exports.iter().map(|name| tame(name, NAME_BYTES_MAX)).collect(),
             kinds: contract::kinds(admitted.exports.iter().map(|(_, role, _)| *role)),
             widths,
             imports: admitted.outline.imports.iter().map(import).collect(),

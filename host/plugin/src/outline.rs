@@ -9,6 +9,8 @@ pub(crate) struct Outline {
     pub imports: Vec<String>,
     /// The names that it exports.
     pub exports: Vec<String>,
+    /// How many more there are of either than are kept.
+    pub names_left_out: usize,
     /// Its version, where its metadata names one.
     pub version: Option<String>,
     /// What made it: (field, name, version).
@@ -39,6 +41,9 @@ pub struct Declared {
 /// The custom section with self-test cases.
 pub const CASES_SECTION: &str = "wasmill:cases";
 
+/// The most names of imports, and of exports, that are kept.
+pub(crate) const NAMES_MAX: usize = 10_000;
+
 /// The longest schema that is read.
 const SCHEMA_BYTES_MAX: usize = 256 << 10;
 
@@ -55,19 +60,19 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Outline, String> {
                 outline.functions += 1;
                 outline.longest_function_bytes = outline.longest_function_bytes.max(body.range().len());
             }
-            Payload::ComponentImportSection(section) if depth == 0 => {
-                for import in section {
-                    outline.imports.push(import.map_err(fail)?.name.name.to_owned());
-                }
-            }
             Payload::ElementSection(segments) => {
                 for segment in segments {
                     outline.passive_elements += kept_elements(&segment.map_err(fail)?);
                 }
             }
+            Payload::ComponentImportSection(section) if depth == 0 => {
+                for import in section {
+                    keep(import.map_err(fail)?.name.name, &mut outline.imports, &mut outline.names_left_out);
+                }
+            }
             Payload::ComponentExportSection(section) if depth == 0 => {
                 for export in section {
-                    outline.exports.push(export.map_err(fail)?.name.name.to_owned());
+                    keep(export.map_err(fail)?.name.name, &mut outline.exports, &mut outline.names_left_out);
                 }
             }
             Payload::CustomSection(section) => match section.as_known() {
@@ -96,6 +101,15 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Outline, String> {
         }
     }
     Ok(outline)
+}
+
+/// Keeps a name, as far as there is room: in a file it takes a few bytes, here many times as much.
+fn keep(name: &str, names: &mut Vec<String>, left_out: &mut usize) {
+    if names.len() < NAMES_MAX {
+        names.push(name.to_owned());
+    } else {
+        *left_out += 1;
+    }
 }
 
 /// How many elements the host keeps of a segment beside the tables.

@@ -59,7 +59,11 @@ impl Plugin for LoadedRef {
 
     fn bounds(&self) -> AnswerBounds {
         let limits = &self.0.shared.limits;
-        AnswerBounds { outputs_max: limits.outputs_max, copies_bytes_max: limits.copies_bytes_max }
+        AnswerBounds {
+            outputs_max: limits.outputs_max,
+            copies_bytes_max: limits.copies_bytes_max,
+            hides_names: self.0.info.has_secrets,
+        }
     }
 }
 

@@ -181,6 +181,7 @@ impl Sandbox {
                 || imports("random")
                 || outline.imports.iter().any(|i| empty_world::needs_facts(i)),
             needs_state: imports("state"),
+            has_secrets: !grants.behind.secrets.is_empty(),
             aggregate: None,
         };
         // The same plugin, loaded for another stage: its instances serve both.
@@ -311,7 +312,6 @@ impl Host {
         alive.into_iter().filter(|l| l.info.digest == digest).collect()
     }
 
-    /// A component compiled for this mode: one that is loaded already, from the cache, or by the compiler.
     /// A component compiled for production and for verdicts, side by side: a compiler has one thread.
     fn compile_both(
         &self,
@@ -327,6 +327,7 @@ impl Host {
         })
     }
 
+    /// A component compiled for this mode: one that is loaded already, from the cache, or by the compiler.
     fn compile(
         &self,
         mode: Mode,

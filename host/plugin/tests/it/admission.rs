@@ -185,6 +185,36 @@ fn passive_elements_are_counted_over_all_modules() {
 }
 
 #[test]
+fn what_a_stranger_s_file_names_is_told_in_part_and_on_one_line() {
+    let all: String = (0..20).map(|i| format!("(export \"acme:db/sql{i}@1.0.0\" (instance $i))")).collect();
+    let exports = binary(&format!("(component (instance $i) {all})"));
+    let sandbox = small_sandbox();
+    let error =
+        sandbox.load_bytes("guest", &exports, &Grants::none(), StageConfig::new()).err().expect("refused");
+    let error = error.to_string();
+    assert!(error.contains("`acme:db/sql15@1.0.0` and 4 others") && !error.contains("sql16"), "{error}");
+
+    // What a name has is checked by the compiler alone, behind whatever tells of it.
+    let importing = binary(&format!(
+        "(component (import \"acme:db/sql@1.0.0\" (instance (export \"f\" (func)))) {}",
+        transform_of(&[], "(func (export \"process\") (param i32 i32) (result i32) unreachable)")
+            .split_once('\n')
+            .expect("lines")
+            .1
+    ));
+    let at = importing.windows(4).position(|w| w == b"acme").expect("the import");
+    let mut importing = importing;
+    importing[at..at + 4].copy_from_slice(b"\x1b[1m");
+    let directory = std::env::temp_dir().join(format!("wasmill-names-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("directory");
+    let path = directory.join("enrich.wasm");
+    std::fs::write(&path, &importing).expect("write");
+    let seen = sandbox.inspect(&path).expect("inspected");
+    assert_eq!(seen.imports[0].name, "\\x1b[1m:db/sql@1.0.0");
+    std::fs::remove_dir_all(directory).expect("clean up");
+}
+
+#[test]
 fn what_each_new_key_begins_with_is_bounded() {
     let begins_with = |bytes: usize| {
         aggregate(&format!(

@@ -9,7 +9,7 @@ use wasmill_engine::output::{EncodedBatch, Encoder, Outbox, OutputId, Routes, Si
 use wasmill_engine::position::PartitionId;
 use wasmill_engine::stage::{Origins, Stage, StageKind, StageSpec};
 use wasmill_frame::{Edit, EditsWriter, Message};
-use wasmill_plugin::{Grants, Limits, Sandbox, StageConfig, Usage};
+use wasmill_plugin::{Grants, Limits, Sandbox, Secrets, StageConfig, Usage};
 
 use crate::common::*;
 
@@ -223,6 +223,45 @@ impl Encoder for Letters {
     fn encode(&self, m: Message<'_>, _: &OutputId<'_>, out: &mut EncodedBatch) -> Result<(), String> {
         out.data.extend_from_slice(m.payload());
         Ok(())
+    }
+}
+
+/// The dead letters of a stage with this plugin, to which one message comes.
+fn letters(sandbox: &Sandbox, component: &[u8], grants: &Grants) -> String {
+    let plugin = sandbox.load_bytes("guest", component, grants, StageConfig::new());
+    let plugin = plugin.unwrap_or_else(|e| panic!("{e}"));
+    let kind = StageKind::Transform;
+    let mut stage = Stage::new(&Arc::new(StageSpec { name: "s".into(), kind, plugin }));
+    let mut batch = Batch::with_capacity(PartitionId { source: 0, partition: 0 }, 0, 1, 10);
+    batch.push(&frame(1, 10).get(0).parts(), 0);
+    let route = SinkRoute { takes: Takes::DeadLetters, encoder: Arc::new(Letters), when: When::Always };
+    let routes = Routes::new(vec![route], Default::default());
+    let mut out = Outbox::new(&routes);
+    stage.run(&mut batch, Origins::Source, &routes, &mut out);
+    String::from_utf8_lossy(&out.sinks[0].data).into_owned()
+}
+
+#[test]
+fn what_a_plugin_names_is_short_in_reasons_and_left_out_where_it_has_secrets() {
+    let secrets = || Grants::none().with_secrets(Secrets::new([("key".to_owned(), b"hunter2".to_vec())]));
+    let long = "\u{1b}n".repeat(1_000);
+    for name in ["hunter2", long.as_str()] {
+        for (edit, says) in [
+            (Edit::Output(name), "no sink takes the output"),
+            (Edit::SetMetadata { name, value: b"{", json: true }, "set to JSON that isn't"),
+        ] {
+            let mut edits = EditsWriter::new(1);
+            edits.push(0, edit);
+            let component = answers(&edits.finish());
+            let shown = letters(&small_sandbox(), &component, &Grants::none());
+            assert!(shown.contains(says) && shown.len() < 1_500, "{shown}");
+            assert!(shown.contains(if name == long { "{1b}n" } else { name }), "{shown}");
+            let hidden = letters(&small_sandbox(), &component, &secrets());
+            assert!(
+                hidden.contains(says) && !hidden.contains("hunter2") && !hidden.contains("{1b}n"),
+                "{hidden}"
+            );
+        }
     }
 }
 

@@ -19,6 +19,8 @@ const MESSAGES_MAX: usize = 4_096;
 /// Each call is bounded too, but so many calls of a second are hours. Processor time, for on a busy machine a clock goes
 /// on without them; a call that is being made may go on to its own bound.
 const PROCESSOR_MS_MAX: u64 = 60_000;
+/// How much of what is wrong is shown: both sides may be as long as an answer.
+const SHOWN_BYTES_MAX: usize = 16 << 10;
 
 /// What is wrong with a plugin's own cases.
 #[derive(Debug, PartialEq, Eq)]
@@ -83,8 +85,8 @@ fn run(
     let budget = Arc::new(Budget::begin(limit_ms));
     for (at, case) in cases.iter().enumerate() {
         let failed = |difference: String| {
-            let title = format!("the plugin `{name}` fails its own test case `{}`", case.name);
-            SelfTestFailure::new(title, difference)
+            let title = format!("the plugin `{name}` fails its own test case `{}`", plain(&case.name));
+            SelfTestFailure::new(title, plain(&difference))
         };
         let plugin: PluginRef =
             Arc::new(Budgeted { plugin: load(case).map_err(failed)?, budget: Arc::clone(&budget) });
@@ -97,7 +99,7 @@ fn run(
                     "all {} of them together may take {limit_ms} ms of processor time; they had taken {} ms in the case `{}`, which is number {}, and were stopped: none has failed so far",
                     cases.len(),
                     budget.spent_ms(),
-                    case.name,
+                    plain(&case.name),
                     at + 1
                 ),
                 help: "have it carry fewer or smaller cases, and run all of them by hand: `wasmill test FILE.wasm CASES`",
@@ -220,10 +222,27 @@ impl Guest for BudgetedGuest {
     }
 }
 
+/// A stranger's text as a terminal may have it: so much of it, lines as they are, and all else that is no text written
+/// out.
+fn plain(text: &str) -> String {
+    let mut plain = String::new();
+    for c in text.chars() {
+        if plain.len() >= SHOWN_BYTES_MAX {
+            plain.push('…');
+            break;
+        }
+        match c {
+            '\n' | '"' | '\'' | '\\' => plain.push(c),
+            c => plain.extend(c.escape_debug()),
+        }
+    }
+    plain
+}
+
 fn read(plugin: &str, texts: &[Vec<u8>]) -> Result<Vec<Case>, SelfTestFailure> {
     let wrong = |difference: String| {
         let title = format!("the plugin `{plugin}` carries test cases that can't be read");
-        SelfTestFailure::new(title, difference)
+        SelfTestFailure::new(title, plain(&difference))
     };
     let mut cases = Vec::new();
     for text in texts {
@@ -332,5 +351,12 @@ mod tests {
     fn cases_within_their_time_pass() {
         let (ran, calls) = tried(0, 60_000);
         assert_eq!((ran, calls), (Ok(()), 82), "each as one batch, and message by message");
+    }
+
+    #[test]
+    fn what_a_plugin_s_case_tells_is_plain_and_bounded() {
+        assert_eq!(plain("- \"a\\n\"\n+ \u{1b}[2Jb\r\u{202e}é"), "- \"a\\n\"\n+ \\u{1b}[2Jb\\r\\u{202e}é");
+        let long = plain(&"x".repeat(1 << 20));
+        assert_eq!(long.len(), SHOWN_BYTES_MAX + '…'.len_utf8());
     }
 }
