@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use wasmill_engine::guest::{AggregateInfo, CallContext, CallError, Guest, Trial};
+use wasmill_engine::guest::{AggregateInfo, CallContext, CallError, Guest, Judged, Trial};
 use wasmill_frame::{Blobs, Frame, Groups};
 use wasmtime::component::{ComponentExportIndex, ComponentNamedList, Instance, Lift, Lower};
 use wasmtime::{Store, UpdateDeadline};
@@ -23,6 +23,8 @@ const INITIAL_BYTES_MAX: usize = 1 << 20;
 /// it succeeds.
 pub(crate) struct WasmGuest {
     plugin: Arc<Loaded>,
+    /// What the last call counted: it counts once its answer does.
+    counted: Vec<(String, u64)>,
 }
 
 /// A live instance.
@@ -115,7 +117,7 @@ pub fn processor_ms() -> u64 {
 impl WasmGuest {
     pub fn new(plugin: Arc<Loaded>) -> Self {
         plugin.instances.join();
-        Self { plugin }
+        Self { plugin, counted: Vec::new() }
     }
 
     /// Runs one call. On any failure the instance is gone; the context comes back in any case.
@@ -126,11 +128,14 @@ impl WasmGuest {
         trial: Trial,
         call: impl FnOnce(&mut Live, &Prepared) -> Result<R, Failure>,
     ) -> Result<R, CallError> {
+        // Its answer was not refused.
+        self.count();
         let kept = match trial {
             Trial::Batch => self.plugin.instances.take(),
             Trial::Verdict => None,
         };
-        let (answer, live) = run_once(&self.plugin, kept, messages, cx, trial, call)?;
+        let (answer, mut live) = run_once(&self.plugin, kept, messages, cx, trial, call)?;
+        std::mem::swap(&mut self.counted, &mut live.store.data_mut().metrics);
         let growth_max = self.plugin.shared.limits.instance_growth_bytes_max;
         if trial == Trial::Batch {
             if live.store.data().meter.growth_bytes() <= growth_max {
@@ -141,10 +146,18 @@ impl WasmGuest {
         }
         Ok(answer)
     }
+
+    /// Adds what the last call counted.
+    fn count(&mut self) {
+        let shared = &self.plugin.shared;
+        shared.counters.add(&self.counted, shared.limits.metric_names_max);
+        self.counted.clear();
+    }
 }
 
 impl Drop for WasmGuest {
     fn drop(&mut self) {
+        self.count();
         self.plugin.instances.leave();
     }
 }
@@ -174,11 +187,7 @@ fn run_once<R>(
     let answer = call(&mut live, prepared);
     *cx = live.store.data_mut().end();
     match answer {
-        Ok(answer) => {
-            let data = live.store.data();
-            plugin.shared.counters.add(&data.metrics, plugin.shared.limits.metric_names_max);
-            Ok((answer, live))
-        }
+        Ok(answer) => Ok((answer, live)),
         Err(failure) => Err(classify(failure, live.store.data(), mode)),
     }
 }
@@ -214,7 +223,12 @@ fn blobs_of(bytes: &[u8]) -> Result<Blobs<'_>, CallError> {
 }
 
 impl Guest for WasmGuest {
+    fn judged(&mut self, _: Judged) {
+        self.count();
+    }
+
     fn refused(&mut self, error: &CallError) {
+        self.counted.clear();
         self.plugin.instances.discard();
         let counters = &self.plugin.shared.counters;
         counters.failed(error);

@@ -367,6 +367,13 @@ fn io(into: &mut LinkerInstance<'_, Ctx>, name: &str) -> wasmtime::Result<()> {
         }
         "[method]output-stream.write" | "[method]output-stream.blocking-write-and-flush" => {
             define(into, name, |cx, (stream, bytes): (Output, Vec<u8>)| {
+                // As WASI has it: who writes more than `check-write` told is stopped.
+                if bytes.len() as u64 > WRITE_BYTES_MAX {
+                    let wrote = bytes.len();
+                    return Err(stop(format!(
+                        "wrote {wrote} bytes at once to a stream that takes up to {WRITE_BYTES_MAX}"
+                    )));
+                }
                 write(cx, stream.rep(), &bytes);
                 Ok((Written::Ok(()),))
             })

@@ -242,6 +242,28 @@ fn letters(sandbox: &Sandbox, component: &[u8], grants: &Grants) -> String {
 }
 
 #[test]
+fn what_a_plugin_counts_counts_only_where_its_answer_does() {
+    let counts = |copies: usize| {
+        let mut edits = EditsWriter::new(1);
+        (0..copies).for_each(|_| edits.push(0, Edit::Emit { copy: true }));
+        let bytes: String = edits.finish().iter().map(|byte| format!("\\{byte:02x}")).collect();
+        let answer = format!(
+            "(call $add (i32.const 320) (i32.const 4) (i64.const 2))
+             (call $ok (i32.const 1024) (i32.const {}))",
+            bytes.len() / 3
+        );
+        transform_importing(&METRICS, &format!("(data (i32.const 1024) \"{bytes}\")"), &answer)
+    };
+    for (copies, counted) in [(3, Some(2)), (4, None)] {
+        let sandbox = sandbox(Limits { outputs_max: 3, ..small_limits() });
+        let letters = letters(&sandbox, &counts(copies), &Grants::all());
+        assert_eq!(letters.is_empty(), counted.is_some(), "{letters}");
+        let counters: Vec<u64> = sandbox.counters().iter().map(|c| c.value).collect();
+        assert_eq!(counters, Vec::from_iter(counted), "{copies}");
+    }
+}
+
+#[test]
 fn what_a_plugin_names_is_short_in_reasons_and_left_out_where_it_has_secrets() {
     let secrets = || Grants::none().with_secrets(Secrets::new([("key".to_owned(), b"hunter2".to_vec())]));
     let long = "\u{1b}n".repeat(1_000);
