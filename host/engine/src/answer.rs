@@ -227,8 +227,7 @@ pub(crate) fn apply(
     if fates.is_empty() && emitted.is_empty() {
         return;
     }
-    // A bisected scan's answers may each add messages behind any of the frame's.
-    emitted.sort_by_key(|(behind, _)| *behind);
+    debug_assert!(emitted.is_sorted_by_key(|(behind, _)| *behind), "answers stand in the messages' order");
     let leaving = LeavingAt { stage, plugin, origins, routes };
     leaving.take_out(batch, &fates, &emitted, out);
 }

@@ -279,27 +279,32 @@ pub(crate) fn unreadable(stage: &str, fault: &StoreError) -> ! {
     std::panic::panic_any(HostFault(format!("the state of the stage `{stage}` can't be read: {fault}")))
 }
 
-/// What calls need to know of the messages, where the plugin asks for any of it.
+/// What calls need to know of their messages, which rise, where the plugin asks for any of it.
 pub(crate) fn context(
     info: &GuestInfo,
     stage: &str,
     batch: &Batch,
-    range: Range<usize>,
+    messages: impl Iterator<Item = usize>,
     origins: Origins<'_>,
 ) -> CallContext {
     let mut cx = CallContext::default();
     if info.needs_facts {
+        let mut messages = messages.peekable();
         // Counted over the whole batch: a part of it must not be told other numbers.
         let mut ordinals = Ordinals::default();
-        let facts = batch.rows[..range.end].iter().enumerate().map(|(i, row)| {
-            let time = batch.frame.get(i).timestamp();
+        for (i, row) in batch.rows.iter().enumerate() {
             let ordinal = ordinals.of(row);
-            MessageFacts {
-                time: if time == TIMESTAMP_NONE { 0 } else { time },
-                seed: seed(stage, &origins.id(row), ordinal),
+            if messages.next_if_eq(&i).is_some() {
+                let time = batch.frame.get(i).timestamp();
+                cx.facts.push(MessageFacts {
+                    time: if time == TIMESTAMP_NONE { 0 } else { time },
+                    seed: seed(stage, &origins.id(row), ordinal),
+                });
             }
-        });
-        cx.facts.extend(facts.skip(range.start));
+            if messages.peek().is_none() {
+                break;
+            }
+        }
     }
     cx
 }
@@ -327,11 +332,11 @@ fn seed(stage: &str, id: &OutputId<'_>, ordinal: u32) -> u64 {
 }
 
 /// A copy of some messages of a frame.
-fn slice(frame: &FrameBuf, range: Range<usize>) -> FrameBuf {
-    let bytes = range.clone().map(|i| frame.get(i).arena_bytes()).sum();
-    let mut part = FrameBuf::with_capacity(range.len(), bytes);
-    for i in range {
-        part.push(&frame.get(i).parts());
+pub(crate) fn slice(frame: &FrameBuf, messages: impl ExactSizeIterator<Item = usize> + Clone) -> FrameBuf {
+    let bytes = messages.clone().map(|i| frame.get(i).arena_bytes()).sum();
+    let mut part = FrameBuf::with_capacity(messages.len(), bytes);
+    for i in messages {
+        part.push_message(&frame.get(i));
     }
     part
 }

@@ -1,11 +1,11 @@
 //! Calls of an aggregate's plugin: every answer checked, the messages that it can't take found.
 
-use wasmill_frame::{Blobs, BlobsWriter, Edits, GroupsWriter};
+use wasmill_frame::{Blobs, BlobsWriter, GroupsWriter};
 
 use crate::answer::{Answer, check, is_json, judged};
 use crate::batch::Batch;
 use crate::guest::{AggregateInfo, CallContext, CallError, Guest, GuestInfo, Judged, PluginRef, Trial};
-use crate::stage::{Origins, StageKind, context, verdict};
+use crate::stage::{Origins, StageKind, context, slice, verdict};
 
 use super::{Finished, Item, Unfolded};
 
@@ -108,6 +108,8 @@ impl PluginAggregator {
         }
     }
 
+    /// One call. It sees the messages that it is about and no others, as the only ones of its frame: what becomes
+    /// of them must not depend on what stands beside them in the batch.
     fn try_fold(
         &mut self,
         (batch, origins): (&Batch, Origins<'_>),
@@ -117,40 +119,47 @@ impl PluginAggregator {
         unfolded: &mut Vec<Unfolded>,
         trial: Trial,
     ) -> Result<(), CallError> {
-        // Messages by accumulator, in the order in which each accumulator first appears.
+        debug_assert!(items.is_sorted_by_key(|(index, _)| *index), "items rise");
+        // The call's messages by their place in its frame.
+        let mut called: Vec<usize> = Vec::with_capacity(items.len());
+        // Their places by accumulator, in the order in which each accumulator first appears.
         let mut slots: Vec<Option<usize>> = vec![None; accumulators.len()];
         let mut groups: Vec<(usize, Vec<usize>)> = Vec::new();
         for &(index, accumulator) in items {
+            if called.last() != Some(&index) {
+                called.push(index);
+            }
             let slot = *slots[accumulator].get_or_insert_with(|| {
                 groups.push((accumulator, Vec::new()));
                 groups.len() - 1
             });
-            groups[slot].1.push(index);
+            groups[slot].1.push(called.len() - 1);
         }
         let given: Vec<&[u8]> = groups.iter().map(|(at, _)| accumulators[*at].as_slice()).collect();
         fits_a_call(&given, 1)?;
         let mut writer = GroupsWriter::new();
-        for (accumulator, indices) in &groups {
-            writer.push(&accumulators[*accumulator], indices.iter().copied());
+        for (accumulator, places) in &groups {
+            writer.push(&accumulators[*accumulator], places.iter().copied());
         }
-        let mut cx = context(self.plugin.info(), &self.stage, batch, 0..batch.len(), origins);
-        let frame = batch.frame.as_bytes();
+        let mut cx = context(self.plugin.info(), &self.stage, batch, called.iter().copied(), origins);
+        let part;
+        let frame = if called.len() == batch.len() {
+            &batch.frame
+        } else {
+            part = slice(&batch.frame, called.iter().copied());
+            &part
+        };
         let (edits, blobs) = if answers.is_some() {
-            let (edits, blobs) = self.guest.scan(frame, &writer.finish(), &mut cx, trial)?;
-            let message = |i: usize| batch.frame.get(i);
-            let asked = |index| items.binary_search_by_key(&index, |(i, _)| *i).is_ok();
-            let checked = check(&edits, batch.len(), StageKind::Transform, self.plugin.bounds(), message)
-                .and_then(|checked| match Edits::open(&edits).iter().all(|(index, _)| asked(index)) {
-                    true => Ok(checked),
-                    false => Err(CallError::Answer("scan edited a message that is in no group".to_owned())),
-                })
+            let (edits, blobs) = self.guest.scan(frame.as_bytes(), &writer.finish(), &mut cx, trial)?;
+            let bounds = self.plugin.bounds();
+            let checked = check(&edits, called.len(), StageKind::Transform, bounds, |i| frame.get(i))
                 .inspect_err(|error| self.guest.refused(error))?;
             (Some((edits, checked)), blobs)
         } else {
-            (None, self.guest.fold(frame, &writer.finish(), &mut cx, trial)?)
+            (None, self.guest.fold(frame.as_bytes(), &writer.finish(), &mut cx, trial)?)
         };
         let (folded, failed) =
-            read_folded(&blobs, groups.len(), batch.len()).inspect_err(|error| self.guest.refused(error))?;
+            read_folded(&blobs, groups.len(), called.len()).inspect_err(|error| self.guest.refused(error))?;
         let of_edits = edits.as_ref().map(|(_, checked)| checked);
         if self.plugin.tries().doubts_errors() {
             let first = of_edits.and_then(|checked| checked.first_error.as_ref());
@@ -158,22 +167,25 @@ impl PluginAggregator {
                 return Err(CallError::Refused(reason.clone()));
             }
         }
-        let mut all_failed: Vec<usize> = failed.iter().map(|(index, _)| *index).collect();
+        let mut all_failed: Vec<usize> = failed.iter().map(|(place, _)| *place).collect();
         all_failed.extend(of_edits.into_iter().flat_map(|checked| &checked.failed));
         all_failed.sort_unstable();
-        self.guest.judged(judged(items.iter().map(|(index, _)| *index), &all_failed));
+        self.guest.judged(judged(0..called.len(), &all_failed));
         for ((accumulator, _), bytes) in groups.iter().zip(folded) {
             accumulators[*accumulator].clear();
             accumulators[*accumulator].extend_from_slice(bytes);
         }
-        unfolded.extend(failed.into_iter().map(|(index, reason)| Unfolded {
-            index,
+        unfolded.extend(failed.into_iter().map(|(place, reason)| Unfolded {
+            index: called[place],
             kind: "error",
             reason,
             attempts: 1,
         }));
         if let (Some(answers), Some((bytes, checked))) = (answers, edits) {
-            answers.push(Answer::Edits { range: 0..batch.len(), bytes, emits: checked.emits });
+            // Whoever scans asks about all messages of a batch, so those of a call stand together.
+            let range = called[0]..called[0] + called.len();
+            debug_assert_eq!(called.last(), Some(&(range.end - 1)), "a scan of scattered messages");
+            answers.push(Answer::Edits { range, bytes, emits: checked.emits });
         }
         Ok(())
     }
@@ -316,7 +328,192 @@ fn read_folded(bytes: &[u8], groups: usize, messages: usize) -> Result<Folded<'_
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex, PoisonError};
+
+    use wasmill_frame::{Edit, EditsWriter, Frame, Groups, Parts};
+
     use super::*;
+    use crate::guest::{Kinds, Plugin};
+    use crate::position::PartitionId;
+
+    /// What one call was asked: the payloads of its frame, the seeds of its facts, and how.
+    type Call = (String, Vec<u64>, Trial);
+
+    /// Appends each message's payload to its accumulator. Traps where any message of the frame, whosever, is an `x`,
+    /// and fails an `f`; a scan sets the type of each message to what its accumulator is.
+    #[derive(Clone)]
+    struct Letters {
+        info: GuestInfo,
+        calls: Arc<Mutex<Vec<Call>>>,
+    }
+
+    impl Letters {
+        fn new() -> Self {
+            let kinds = Kinds { aggregate: true, scan: true, ..Kinds::default() };
+            let aggregate = Some(AggregateInfo::default());
+            let info = GuestInfo { kinds, aggregate, needs_facts: true, ..GuestInfo::default() };
+            Self { info, calls: Arc::default() }
+        }
+
+        fn aggregator(&self) -> PluginAggregator {
+            let plugin: PluginRef = Arc::new(self.clone());
+            PluginAggregator::new("letters", &plugin)
+        }
+
+        fn take_calls(&self) -> Vec<Call> {
+            std::mem::take(&mut *self.calls.lock().unwrap_or_else(PoisonError::into_inner))
+        }
+    }
+
+    impl Plugin for Letters {
+        fn info(&self) -> &GuestInfo {
+            &self.info
+        }
+        fn guest(&self) -> Box<dyn Guest> {
+            Box::new(self.clone())
+        }
+    }
+
+    impl Guest for Letters {
+        fn fold(
+            &mut self,
+            frame: &[u8],
+            groups: &[u8],
+            cx: &mut CallContext,
+            trial: Trial,
+        ) -> Result<Vec<u8>, CallError> {
+            self.scan(frame, groups, cx, trial).map(|(_, blobs)| blobs)
+        }
+
+        fn scan(
+            &mut self,
+            frame: &[u8],
+            groups: &[u8],
+            cx: &mut CallContext,
+            trial: Trial,
+        ) -> Result<(Vec<u8>, Vec<u8>), CallError> {
+            let frame = Frame::parse(frame).expect("a frame");
+            let letters: Vec<&str> =
+                frame.iter().map(|m| std::str::from_utf8(m.payload()).expect("a letter")).collect();
+            let seeds = cx.facts.iter().map(|fact| fact.seed).collect();
+            let call = (letters.concat(), seeds, trial);
+            self.calls.lock().unwrap_or_else(PoisonError::into_inner).push(call);
+            if letters.contains(&"x") {
+                return Err(CallError::Trap("an x".to_owned()));
+            }
+            let (mut blobs, mut failed) = (BlobsWriter::new(), Vec::new());
+            let mut kinds = vec![String::new(); frame.len()];
+            for group in Groups::parse(groups, frame.len()).expect("groups").iter() {
+                let mut sum = String::from_utf8_lossy(group.accumulator).into_owned();
+                for place in group.indices() {
+                    match letters[place] {
+                        "f" => failed.push(place),
+                        letter => sum.push_str(letter),
+                    }
+                    kinds[place].clone_from(&sum);
+                }
+                blobs.push(0, sum.as_bytes());
+            }
+            for place in &failed {
+                blobs.push(u32::try_from(place + 1).expect("few"), b"an f");
+            }
+            let mut edits = EditsWriter::new(frame.len());
+            for (place, kind) in kinds.iter().enumerate().filter(|(place, _)| !failed.contains(place)) {
+                edits.push(place, Edit::Kind(kind));
+            }
+            Ok((edits.finish(), blobs.finish()))
+        }
+    }
+
+    fn batch(letters: &str) -> Batch {
+        let mut batch = Batch::with_capacity(PartitionId { source: 0, partition: 0 }, 0, letters.len(), 0);
+        for (offset, letter) in (0..).zip(letters.chars()) {
+            batch.push(
+                &Parts {
+                    id: "",
+                    kind: "",
+                    key: None,
+                    payload: letter.to_string().as_bytes(),
+                    timestamp: 0,
+                    metadata: b"",
+                    payload_is_json: false,
+                },
+                offset,
+            );
+        }
+        batch
+    }
+
+    /// Folds all of these messages into one accumulator; gives that, and which failed of which kind.
+    fn fold(aggregator: &mut PluginAggregator, letters: &str) -> (String, Vec<(usize, &'static str)>) {
+        let items: Vec<Item> = (0..letters.len()).map(|index| (index, 0)).collect();
+        let mut sums = vec![Vec::new()];
+        let unfolded = aggregator.fold(&batch(letters), Origins::Source, &items, &mut sums);
+        let failed = unfolded.iter().map(|u| (u.index, u.kind)).collect();
+        (String::from_utf8_lossy(&sums[0]).into_owned(), failed)
+    }
+
+    #[test]
+    fn a_verdict_is_about_one_message_whatever_stands_beside_it() {
+        let letters = Letters::new();
+        let mut aggregator = letters.aggregator();
+        assert_eq!(
+            fold(&mut aggregator, "abxcdfxe"),
+            ("abcde".to_owned(), vec![(2, "trap"), (5, "error"), (6, "trap")])
+        );
+        let calls = letters.take_calls();
+        assert_eq!(calls[0].0, "abxcdfxe", "the batch comes whole");
+        let seeds = &calls[0].1;
+        let verdicts: Vec<&Call> = calls.iter().filter(|(_, _, trial)| *trial == Trial::Verdict).collect();
+        let expected = [2, 6].map(|index| ("x".to_owned(), vec![seeds[index]], Trial::Verdict));
+        assert_eq!(verdicts, expected.iter().collect::<Vec<_>>(), "one message, and what it is told");
+        // A half is given its own half: what fails costs no more than its logarithm.
+        assert!(calls.iter().map(|(frame, _, _)| frame.len()).sum::<usize>() <= 8 * 5, "{calls:?}");
+    }
+
+    #[test]
+    fn what_is_folded_does_not_depend_on_how_batches_are_cut() {
+        for at in 0..8 {
+            let mut aggregator = Letters::new().aggregator();
+            let (front, mut failed) = fold(&mut aggregator, &"abxcdfxe"[..at]);
+            let (back, more) = fold(&mut aggregator, &"abxcdfxe"[at..]);
+            failed.extend(more.into_iter().map(|(index, kind)| (at + index, kind)));
+            assert_eq!((front + &back, failed), fold(&mut aggregator, "abxcdfxe"), "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn a_call_sees_its_own_messages_alone() {
+        let letters = Letters::new();
+        let items = [(1, 1), (3, 0), (5, 1)];
+        let mut sums = vec![b"0".to_vec(), b"1".to_vec()];
+        let unfolded = letters.aggregator().fold(&batch("xaxbxf"), Origins::Source, &items, &mut sums);
+        assert_eq!(sums, [b"0b".to_vec(), b"1a".to_vec()]);
+        assert_eq!(unfolded.iter().map(|u| (u.index, u.kind)).collect::<Vec<_>>(), [(5, "error")]);
+        assert_eq!(letters.take_calls()[0].0, "abf");
+    }
+
+    #[test]
+    fn a_scan_in_parts_says_its_own_of_each_message() {
+        let letters = Letters::new();
+        let batch = batch("abxc");
+        let items = [(0, 0), (1, 0), (2, 0), (3, 0)];
+        let (mut sums, mut answers) = (vec![Vec::new()], Vec::new());
+        let unfolded = letters.aggregator().scan(&batch, Origins::Source, &items, &mut sums, &mut answers);
+        assert_eq!(unfolded.iter().map(|u| u.index).collect::<Vec<_>>(), [2]);
+        let said: Vec<(usize, String)> = answers
+            .iter()
+            .flat_map(|answer| match answer {
+                Answer::Edits { range, bytes, .. } => {
+                    let edits = wasmill_frame::Edits::parse(bytes, range.len()).expect("edits");
+                    edits.iter().map(|(i, edit)| (range.start + i, format!("{edit:?}"))).collect::<Vec<_>>()
+                }
+                Answer::Failed { .. } => Vec::new(),
+            })
+            .collect();
+        let expected = [(0, "a"), (1, "ab"), (3, "abc")].map(|(i, kind)| (i, format!("Kind({kind:?})")));
+        assert_eq!(said, expected);
+    }
 
     #[test]
     fn a_call_is_given_what_a_layout_can_hold() {
