@@ -42,6 +42,6 @@ pub mod topology;
 pub mod virtual_log;
 pub mod window;
 
-pub use aggregate::{Aggregate, ShareMerger};
+pub use aggregate::{Aggregate, Folded, ShareMerger};
 pub use running::RunningSpec;
 pub use windowed::WindowSpec;

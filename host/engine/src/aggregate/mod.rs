@@ -1,5 +1,6 @@
 //! An aggregate, whoever computes it: a plugin or built-ins.
 
+mod answered;
 mod native;
 mod plugin;
 mod shared;
@@ -15,6 +16,9 @@ use crate::stage::Origins;
 use native::NativeAggregator;
 use plugin::PluginAggregator;
 
+use answered::{answered, count_differs};
+
+pub use answered::Folded;
 pub use shared::ShareMerger;
 
 /// What gathers the messages of a key into a value.

@@ -1,18 +1,16 @@
 //! Calls of an aggregate's plugin: every answer checked, the messages that it can't take found.
 
-use wasmill_frame::{Blobs, BlobsWriter, GroupsWriter};
+use wasmill_frame::{BlobsWriter, GroupsWriter};
 
 use crate::answer::{Answer, check, is_json, judged};
 use crate::batch::Batch;
 use crate::guest::{AggregateInfo, CallContext, CallError, Guest, GuestInfo, Judged, PluginRef, Trial};
 use crate::stage::{Origins, StageKind, context, slice, verdict};
 
-use super::{Finished, Item, Unfolded};
+use super::{Finished, Folded, Item, Unfolded, answered, count_differs};
 
 /// What one call is given of accumulators: what has more is called for in parts.
 const GIVEN_BYTES_MAX: usize = 128 << 20;
-/// What one call may answer of them, where the same bytes count as often as they are meant: blobs may share them.
-const ANSWERED_BYTES_MAX: usize = 128 << 20;
 
 /// An aggregate's plugin as one lane calls it.
 pub(crate) struct PluginAggregator {
@@ -158,8 +156,8 @@ impl PluginAggregator {
         } else {
             (None, self.guest.fold(frame.as_bytes(), &writer.finish(), &mut cx, trial)?)
         };
-        let (folded, failed) =
-            read_folded(&blobs, groups.len(), called.len()).inspect_err(|error| self.guest.refused(error))?;
+        let Folded { accumulators: folded, failed } = Folded::read(&blobs, groups.len(), called.len())
+            .inspect_err(|error| self.guest.refused(error))?;
         let of_edits = edits.as_ref().map(|(_, checked)| checked);
         if self.plugin.tries().doubts_errors() {
             let first = of_edits.and_then(|checked| checked.first_error.as_ref());
@@ -261,18 +259,6 @@ fn fits_a_call(accumulators: &[&[u8]], least: usize) -> Result<(), CallError> {
     Ok(())
 }
 
-/// The blobs of an answer, with what they mean bounded.
-fn answered(bytes: &[u8]) -> Result<Blobs<'_>, CallError> {
-    let blobs = Blobs::parse(bytes).map_err(|m| CallError::Answer(m.to_string()))?;
-    let meant = blobs.iter().map(|(_, blob)| blob.len()).fold(0, usize::saturating_add);
-    if meant > ANSWERED_BYTES_MAX {
-        return Err(CallError::Answer(format!(
-            "blobs that share bytes, and mean {meant} together; up to {ANSWERED_BYTES_MAX} may be"
-        )));
-    }
-    Ok(blobs)
-}
-
 /// Reads what merge answers: an accumulator for each pair.
 fn read_merged(bytes: &[u8], pairs: usize) -> Result<Vec<Vec<u8>>, CallError> {
     let blobs = answered(bytes)?;
@@ -298,32 +284,6 @@ fn read_finished(bytes: &[u8], accumulators: usize) -> Result<Vec<Finished>, Cal
         _ => Err((String::from_utf8_lossy(bytes).into_owned(), "error")),
     });
     Ok(finished.collect())
-}
-
-fn count_differs(call: &str, expected: usize, found: usize) -> CallError {
-    CallError::Answer(format!("{call} answered {found} blobs where {expected} were asked for"))
-}
-
-type Folded<'a> = (Vec<&'a [u8]>, Vec<(usize, String)>);
-
-/// Reads what fold answers: the accumulators, then the messages that failed.
-fn read_folded(bytes: &[u8], groups: usize, messages: usize) -> Result<Folded<'_>, CallError> {
-    let blobs = answered(bytes)?;
-    if blobs.len() < groups {
-        return Err(count_differs("fold", groups, blobs.len()));
-    }
-    let mut accumulators = Vec::with_capacity(groups);
-    let mut failed = Vec::new();
-    for (i, (tag, blob)) in blobs.iter().enumerate() {
-        match (i < groups, tag as usize) {
-            (true, 0) => accumulators.push(blob),
-            (false, tag) if tag > 0 && tag <= messages => {
-                failed.push((tag - 1, String::from_utf8_lossy(blob).into_owned()));
-            }
-            _ => return Err(CallError::Answer(format!("fold answered blob {i} with the tag {tag}"))),
-        }
-    }
-    Ok((accumulators, failed))
 }
 
 #[cfg(test)]
@@ -522,24 +482,5 @@ mod tests {
         assert!(fits_a_call(&[&large, b"small"], 1).is_ok());
         assert!(fits_a_call(&[&large, &large], 1).is_err(), "two by two are too many");
         assert!(fits_a_call(&[&large, &large], 2).is_ok(), "a pair can't be parted");
-    }
-
-    #[test]
-    fn blobs_that_share_their_bytes_count_as_often_as_they_are_meant() {
-        let sharing = |blobs: u32| {
-            let mut bytes = b"WML1\x01\0\0\0".to_vec();
-            bytes.extend_from_slice(&blobs.to_le_bytes());
-            bytes.extend_from_slice(&[0; 4]);
-            for _ in 0..blobs {
-                for field in [0, 0, 1 << 20] {
-                    bytes.extend_from_slice(&u32::to_le_bytes(field));
-                }
-            }
-            bytes.resize(bytes.len() + (1 << 20), b'x');
-            bytes
-        };
-        assert_eq!(read_folded(&sharing(3), 3, 1).expect("three times the same").0.len(), 3);
-        let error = read_folded(&sharing(129), 129, 1).expect_err("129 MiB of 1 MiB");
-        assert!(error.kind() == "answer" && error.to_string().contains("share bytes"), "{error}");
     }
 }

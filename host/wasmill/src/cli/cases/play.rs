@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 use wasmill_connect::codec::json::{JsonDecoder, JsonEncoder};
 use wasmill_connect::store::MemoryStore;
+use wasmill_engine::Folded;
 use wasmill_engine::batch::Batch;
 use wasmill_engine::guest::{CallContext, CallError, Guest, MessageFacts, PluginRef, Trial};
 use wasmill_engine::input::{Decoder, RawBatch};
@@ -288,20 +289,13 @@ impl Folder {
             Err(error) if !self.calls.alone => return Err(said(error)),
             Err(error) => return self.fold_halves(frame, chunk, initial, sums, error),
         };
-        let blobs = Blobs::parse(&bytes).map_err(|m| format!("fold answered no blobs: {m}"))?;
-        let mut keys = groups.into_keys();
-        for (tag, bytes) in blobs.iter() {
-            if tag == 0 {
-                let key = keys.next().ok_or("fold answered more accumulators than it was given")?;
-                sums.insert(key, bytes.to_vec());
-                continue;
-            }
-            let at = chunk.get(tag as usize - 1).ok_or("fold failed a message that it was not given")?;
-            let reason = String::from_utf8_lossy(bytes).into_owned();
-            self.failed.push((*at, Failed { id: frame.get(*at).id().to_owned(), reason }));
+        let folded = Folded::read(&bytes, groups.len(), chunk.len()).map_err(said)?;
+        for (key, accumulator) in groups.into_keys().zip(folded.accumulators) {
+            sums.insert(key, accumulator.to_vec());
         }
-        if keys.next().is_some() {
-            return Err("fold answered fewer accumulators than it was given".to_owned());
+        for (place, reason) in folded.failed {
+            let at = chunk[place];
+            self.failed.push((at, Failed { id: frame.get(at).id().to_owned(), reason }));
         }
         Ok(())
     }
