@@ -5,6 +5,8 @@
 //! table    12 bytes a blob: tag u32 · offset u32 · length u32
 //! arena               the bytes that the spans point into, relative to its start
 //! ```
+//!
+//! All blobs together have no more bytes than the arena: whoever takes a copy of each takes no more than was sent.
 
 use crate::bytes::{check_span, length, read_header, table_end, u32_at, write_header};
 use crate::{HEADER_BYTES, Malformed};
@@ -33,9 +35,13 @@ impl<'a> Blobs<'a> {
         }
         let end = table_end(bytes, HEADER_BYTES, count, ENTRY_BYTES)?;
         let (table, arena) = (&bytes[HEADER_BYTES..end], &bytes[end..]);
+        let mut bytes_left = arena.len();
         for (i, e) in table.chunks_exact(ENTRY_BYTES).enumerate() {
             let at = HEADER_BYTES + i * ENTRY_BYTES + 4;
             check_span(u32_at(e, 4), u32_at(e, 8), arena.len(), at)?;
+            bytes_left = bytes_left
+                .checked_sub(u32_at(e, 8) as usize)
+                .ok_or(Malformed { what: "blobs with more bytes together than their arena", at })?;
         }
         Ok(Self { table, arena })
     }

@@ -56,9 +56,9 @@ fn read_all(bytes: &[u8], messages: usize) -> [bool; 5] {
         assert!(group.indices().all(|i| i < messages));
     }
     let blobs = Blobs::parse(bytes);
-    for (_, blob) in blobs.iter().flat_map(|b| b.iter()) {
-        seen += blob.len();
-    }
+    let meant = blobs.iter().flat_map(|b| b.iter()).map(|(_, blob)| blob.len()).sum::<usize>();
+    assert!(meant <= bytes.len(), "blobs that mean {meant} bytes in {}", bytes.len());
+    seen += meant;
     let meta = Meta::parse(bytes);
     for entry in meta.iter().flat_map(|m| m.entries()) {
         seen += entry.name.len() + entry.value.len();
@@ -183,6 +183,29 @@ fn what_claims_to_be_huge_costs_nothing() {
             assert_eq!(read_all(&bytes, MESSAGES)[..4], [false; 4], "{bytes:?}");
         }
     }
+}
+
+#[test]
+fn blobs_have_no_more_bytes_together_than_their_arena() {
+    let blobs = |spans: &[(u32, u32)]| {
+        let mut bytes = b"WML1\x01\0\0\0".to_vec();
+        bytes.extend_from_slice(&u32::to_le_bytes(spans.len() as u32));
+        bytes.extend_from_slice(&[0; 4]);
+        for (offset, length) in spans {
+            bytes.extend([0, *offset, *length].iter().flat_map(|word| word.to_le_bytes()));
+        }
+        bytes.extend_from_slice(b"0123456789");
+        Blobs::parse(&bytes).map(|blobs| blobs.iter().map(|(_, blob)| blob.to_vec()).collect::<Vec<_>>())
+    };
+    // Gaps, any order and shared bytes are as ever.
+    assert_eq!(
+        blobs(&[(7, 2), (0, 3), (1, 3), (10, 0)]),
+        Ok(vec![b"78".into(), b"012".into(), b"123".into(), b"".into()])
+    );
+    assert!(blobs(&[(0, 10), (10, 0), (0, 0)]).is_ok());
+    let error = blobs(&[(0, 10), (3, 0), (9, 1)]).expect_err("11 bytes of 10");
+    assert_eq!((error.what, error.at), ("blobs with more bytes together than their arena", 16 + 2 * 12 + 4));
+    assert!(blobs(&[(0, 10); 1_000]).is_err());
 }
 
 proptest! {

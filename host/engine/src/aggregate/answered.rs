@@ -4,9 +4,6 @@ use wasmill_frame::Blobs;
 
 use crate::guest::CallError;
 
-/// What one call may answer, where the same bytes count as often as they are meant: blobs may share them.
-const ANSWERED_BYTES_MAX: usize = 128 << 20;
-
 /// What `fold` answered.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Folded<'a> {
@@ -53,16 +50,9 @@ impl<'a> Folded<'a> {
     }
 }
 
-/// The blobs of an answer, with what they mean bounded.
+/// The blobs of an answer.
 pub(super) fn answered(bytes: &[u8]) -> Result<Blobs<'_>, CallError> {
-    let blobs = Blobs::parse(bytes).map_err(|m| CallError::Answer(m.to_string()))?;
-    let meant = blobs.iter().map(|(_, blob)| blob.len()).fold(0, usize::saturating_add);
-    if meant > ANSWERED_BYTES_MAX {
-        return Err(CallError::Answer(format!(
-            "blobs that share bytes, and mean {meant} together; up to {ANSWERED_BYTES_MAX} may be"
-        )));
-    }
-    Ok(blobs)
+    Blobs::parse(bytes).map_err(|m| CallError::Answer(m.to_string()))
 }
 
 pub(super) fn count_differs(call: &str, expected: usize, found: usize) -> CallError {
@@ -102,24 +92,5 @@ mod tests {
         for (blobs, reason) in wrong {
             assert_eq!(taken(blobs), Err(format!("answered wrongly: {reason}")));
         }
-    }
-
-    #[test]
-    fn blobs_that_share_their_bytes_count_as_often_as_they_are_meant() {
-        let sharing = |blobs: u32| {
-            let mut bytes = b"WML1\x01\0\0\0".to_vec();
-            bytes.extend_from_slice(&blobs.to_le_bytes());
-            bytes.extend_from_slice(&[0; 4]);
-            for _ in 0..blobs {
-                for field in [0, 0, 1 << 20] {
-                    bytes.extend_from_slice(&u32::to_le_bytes(field));
-                }
-            }
-            bytes.resize(bytes.len() + (1 << 20), b'x');
-            bytes
-        };
-        assert_eq!(Folded::read(&sharing(3), 3, 1).expect("three times the same").accumulators.len(), 3);
-        let error = Folded::read(&sharing(129), 129, 1).expect_err("129 MiB of 1 MiB");
-        assert!(error.kind() == "answer" && error.to_string().contains("share bytes"), "{error}");
     }
 }

@@ -137,22 +137,29 @@ fn a_table_answers_its_rows_and_nothing_for_other_keys() {
 
 #[test]
 fn many_rows_come_in_one_call_as_far_as_it_may_carry() {
-    let ask = |keys: &[&str]| {
+    let asking = |keys: &[&str]| {
         let mut blobs = BlobsWriter::new();
         keys.iter().for_each(|key| blobs.push(0, key.as_bytes()));
-        let blobs = blobs.finish();
+        blobs.finish()
+    };
+    let ask = |blobs: Vec<u8>| {
         let body = format!(
             "(call $rows (i32.const 2048) (i32.const 8) (i32.const 2304) (i32.const {}) (i32.const 720)) {ANSWER}",
             blobs.len()
         );
         transform_importing(&LOOKUP, &[data(2048, "carriers"), data(2304, &blobs)].concat(), &body)
     };
-    let answer = called(&ask(&["UA", "ua", "UA"]), &carriers(), Trial::Batch).expect("rows");
+    let answer = called(&ask(asking(&["UA", "ua", "UA"])), &carriers(), Trial::Batch).expect("rows");
     let rows: Vec<(u32, &[u8])> = Blobs::parse(&answer).expect("blobs").iter().collect();
     let united = &br#"{"name":"United"}"#[..];
     assert_eq!(rows, [(1, united), (0, &b""[..]), (1, united)]);
     let told = "the rows of one call are above 65536 bytes; ask for fewer keys at once";
-    assert_eq!(refused(&ask(&["XL", "XL"]), &carriers()), told);
+    assert_eq!(refused(&ask(asking(&["XL", "XL"])), &carriers()), told);
+    let mut sharing = asking(&["UA", "ua"]);
+    // The first key's length, behind header, tag and offset: it is all four bytes.
+    sharing[24] = 4;
+    let told = "keys: blobs with more bytes together than their arena at byte 32";
+    assert_eq!(refused(&ask(sharing), &carriers()), told);
 }
 
 /// Answers with the URL that was asked, and remembers how it was asked.
