@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use wasmill_frame::{Edit, Edits, FrameBuf, Message, MetaKind};
+use wasmill_frame::{Edit, Edits, FrameBuf, Message, MetaKind, meta};
 
 use crate::batch::{Batch, Leaving, Ordinals, Passed, Row};
 use crate::dead_letter::{Buried, DeadLetter};
@@ -38,7 +38,7 @@ pub(crate) fn check<'a>(
             gone_through += column;
         }
         if let Edit::SetMetadata { name, value, .. } = edit {
-            column += name.len() + value.len();
+            column += meta::ENTRY_BYTES + name.len() + value.len();
         }
         let found = match edit {
             Edit::Fail(reason) => {
@@ -349,4 +349,43 @@ fn rebuild<'a>(
     batch.frame.arrange(&order);
     rows.truncate(order.len());
     batch.rows = if emitted.is_empty() { rows } else { grown };
+}
+
+#[cfg(test)]
+mod tests {
+    use wasmill_frame::{EditsWriter, MetaWriter, Parts};
+
+    use super::*;
+
+    /// Checks an answer that sets metadata of no name and no value so often, on a message that has `entries`.
+    fn sets_nothing(times: usize, entries: usize) -> Result<(), CallError> {
+        let mut column = MetaWriter::new();
+        for _ in 0..entries {
+            column.push(MetaKind::Text, b"a", b"b");
+        }
+        let mut frame = FrameBuf::default();
+        frame.push(&Parts {
+            id: "",
+            kind: "",
+            key: None,
+            payload: b"",
+            timestamp: 0,
+            metadata: column.as_bytes(),
+            payload_is_json: false,
+        });
+        let mut edits = EditsWriter::new(1);
+        for _ in 0..times {
+            edits.push(0, Edit::SetMetadata { name: "", value: b"", json: false });
+        }
+        check(&edits.finish(), 1, StageKind::Transform, AnswerBounds::default(), |i| frame.get(i)).map(|_| ())
+    }
+
+    #[test]
+    fn metadata_of_no_bytes_have_a_head_all_the_same() {
+        assert!(sets_nothing(800, 0).is_ok());
+        let error = sets_nothing(1_100, 0).expect_err("8 bytes and 1,100 changes");
+        assert!(error.kind() == "answer" && error.to_string().contains("go through more than"), "{error}");
+        assert!(sets_nothing(500, 500).is_ok());
+        assert!(sets_nothing(800, 500).is_err());
+    }
 }

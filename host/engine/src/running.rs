@@ -261,8 +261,14 @@ impl Running {
         for round in rounds {
             unfolded.extend(self.aggregator.fold(batch, origins, &round, accumulators));
             let now: Vec<&[u8]> = round.iter().map(|(_, a)| accumulators[*a].as_slice()).collect();
-            for ((index, _), value) in round.iter().zip(self.aggregator.finish(&now)) {
-                values[*index] = Some(value.map_err(|(reason, _)| reason));
+            let mut done = 0;
+            while done < now.len() {
+                let finished = self.aggregator.finish(&now[done..]);
+                let of = &round[done..];
+                done += finished.len().max(1);
+                for ((index, _), value) in of.iter().zip(finished) {
+                    values[*index] = Some(value.map_err(|(reason, _)| reason));
+                }
             }
         }
         let mut edits = EditsWriter::new(batch.len());

@@ -5,7 +5,8 @@
 use crate::Malformed;
 use crate::bytes::{length, u16_at, u32_at};
 
-const ENTRY_BYTES: usize = 8;
+/// The size of an entry's head, before its name and its value.
+pub const ENTRY_BYTES: usize = 8;
 
 /// What an entry of the metadata column is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

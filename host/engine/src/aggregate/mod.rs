@@ -148,7 +148,8 @@ impl Aggregator {
         }
     }
 
-    /// Finishes accumulators: a JSON value or a reason for each.
+    /// Finishes accumulators, at least the first, and as many behind it as have room in memory at once: a JSON value
+    /// or a reason for each.
     pub fn finish(&mut self, accumulators: &[&[u8]]) -> Vec<Finished> {
         match self {
             Self::Plugin(plugin) => plugin.finish(accumulators),

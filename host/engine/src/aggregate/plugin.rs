@@ -11,6 +11,8 @@ use super::{Finished, Folded, Item, Unfolded, answered, count_differs};
 
 /// What one call is given of accumulators: what has more is called for in parts.
 const GIVEN_BYTES_MAX: usize = 128 << 20;
+/// About how much finished values may have together that are in memory at once.
+const FINISHED_BYTES_MAX: usize = 64 << 20;
 
 /// An aggregate's plugin as one lane calls it.
 pub(crate) struct PluginAggregator {
@@ -218,24 +220,33 @@ impl PluginAggregator {
         read_merged(&answer, pairs.len()).inspect_err(|error| self.guest.refused(error))
     }
 
-    /// Finishes accumulators: a JSON value or a reason for each. One that traps is found by halving.
+    /// Finishes accumulators, the first and as many behind it as have room: a JSON value or a reason for each. One
+    /// that traps is found by halving, and then each call may answer as much as one for all.
     pub fn finish(&mut self, accumulators: &[&[u8]]) -> Vec<Finished> {
-        match self.try_finish(accumulators, Trial::Batch) {
-            Ok(values) => values,
+        let (mut values, mut bytes) = (Vec::new(), 0);
+        self.finish_some(accumulators, &mut values, &mut bytes);
+        values
+    }
+
+    fn finish_some(&mut self, accumulators: &[&[u8]], values: &mut Vec<Finished>, bytes: &mut usize) {
+        if *bytes > FINISHED_BYTES_MAX {
+            return;
+        }
+        let finished = match self.try_finish(accumulators, Trial::Batch) {
+            Ok(finished) => finished,
             Err(_) if accumulators.len() > 1 => {
                 let (front, back) = accumulators.split_at(accumulators.len() / 2);
-                let mut values = self.finish(front);
-                values.extend(self.finish(back));
-                values
+                self.finish_some(front, values, bytes);
+                return self.finish_some(back, values, bytes);
             }
-            Err(_) => match self.try_finish(accumulators, Trial::Verdict) {
-                Ok(values) => values,
-                Err(e) => {
-                    let (kind, reason) = verdict(e);
-                    vec![Err((reason, kind))]
-                }
-            },
-        }
+            Err(_) => self.try_finish(accumulators, Trial::Verdict).unwrap_or_else(|error| {
+                let (kind, reason) = verdict(error);
+                vec![Err((reason, kind))]
+            }),
+        };
+        *bytes +=
+            finished.iter().map(|value| value.as_ref().map_or_else(|e| e.0.len(), Vec::len)).sum::<usize>();
+        values.extend(finished);
     }
 
     fn try_finish(&mut self, accumulators: &[&[u8]], trial: Trial) -> Result<Vec<Finished>, CallError> {
@@ -383,6 +394,19 @@ mod tests {
             }
             Ok((edits.finish(), blobs.finish()))
         }
+
+        /// Traps where there is more than one, and answers what it is given.
+        fn finish(
+            &mut self,
+            accumulators: &[u8],
+            _: &mut CallContext,
+            _: Trial,
+        ) -> Result<Vec<u8>, CallError> {
+            match wasmill_frame::Blobs::parse(accumulators).expect("blobs").len() {
+                1 => Ok(accumulators.to_vec()),
+                n => Err(CallError::Trap(format!("{n} at once"))),
+            }
+        }
     }
 
     fn batch(letters: &str) -> Batch {
@@ -473,6 +497,24 @@ mod tests {
             .collect();
         let expected = [(0, "a"), (1, "ab"), (3, "abc")].map(|(i, kind)| (i, format!("Kind({kind:?})")));
         assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn as_many_values_are_finished_at_once_as_have_room() {
+        let mut aggregator = Letters::new().aggregator();
+        let small: [&[u8]; 3] = [b"1", b"2", b"3"];
+        let values = aggregator.finish(&small);
+        assert_eq!(
+            values,
+            [b"1", b"2", b"3"].map(|value| Ok(value.to_vec())),
+            "one by one, and in their order"
+        );
+        // A text of a length of its own.
+        let large = format!("\"{}\"", "a".repeat(FINISHED_BYTES_MAX / 2)).into_bytes();
+        for last in 1..5 {
+            let all = vec![large.as_slice(); last];
+            assert_eq!(aggregator.finish(&all).len(), last.min(2), "of {last}");
+        }
     }
 
     #[test]

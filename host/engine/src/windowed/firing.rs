@@ -47,38 +47,51 @@ impl Value {
 impl Windowed {
     /// Finishes windows and passes them on, in this order.
     pub(super) fn send(&mut self, fires: Vec<Fire>, way: &mut Way<'_>) {
-        for some in fires.chunks(FINISH_WINDOWS_MAX) {
-            let accumulators: Vec<&[u8]> = some
-                .iter()
-                .filter_map(|fire| match &fire.value {
-                    Value::Accumulator(bytes) => Some(bytes.as_slice()),
-                    Value::Failed(_) | Value::TakenBack => None,
-                })
-                .collect();
-            let mut finished = self.aggregator.finish(&accumulators).into_iter();
-            let nowhere = PartitionId { source: 0, partition: 0 };
-            let mut batch = Batch::with_capacity(nowhere, 0, some.len(), some.len() * 256);
-            let mut firings = Vec::with_capacity(some.len());
-            for fire in some {
-                let value = match &fire.value {
-                    Value::Accumulator(_) => finished
-                        .next()
-                        .unwrap_or_else(|| Err(("finish answered too little".to_owned(), "answer"))),
-                    Value::Failed(reason) => {
-                        Err((format!("the window's panes can't be merged: {reason}"), "error"))
-                    }
-                    Value::TakenBack => Ok(b"null".to_vec()),
-                };
-                match value {
-                    Ok(value) => {
-                        way.counts.fired += u64::from(fire.last);
-                        self.push(fire, &value, &mut batch, &mut firings);
-                    }
-                    Err((reason, kind)) => self.bury_window(fire, &reason, kind, way),
-                }
-            }
-            way.pass_on(batch, &firings);
+        let mut rest = fires.as_slice();
+        while !rest.is_empty() {
+            let some = &rest[..rest.len().min(FINISH_WINDOWS_MAX)];
+            let sent = self.send_some(some, way);
+            debug_assert!(sent > 0, "at least the first is finished");
+            rest = &rest[sent.max(1)..];
         }
+    }
+
+    /// Sends as many windows as are finished at once, the first at least; answers how many.
+    fn send_some(&mut self, some: &[Fire], way: &mut Way<'_>) -> usize {
+        let accumulators: Vec<&[u8]> = some
+            .iter()
+            .filter_map(|fire| match &fire.value {
+                Value::Accumulator(bytes) => Some(bytes.as_slice()),
+                Value::Failed(_) | Value::TakenBack => None,
+            })
+            .collect();
+        let mut finished = self.aggregator.finish(&accumulators).into_iter();
+        let nowhere = PartitionId { source: 0, partition: 0 };
+        let mut batch = Batch::with_capacity(nowhere, 0, some.len(), some.len() * 256);
+        let mut firings = Vec::with_capacity(some.len());
+        let mut sent = 0;
+        for fire in some {
+            let value = match &fire.value {
+                Value::Accumulator(_) => match finished.next() {
+                    Some(value) => value,
+                    None => break,
+                },
+                Value::Failed(reason) => {
+                    Err((format!("the window's panes can't be merged: {reason}"), "error"))
+                }
+                Value::TakenBack => Ok(b"null".to_vec()),
+            };
+            sent += 1;
+            match value {
+                Ok(value) => {
+                    way.counts.fired += u64::from(fire.last);
+                    self.push(fire, &value, &mut batch, &mut firings);
+                }
+                Err((reason, kind)) => self.bury_window(fire, &reason, kind, way),
+            }
+        }
+        way.pass_on(batch, &firings);
+        sent
     }
 
     /// Adds a window to a batch, as a message.
