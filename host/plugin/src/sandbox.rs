@@ -312,13 +312,18 @@ impl Host {
         alive.into_iter().filter(|l| l.info.digest == digest).collect()
     }
 
-    /// A component compiled for production and for verdicts, side by side: a compiler has one thread.
+    /// A component compiled for production and for verdicts; side by side, for a compiler has one thread.
     fn compile_both(
         &self,
         plugin: &str,
         digest: &str,
         wasm: &Arc<[u8]>,
     ) -> Result<(Component, Component), AdmissionError> {
+        // In this process a compiler can't be stopped: where one ran out of time, no other is begun.
+        if self.compilers.is_none() {
+            let production = self.compile(Mode::Production, plugin, digest, wasm)?;
+            return Ok((production, self.compile(Mode::Verdict, plugin, digest, wasm)?));
+        }
         std::thread::scope(|threads| {
             let verdict = threads.spawn(|| self.compile(Mode::Verdict, plugin, digest, wasm));
             let production = self.compile(Mode::Production, plugin, digest, wasm)?;
@@ -335,10 +340,8 @@ impl Host {
         digest: &str,
         wasm: &Arc<[u8]>,
     ) -> Result<Component, AdmissionError> {
-        if let Some(component) =
-            self.loaded_of(digest).iter().find_map(|l| Some(l.prepared(mode).pre.component().clone()))
-        {
-            return Ok(component);
+        if let Some(loaded) = self.loaded_of(digest).first() {
+            return Ok(loaded.prepared(mode).pre.component().clone());
         }
         let engine = self.engines.get(mode);
         let entry = entry_name(engine, digest);

@@ -1,10 +1,10 @@
 //! What the processes of a pipeline agree on, over every source that is shared, on real servers.
 
-use wasmill_connect::Ledger;
 use wasmill_connect::kafka::KafkaSourceSpec;
 use wasmill_connect::nats::NatsSourceSpec;
 use wasmill_connect::redis_streams::RedisSourceSpec;
 use wasmill_connect::table::SourceSpec;
+use wasmill_connect::{Ledger, Notes};
 
 use crate::servers::RedisServer;
 use crate::support::broker::Broker;
@@ -15,8 +15,8 @@ fn ledger(spec: &SourceSpec, pipeline: &str) -> Box<dyn Ledger> {
     spec.ledger(pipeline).expect("a good spec").expect("it is shared")
 }
 
-fn texts(notes: Vec<Vec<u8>>) -> Vec<String> {
-    notes.into_iter().map(|note| String::from_utf8(note).expect("UTF-8")).collect()
+fn texts(read: Notes) -> Vec<String> {
+    read.notes.into_iter().map(|note| String::from_utf8(note).expect("UTF-8")).collect()
 }
 
 /// Bytes that no compression makes shorter, so many.
@@ -28,7 +28,7 @@ fn bytes(count: usize) -> Vec<u8> {
 async fn keeps_to_the_contract(spec: &SourceSpec) {
     let name = spec.name();
     let (mut one, mut other) = (ledger(spec, "orders"), ledger(spec, "orders"));
-    assert!(one.read().await.expect(name).is_empty(), "{name}: there is nothing yet");
+    assert!(texts(one.read().await.expect(name)).is_empty(), "{name}: there is nothing yet");
     assert_eq!(one.fetch("a").await.expect(name), None, "{name}");
 
     one.add(b"first").await.expect(name);
@@ -36,7 +36,7 @@ async fn keeps_to_the_contract(spec: &SourceSpec) {
     let both = ["first", "zweitens, \u{fc}ber\0"];
     assert_eq!(texts(one.read().await.expect(name)), both, "{name}");
     assert_eq!(texts(other.read().await.expect(name)), both, "{name}");
-    assert!(one.read().await.expect(name).is_empty(), "{name}: each is read once");
+    assert!(texts(one.read().await.expect(name)).is_empty(), "{name}: each is read once");
 
     // Whoever adds, all see one order.
     let add = async |ledger: &mut Box<dyn Ledger>, who: &str| {
@@ -70,7 +70,7 @@ async fn keeps_to_the_contract(spec: &SourceSpec) {
     assert_eq!(other.fetch("file-of-2").await.expect(name), None, "{name}");
 
     let mut others = ledger(spec, "payments");
-    assert!(others.read().await.expect(name).is_empty(), "{name}: another pipeline agrees on its own");
+    assert!(texts(others.read().await.expect(name)).is_empty(), "{name}: another pipeline agrees on its own");
     assert_eq!(others.fetch("file-of-1").await.expect(name), None, "{name}");
     others.keep("file-of-1", b"theirs").await.expect(name);
     others.add(b"theirs").await.expect(name);
@@ -88,13 +88,15 @@ async fn keeps_to_the_contract(spec: &SourceSpec) {
     // A list that is forgotten begins anew, also for who has read the old one, and it is this pipeline's alone.
     one.reset().await.expect(name);
     let mut fresh = ledger(spec, "orders");
-    assert!(fresh.read().await.expect(name).is_empty(), "{name}");
+    assert!(texts(fresh.read().await.expect(name)).is_empty(), "{name}");
     assert_eq!(fresh.fetch("file-of-300000").await.expect(name), None, "{name}");
     fresh.reset().await.expect(name);
     fresh.add(b"anew").await.expect(name);
     fresh.keep("file-of-1", &bytes(1)).await.expect(name);
-    for ledger in [&mut one, &mut other, &mut fresh] {
-        assert_eq!(texts(ledger.read().await.expect(name)), ["anew"], "{name}");
+    for (ledger, has_read) in [(&mut one, true), (&mut other, true), (&mut fresh, false)] {
+        let read = ledger.read().await.expect(name);
+        assert_eq!(read.is_anew, has_read, "{name}");
+        assert_eq!(texts(read), ["anew"], "{name}");
         assert_eq!(ledger.fetch("file-of-1").await.expect(name), Some(bytes(1)), "{name}");
     }
     assert_eq!(texts(others.read().await.expect(name)), ["theirs"], "{name}");

@@ -315,12 +315,8 @@ mod tests {
         let calls = Arc::new(AtomicUsize::new(0));
         let info = GuestInfo {
             name: "slow".to_owned(),
-            digest: String::new(),
-            version: None,
             kinds: Kinds { transform: true, ..Kinds::default() },
-            needs_facts: false,
-            needs_state: false,
-            aggregate: None,
+            ..GuestInfo::default()
         };
         let plugin: PluginRef = Arc::new(Slow { info, calls: Arc::clone(&calls), ms });
         let case = |name: &str| {
