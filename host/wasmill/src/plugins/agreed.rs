@@ -289,19 +289,23 @@ mod tests {
         place: Arc<tempfile::TempDir>,
         notes: Arc<Mutex<Vec<Vec<u8>>>>,
         files: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
-        read: usize,
+        /// What was read.
+        read: Vec<Vec<u8>>,
     }
 
     impl Default for Memory {
         fn default() -> Self {
             let place = Arc::new(tempfile::tempdir().expect("a folder"));
-            Self { place, notes: Arc::default(), files: Arc::default(), read: 0 }
+            Self { place, notes: Arc::default(), files: Arc::default(), read: Vec::new() }
         }
     }
 
     impl Memory {
         fn process(&self) -> Agreed {
-            Agreed::on(Box::new(Self { read: 0, ..self.clone() }), Shelf::at(self.place.path(), "pipeline"))
+            Agreed::on(
+                Box::new(Self { read: Vec::new(), ..self.clone() }),
+                Shelf::at(self.place.path(), "pipeline"),
+            )
         }
 
         /// The server is brought back with what it had then.
@@ -322,10 +326,10 @@ mod tests {
     #[async_trait]
     impl Ledger for Memory {
         async fn read(&mut self) -> Result<Notes, ConnectorError> {
-            let all = self.notes.lock().expect("no panic");
-            let is_anew = self.read > all.len();
-            let notes = all[if is_anew { 0 } else { self.read }..].to_vec();
-            self.read = all.len();
+            let all = self.notes.lock().expect("no panic").clone();
+            let is_anew = !all.starts_with(&self.read);
+            let notes = all[if is_anew { 0 } else { self.read.len() }..].to_vec();
+            self.read = all;
             Ok(Notes { is_anew, notes })
         }
         async fn add(&mut self, note: &[u8]) -> Result<(), ConnectorError> {

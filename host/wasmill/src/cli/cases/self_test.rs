@@ -323,7 +323,7 @@ mod tests {
             let input: Vec<_> = (0..40)
                 .map(|i| serde_json::json!({ "id": i.to_string(), "type": "t", "payload": {} }))
                 .collect();
-            serde_json::json!({ "name": name, "input": input }).to_string()
+            serde_json::json!({ "name": name, "input": input, "expect": input }).to_string()
         };
         let text = [case("first"), case("second")].join("\n");
         let cases = parse_embedded("cases", &text).unwrap_or_else(|p| panic!("{}", p.render(false)));
