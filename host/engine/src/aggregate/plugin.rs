@@ -511,7 +511,7 @@ mod tests {
         );
         // A text of a length of its own.
         let large = format!("\"{}\"", "a".repeat(FINISHED_BYTES_MAX / 2)).into_bytes();
-        for last in 1..5 {
+        for last in [2, 3] {
             let all = vec![large.as_slice(); last];
             assert_eq!(aggregator.finish(&all).len(), last.min(2), "of {last}");
         }
