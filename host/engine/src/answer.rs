@@ -28,11 +28,13 @@ pub(crate) fn check<'a>(
     let (mut emits, mut bytes) = (0, 0);
     let (mut column, mut gone_through) = (0, 0);
     let mut wrong = None;
+    let mut passes = PassedOn::default();
     let column_of = |index| message(index).metadata().as_bytes().len();
     Edits::parse_each(answer, messages, |index, edit| {
         if index != current {
             (current, emits, bytes) = (index, 0, 0);
             (column, gone_through) = (column_of(index), 0);
+            wrong = wrong.take().or(passes.another(bounds.keeps_keys));
         }
         if let Edit::SetMetadata { .. } | Edit::RemoveMetadata(_) | Edit::Timestamp(_) = edit {
             gone_through += column;
@@ -84,9 +86,45 @@ pub(crate) fn check<'a>(
             })
         });
         wrong = wrong.take().or(found);
+        // By none state is kept as by an empty one.
+        let own = message(index).key().unwrap_or_default();
+        match edit {
+            Edit::Drop | Edit::Fail(_) | Edit::Output(_) => passes.leaves = true,
+            Edit::Key(key) => passes.has_own_key = key.unwrap_or_default() == own,
+            Edit::Emit { .. } => wrong = wrong.take().or(passes.another(bounds.keeps_keys)),
+            _ => {}
+        }
     })
     .map_err(|m| CallError::Answer(m.to_string()))?;
+    wrong = wrong.or(passes.another(bounds.keeps_keys));
     wrong.map_or(Ok(checked), Err)
+}
+
+/// One message that an answer may pass on: what its edits have made of it so far.
+struct PassedOn {
+    /// Whether it goes elsewhere.
+    leaves: bool,
+    /// Whether it has the key of the message that came.
+    has_own_key: bool,
+}
+
+impl Default for PassedOn {
+    fn default() -> Self {
+        Self { leaves: false, has_own_key: true }
+    }
+}
+
+impl PassedOn {
+    /// Its edits are over, and another one's begin, which begins with the key that came; answers what is wrong with it.
+    fn another(&mut self, keeps_keys: bool) -> Option<CallError> {
+        let before = std::mem::take(self);
+        let is_wrong = keeps_keys && !before.leaves && !before.has_own_key;
+        is_wrong.then(|| {
+            CallError::Answer(
+                "a message with another key than the one that came, behind the key_by, where a stage behind it keeps state by the key: set keys before the key_by".to_owned(),
+            )
+        })
+    }
 }
 
 /// What is known of an answer that was checked.
@@ -378,6 +416,58 @@ mod tests {
             edits.push(0, Edit::SetMetadata { name: "", value: b"", json: false });
         }
         check(&edits.finish(), 1, StageKind::Transform, AnswerBounds::default(), |i| frame.get(i)).map(|_| ())
+    }
+
+    /// Checks an answer about one message, which has this key, of a stage that must keep keys.
+    fn keeping(key: Option<&str>, edits: &[Edit<'_>]) -> Result<(), CallError> {
+        let mut frame = FrameBuf::default();
+        frame.push(&Parts {
+            id: "",
+            kind: "",
+            key: key.map(str::as_bytes),
+            payload: b"",
+            timestamp: 0,
+            metadata: b"",
+            payload_is_json: false,
+        });
+        let mut answer = EditsWriter::new(1);
+        edits.iter().for_each(|edit| answer.push(0, *edit));
+        let bounds = AnswerBounds { keeps_keys: true, ..AnswerBounds::default() };
+        check(&answer.finish(), 1, StageKind::Transform, bounds, |i| frame.get(i)).map(|_| ())
+    }
+
+    #[test]
+    fn what_goes_on_to_state_has_the_key_that_came() {
+        let set = |key| Edit::Key(Some(key));
+        let emit = |copy| Edit::Emit { copy };
+        // Of a message with the key `a`.
+        for kept in [
+            &[][..],
+            &[set(b"a")],
+            &[set(b"b"), set(b"a")],
+            &[set(b"b"), Edit::Drop],
+            &[set(b"b"), Edit::Output("aside")],
+            &[emit(true), Edit::Kind("two")],
+            &[emit(false)],
+            &[set(b"b"), Edit::Drop, emit(true), emit(false), set(b"b"), Edit::Output("aside")],
+        ] {
+            assert!(keeping(Some("a"), kept).is_ok(), "{kept:?}");
+        }
+        for changed in [
+            &[set(b"b")][..],
+            &[Edit::Key(None)],
+            &[emit(true), set(b"b")],
+            &[emit(false), set(b"b"), emit(true)],
+            &[set(b"b"), emit(true)],
+        ] {
+            let error = keeping(Some("a"), changed).expect_err("another key");
+            assert!(
+                error.kind() == "answer" && error.to_string().contains("set keys before the key_by"),
+                "{error}"
+            );
+        }
+        assert!(keeping(None, &[set(b"")]).is_ok(), "none is as an empty one");
+        assert!(keeping(None, &[set(b"a")]).is_err());
     }
 
     #[test]

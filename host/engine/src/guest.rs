@@ -184,11 +184,14 @@ pub struct AnswerBounds {
     pub copies_bytes_max: usize,
     /// Whether reasons leave out what the plugin named: it may hold a secret, which the engine doesn't know.
     pub hides_names: bool,
+    /// Whether what is passed on has the key that came: a stage behind keeps state by it, and another key may be
+    /// another lane's.
+    pub keeps_keys: bool,
 }
 
 impl Default for AnswerBounds {
     fn default() -> Self {
-        Self { outputs_max: 1_000, copies_bytes_max: 16 << 20, hides_names: false }
+        Self { outputs_max: 1_000, copies_bytes_max: 16 << 20, hides_names: false, keeps_keys: false }
     }
 }
 

@@ -178,15 +178,17 @@ impl Lane {
         let bytes_max = share_of(bounds.cache_bytes, specs);
         let mut stages = Vec::with_capacity(specs.len());
         for (number, spec) in specs.iter().enumerate() {
+            let keeps_keys = specs[number + 1..].iter().any(has_state);
             let number = u16::try_from(number).unwrap_or(u16::MAX);
             let mut stage = match spec {
                 KeyedSpec::Stage(spec) if spec.plugin.info().needs_state => {
                     let bytes_max = if bytes_max == UNBOUNDED { CACHE_BYTES_MAX } else { bytes_max };
                     let groups = (groups.clone(), key_groups);
                     let state = PluginState::new(number, groups, Arc::clone(store), bytes_max);
-                    LaneStage::Stage(Stage::with_state(spec, Arc::new(Mutex::new(state))))
+                    let stage = Stage::with_state(spec, Arc::new(Mutex::new(state)));
+                    LaneStage::Stage(stage.keeping_keys(keeps_keys))
                 }
-                KeyedSpec::Stage(spec) => LaneStage::Stage(Stage::new(spec)),
+                KeyedSpec::Stage(spec) => LaneStage::Stage(Stage::new(spec).keeping_keys(keeps_keys)),
                 KeyedSpec::Window(spec) => {
                     let groups = (groups.clone(), key_groups);
                     let clock = match clocks {
@@ -202,7 +204,9 @@ impl Lane {
                     )))
                 }
                 KeyedSpec::Running(spec) => {
-                    LaneStage::Running(Box::new(Running::new(spec, number, key_groups, store, bytes_max)))
+                    let mut running = Running::new(spec, number, key_groups, store, bytes_max);
+                    running.keep_keys(keeps_keys);
+                    LaneStage::Running(Box::new(running))
                 }
             };
             if let LaneStage::Window(windowed) = &mut stage {
@@ -385,13 +389,17 @@ impl Lane {
     }
 }
 
-/// What of a lane's cache each of its stages with state may take.
-fn share_of(cache_bytes: usize, specs: &[KeyedSpec]) -> usize {
-    let has_state = |spec: &&KeyedSpec| match spec {
+/// Whether a stage keeps state by the messages' keys.
+fn has_state(spec: &KeyedSpec) -> bool {
+    match spec {
         KeyedSpec::Stage(spec) => spec.plugin.info().needs_state,
         KeyedSpec::Window(_) | KeyedSpec::Running(_) => true,
-    };
-    match specs.iter().filter(has_state).count() {
+    }
+}
+
+/// What of a lane's cache each of its stages with state may take.
+fn share_of(cache_bytes: usize, specs: &[KeyedSpec]) -> usize {
+    match specs.iter().filter(|spec| has_state(spec)).count() {
         _ if cache_bytes == EVERYTHING => UNBOUNDED,
         stages => cache_bytes / stages.max(1),
     }

@@ -82,6 +82,7 @@ pub(crate) struct Running {
     /// Whether the store may have keys that are not in memory.
     lacks_keys: bool,
     inputs: u64,
+    keeps_keys: bool,
 }
 
 impl Running {
@@ -101,12 +102,20 @@ impl Running {
             slots: Residents::new(key_groups, bytes_max),
             lacks_keys: false,
             inputs: 0,
+            keeps_keys: false,
         }
+    }
+
+    /// Says whether its plugin may give no message another key.
+    pub fn keep_keys(&mut self, keeps_keys: bool) {
+        self.keeps_keys = keeps_keys;
+        self.aggregator.keep_keys(keeps_keys);
     }
 
     /// Another aggregate does what comes; the accumulators stay.
     pub fn swap(&mut self, spec: &RunningSpec) {
         self.aggregator = Aggregator::new(&spec.name, &spec.aggregate);
+        self.aggregator.keep_keys(self.keeps_keys);
         self.spec = spec.clone();
     }
 

@@ -9,7 +9,7 @@ use crate::answer::{Answer, Checked, apply, check, judged};
 use crate::batch::{Batch, Ordinals, Row};
 use crate::dead_letter::Records;
 use crate::guest::{
-    CallContext, CallError, Guest, GuestInfo, HostFault, Judged, MessageFacts, PluginRef, Trial,
+    AnswerBounds, CallContext, CallError, Guest, GuestInfo, HostFault, Judged, MessageFacts, PluginRef, Trial,
 };
 use crate::output::{Outbox, OutputId, Routes};
 use crate::plugin_state::{PluginState, StateHandle};
@@ -115,19 +115,25 @@ pub struct Stage {
     spec: Arc<StageSpec>,
     guest: Box<dyn Guest>,
     state: Option<Arc<Mutex<PluginState>>>,
+    keeps_keys: bool,
 }
 
 impl Stage {
     /// A stage without state.
     #[must_use]
     pub fn new(spec: &Arc<StageSpec>) -> Self {
-        Self { spec: Arc::clone(spec), guest: spec.plugin.guest(), state: None }
+        Self { spec: Arc::clone(spec), guest: spec.plugin.guest(), state: None, keeps_keys: false }
     }
 
     /// A stage behind a key_by, whose plugin may use the keys' state.
     #[must_use]
     pub fn with_state(spec: &Arc<StageSpec>, state: Arc<Mutex<PluginState>>) -> Self {
-        Self { spec: Arc::clone(spec), guest: spec.plugin.guest(), state: Some(state) }
+        Self { state: Some(state), ..Self::new(spec) }
+    }
+
+    /// Whether its plugin may give no message another key.
+    pub(crate) fn keeping_keys(self, keeps_keys: bool) -> Self {
+        Self { keeps_keys, ..self }
     }
 
     /// Another plugin does what comes; the state stays.
@@ -237,7 +243,8 @@ impl Stage {
         };
         let answer = answer.and_then(|bytes| {
             let message = |i: usize| batch.frame.get(range.start + i);
-            let checked = check(&bytes, range.len(), self.spec.kind, self.spec.plugin.bounds(), message)
+            let bounds = AnswerBounds { keeps_keys: self.keeps_keys, ..self.spec.plugin.bounds() };
+            let checked = check(&bytes, range.len(), self.spec.kind, bounds, message)
                 .inspect_err(|error| self.guest.refused(error))?;
             match &checked.first_error {
                 Some(reason) if self.spec.plugin.tries().doubts_errors() => {

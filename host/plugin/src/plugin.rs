@@ -63,6 +63,7 @@ impl Plugin for LoadedRef {
             outputs_max: limits.outputs_max,
             copies_bytes_max: limits.copies_bytes_max,
             hides_names: self.0.info.has_secrets,
+            ..AnswerBounds::default()
         }
     }
 }

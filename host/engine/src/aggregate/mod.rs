@@ -90,6 +90,13 @@ impl Aggregator {
         }
     }
 
+    /// Whether what it has to say to a message may be no other key.
+    pub fn keep_keys(&mut self, keeps_keys: bool) {
+        if let Self::Plugin(plugin) = self {
+            plugin.keeps_keys = keeps_keys;
+        }
+    }
+
     /// The plugin that computes it, if one does.
     pub fn plugin(&self) -> Option<&GuestInfo> {
         match self {

@@ -4,7 +4,9 @@ use wasmill_frame::{BlobsWriter, GroupsWriter};
 
 use crate::answer::{Answer, check, is_json, judged};
 use crate::batch::Batch;
-use crate::guest::{AggregateInfo, CallContext, CallError, Guest, GuestInfo, Judged, PluginRef, Trial};
+use crate::guest::{
+    AggregateInfo, AnswerBounds, CallContext, CallError, Guest, GuestInfo, Judged, PluginRef, Trial,
+};
 use crate::stage::{Origins, StageKind, context, slice, verdict};
 
 use super::{Finished, Folded, Item, Unfolded, answered, count_differs};
@@ -20,6 +22,8 @@ pub(crate) struct PluginAggregator {
     guest: Box<dyn Guest>,
     stage: String,
     initial: Vec<u8>,
+    /// Whether a scan may give no message another key.
+    pub keeps_keys: bool,
 }
 
 impl PluginAggregator {
@@ -30,6 +34,7 @@ impl PluginAggregator {
             plugin: plugin.clone(),
             stage: stage.to_owned(),
             initial: initial.unwrap_or_default(),
+            keeps_keys: false,
         }
     }
 
@@ -151,7 +156,7 @@ impl PluginAggregator {
         };
         let (edits, blobs) = if answers.is_some() {
             let (edits, blobs) = self.guest.scan(frame.as_bytes(), &writer.finish(), &mut cx, trial)?;
-            let bounds = self.plugin.bounds();
+            let bounds = AnswerBounds { keeps_keys: self.keeps_keys, ..self.plugin.bounds() };
             let checked = check(&edits, called.len(), StageKind::Transform, bounds, |i| frame.get(i))
                 .inspect_err(|error| self.guest.refused(error))?;
             (Some((edits, checked)), blobs)
