@@ -191,6 +191,7 @@ impl Guest for GuardedGuest {
     }
 
     fn judged(&mut self, judged: Judged) {
+        self.inner.judged(judged);
         let Some(gate) = &self.gate else { return };
         let probe = std::mem::take(&mut self.probes);
         let mut breaker = gate.breaker();

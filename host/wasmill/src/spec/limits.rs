@@ -34,7 +34,7 @@ macro_rules! raw_limits {
             pub outputs: Option<Located<u32>>,
             /// The bytes that the copies among them may have together. Default: 16MiB.
             pub copies: Option<Located<HumanSize>>,
-            /// The names and values that one call may read from state and write to it. Default: 64MiB.
+            /// The keys, names and values that one call may read from state and write to it. Default: 64MiB.
             pub state: Option<Located<HumanSize>>,
             /// How many entries of state one call may read and change. Default: 1000000.
             pub state_keys: Option<Located<u32>>,
@@ -157,7 +157,7 @@ pub struct PluginLimits {
     pub outputs_max: usize,
     /// The most bytes that the copies among them have together.
     pub copies_bytes_max: usize,
-    /// The most names and values of state in one call.
+    /// The most keys, names and values of state in one call.
     pub state_bytes_max: usize,
     /// The most entries of state in one call.
     pub state_keys_max: u32,
