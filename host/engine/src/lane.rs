@@ -28,6 +28,17 @@ pub enum KeyedSpec {
     Running(RunningSpec),
 }
 
+impl KeyedSpec {
+    /// Whether it keeps state by the messages' keys.
+    #[must_use]
+    pub fn keeps_state(&self) -> bool {
+        match self {
+            Self::Stage(spec) => spec.plugin.info().needs_state,
+            Self::Window(_) | Self::Running(_) => true,
+        }
+    }
+}
+
 /// What a part of a pipeline counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
@@ -178,7 +189,7 @@ impl Lane {
         let bytes_max = share_of(bounds.cache_bytes, specs);
         let mut stages = Vec::with_capacity(specs.len());
         for (number, spec) in specs.iter().enumerate() {
-            let keeps_keys = specs[number + 1..].iter().any(has_state);
+            let keeps_keys = specs[number + 1..].iter().any(KeyedSpec::keeps_state);
             let number = u16::try_from(number).unwrap_or(u16::MAX);
             let mut stage = match spec {
                 KeyedSpec::Stage(spec) if spec.plugin.info().needs_state => {
@@ -389,17 +400,9 @@ impl Lane {
     }
 }
 
-/// Whether a stage keeps state by the messages' keys.
-fn has_state(spec: &KeyedSpec) -> bool {
-    match spec {
-        KeyedSpec::Stage(spec) => spec.plugin.info().needs_state,
-        KeyedSpec::Window(_) | KeyedSpec::Running(_) => true,
-    }
-}
-
 /// What of a lane's cache each of its stages with state may take.
 fn share_of(cache_bytes: usize, specs: &[KeyedSpec]) -> usize {
-    match specs.iter().filter(|spec| has_state(spec)).count() {
+    match specs.iter().filter(|spec| spec.keeps_state()).count() {
         _ if cache_bytes == EVERYTHING => UNBOUNDED,
         stages => cache_bytes / stages.max(1),
     }

@@ -109,11 +109,7 @@ impl Topology {
     /// Whether state is kept by the messages' keys: here, or behind the topic that they go through.
     #[must_use]
     pub fn keeps_state(&self) -> bool {
-        let keeps = |stage: &KeyedSpec| match stage {
-            KeyedSpec::Stage(spec) => spec.plugin.info().needs_state,
-            KeyedSpec::Window(_) | KeyedSpec::Running(_) => true,
-        };
-        self.via == Via::BeforeTopic || self.keyed.iter().any(keeps)
+        self.via == Via::BeforeTopic || self.keyed.iter().any(KeyedSpec::keeps_state)
     }
 
     /// The number of the source of dead letters that are put through again, if there is one.
