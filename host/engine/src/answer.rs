@@ -34,7 +34,7 @@ pub(crate) fn check<'a>(
         if index != current {
             (current, emits, bytes) = (index, 0, 0);
             (column, gone_through) = (column_of(index), 0);
-            wrong = wrong.take().or(passes.another(bounds.keeps_keys));
+            wrong = wrong.take().or(passes.another());
         }
         if let Edit::SetMetadata { .. } | Edit::RemoveMetadata(_) | Edit::Timestamp(_) = edit {
             gone_through += column;
@@ -86,21 +86,25 @@ pub(crate) fn check<'a>(
             })
         });
         wrong = wrong.take().or(found);
-        // By none state is kept as by an empty one.
-        let own = message(index).key().unwrap_or_default();
+        if !bounds.keeps_keys {
+            return;
+        }
         match edit {
             Edit::Drop | Edit::Fail(_) | Edit::Output(_) => passes.leaves = true,
-            Edit::Key(key) => passes.has_own_key = key.unwrap_or_default() == own,
-            Edit::Emit { .. } => wrong = wrong.take().or(passes.another(bounds.keeps_keys)),
+            // By none state is kept as by an empty one.
+            Edit::Key(key) => {
+                passes.has_own_key = key.unwrap_or_default() == message(index).key().unwrap_or_default();
+            }
+            Edit::Emit { .. } => wrong = wrong.take().or(passes.another()),
             _ => {}
         }
     })
     .map_err(|m| CallError::Answer(m.to_string()))?;
-    wrong = wrong.or(passes.another(bounds.keeps_keys));
+    wrong = wrong.or(passes.another());
     wrong.map_or(Ok(checked), Err)
 }
 
-/// One message that an answer may pass on: what its edits have made of it so far.
+/// One message that an answer may pass on, where it must have the key that came: what its edits have made of it so far.
 struct PassedOn {
     /// Whether it goes elsewhere.
     leaves: bool,
@@ -116,9 +120,9 @@ impl Default for PassedOn {
 
 impl PassedOn {
     /// Its edits are over, and another one's begin, which begins with the key that came; answers what is wrong with it.
-    fn another(&mut self, keeps_keys: bool) -> Option<CallError> {
+    fn another(&mut self) -> Option<CallError> {
         let before = std::mem::take(self);
-        let is_wrong = keeps_keys && !before.leaves && !before.has_own_key;
+        let is_wrong = !before.leaves && !before.has_own_key;
         is_wrong.then(|| {
             CallError::Answer(
                 "a message with another key than the one that came, behind the key_by, where a stage behind it keeps state by the key: set keys before the key_by".to_owned(),
