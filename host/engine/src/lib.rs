@@ -14,6 +14,8 @@ mod exchange;
 mod json;
 mod residents;
 mod running;
+#[cfg(test)]
+mod test_store;
 mod windowed;
 
 pub mod batch;

@@ -249,50 +249,12 @@ impl KeyedState for StateHandle {
 mod tests {
     use super::*;
     use crate::position::PartitionId;
-    use crate::state::{Checkpoint, VisitEntry};
+    use crate::test_store::Entries;
     use wasmill_frame::{Parts, TIMESTAMP_NONE};
-
-    /// A store that has nothing, and says of what it is asked.
-    #[derive(Default)]
-    struct Asked(Mutex<Vec<usize>>);
-
-    impl StateStore for Asked {
-        fn name(&self) -> String {
-            "asked".to_owned()
-        }
-        fn is_durable(&self) -> bool {
-            false
-        }
-        fn checkpoint(&self) -> Result<Option<Checkpoint>, StoreError> {
-            Ok(None)
-        }
-        fn generation(&self) -> Result<u64, StoreError> {
-            Ok(0)
-        }
-        fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-            self.0.lock().expect("lock").push(key.len());
-            Ok(None)
-        }
-        fn entries(&self, _: &[u8], _: Option<&[u8]>, _: &mut VisitEntry<'_>) -> Result<(), StoreError> {
-            Ok(())
-        }
-        fn commit(&self, _: &Delta, _: &Checkpoint) -> Result<(), StoreError> {
-            Ok(())
-        }
-        fn foretell(&self, _: Epoch, _: &[u8]) -> Result<(), StoreError> {
-            Ok(())
-        }
-        fn foretold(&self) -> Result<Option<(Epoch, Vec<u8>)>, StoreError> {
-            Ok(None)
-        }
-        fn reset(&self) -> Result<(), StoreError> {
-            Ok(())
-        }
-    }
 
     #[test]
     fn a_stored_key_is_as_long_as_every_store_takes_it_or_refused() {
-        let store = Arc::new(Asked::default());
+        let store = Arc::new(Entries::default());
         let state = PluginState::new(1, (0..8, 8), Arc::clone(&store) as Arc<dyn StateStore>, 1 << 20);
         let state = Arc::new(Mutex::new(state));
         let mut batch = Batch::with_capacity(PartitionId { source: 0, partition: 0 }, 0, 1, 64);
@@ -312,14 +274,15 @@ mod tests {
         assert_eq!(handle.stored_bytes(0, &most), STORED_KEY_BYTES_MAX);
         assert_eq!(handle.get(0, &most), Ok(None));
         assert_eq!(handle.set(0, &most, Some(b"v"), None), Ok(()));
-        assert_eq!(*store.0.lock().expect("lock"), [STORED_KEY_BYTES_MAX]);
+        let asked = || store.asked.lock().expect("lock").iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!(asked(), [STORED_KEY_BYTES_MAX]);
 
         let long = format!("{most}n");
         let told = "its name of 2582 bytes and its message's key of 10 make a stored key of 2601 bytes; \
                     up to 2600 fit: shorten the name, or the key";
         assert_eq!(handle.get(0, &long), Err(told.to_owned()));
         assert_eq!(handle.set(0, &long, None, None), Err(told.to_owned()));
-        assert_eq!(store.0.lock().expect("lock").len(), 1, "no store is asked");
+        assert_eq!(asked().len(), 1, "no store is asked");
         assert_eq!(state.lock().expect("lock").staged.len(), 1);
     }
 }

@@ -222,71 +222,18 @@ impl<'a> Due<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{Checkpoint, Delta, Epoch, VisitEntry};
-    use std::collections::BTreeMap;
+    use crate::test_store::Entries;
 
-    /// As much of a store as is read here.
-    struct Entries(BTreeMap<Vec<u8>, Vec<u8>>);
-
-    impl Entries {
-        fn of(ends: &[(u16, i64, &[u8])]) -> Self {
-            let value = stored::write(&Part { start: 0, end: 0, ..Part::default() });
-            let entry =
-                |(group, end, key): &(u16, i64, &[u8])| (window_key(3, *group, *end, key), value.clone());
-            Self(ends.iter().map(entry).collect())
-        }
-    }
-
-    impl StateStore for Entries {
-        fn name(&self) -> String {
-            "entries".to_owned()
-        }
-        fn is_durable(&self) -> bool {
-            true
-        }
-        fn checkpoint(&self) -> Result<Option<Checkpoint>, StoreError> {
-            Ok(None)
-        }
-        fn generation(&self) -> Result<u64, StoreError> {
-            Ok(0)
-        }
-        fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-            Ok(self.0.get(key).cloned())
-        }
-        fn entries(
-            &self,
-            prefix: &[u8],
-            after: Option<&[u8]>,
-            visit: &mut VisitEntry<'_>,
-        ) -> Result<(), StoreError> {
-            for (key, value) in &self.0 {
-                if key.starts_with(prefix)
-                    && after.is_none_or(|after| key.as_slice() > after)
-                    && visit(key, value).is_break()
-                {
-                    break;
-                }
-            }
-            Ok(())
-        }
-        fn commit(&self, _: &Delta, _: &Checkpoint) -> Result<(), StoreError> {
-            Ok(())
-        }
-        fn foretell(&self, _: Epoch, _: &[u8]) -> Result<(), StoreError> {
-            Ok(())
-        }
-        fn foretold(&self) -> Result<Option<(Epoch, Vec<u8>)>, StoreError> {
-            Ok(None)
-        }
-        fn reset(&self) -> Result<(), StoreError> {
-            Ok(())
-        }
+    fn ends(ends: &[(u16, i64, &[u8])]) -> Entries {
+        let value = stored::write(&Part { start: 0, end: 0, ..Part::default() });
+        let entry = |(group, end, key): &(u16, i64, &[u8])| (window_key(3, *group, *end, key), value.clone());
+        Entries { all: ends.iter().map(entry).collect(), ..Entries::default() }
     }
 
     #[test]
     fn ends_are_found_in_their_order_whatever_their_sign() {
         let odd = [0xff; 20];
-        let store = Entries::of(&[
+        let store = ends(&[
             (0, 900, b"x"),
             (1, -20, b"a"),
             (1, -20, &odd),
@@ -314,7 +261,7 @@ mod tests {
             all.push((4 + n % 3, 60, name.as_bytes()));
         }
         all.extend([(4, 50, b"before".as_slice()), (5, 90, b"behind"), (7, 60, b"another lane's")]);
-        let store = Entries::of(&all);
+        let store = ends(&all);
         let mut evicted = Evicted::new(4..7);
         for group in 4..7 {
             evicted.add_stored(&store, 3, group).expect("a store that answers");
