@@ -201,6 +201,17 @@ impl Guest for BudgetedGuest {
         self.guest.fold(frame, groups, cx, trial)
     }
 
+    fn scan(
+        &mut self,
+        frame: &[u8],
+        groups: &[u8],
+        cx: &mut CallContext,
+        trial: Trial,
+    ) -> Result<(Vec<u8>, Vec<u8>), CallError> {
+        self.budget.check()?;
+        self.guest.scan(frame, groups, cx, trial)
+    }
+
     fn merge(
         &mut self,
         accumulators: &[u8],
