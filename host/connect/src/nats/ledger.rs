@@ -142,11 +142,8 @@ impl Ledger for NatsLedger {
     async fn forget(&mut self, names: &[String]) -> Result<(), ConnectorError> {
         let link = self.link().await?;
         for name in names {
-            // Its head first: without that it is not there.
-            for pieces in ["0", "*"] {
-                let subjects = format!("wasmill.agreed.file.{name}.{pieces}.{}", self.pipeline);
-                STREAM.forget(&link, FORGETS, &subjects).await.map_err(told)?;
-            }
+            let pieces = format!("wasmill.agreed.file.{name}.*.{}", self.pipeline);
+            STREAM.forget(&link, FORGETS, &pieces).await.map_err(told)?;
         }
         Ok(())
     }
