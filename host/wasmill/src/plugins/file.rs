@@ -1,6 +1,7 @@
 //! Which file a stage's plugin is.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -35,6 +36,15 @@ impl Change {
     }
 }
 
+/// What a plugin's file holds, with its digest.
+///
+/// # Errors
+/// Those of [`wasmill_plugin::read_file`].
+pub fn read(file: &Path) -> io::Result<(String, Vec<u8>)> {
+    let bytes = wasmill_plugin::read_file(file, wasmill_plugin::FILE_BYTES_MAX)?;
+    Ok((wasmill_plugin::digest(&bytes), bytes))
+}
+
 /// The files that a plugin's name may mean: `NAME.wasm` and `NAME@VERSION.wasm` in the folder, then the copies.
 #[must_use]
 pub fn candidates(folder: &Path, shelf: &Shelf, plugin: &str) -> Vec<PathBuf> {
@@ -63,10 +73,7 @@ pub fn file_of(
     files.push(stage.file.clone());
     files.extend(candidates(&pipeline.plugin_dir, shelf, &stage.plugin));
     // A copy that was damaged is none.
-    files.into_iter().find(|file| {
-        let read = wasmill_plugin::read_file(file, wasmill_plugin::FILE_BYTES_MAX);
-        read.is_ok_and(|bytes| wasmill_plugin::digest(&bytes) == wanted.digest)
-    })
+    files.into_iter().find(|file| read(file).is_ok_and(|(digest, _)| digest == wanted.digest))
 }
 
 /// The file of a stage's plugin as the spec means it: its own, or the one that its pin takes.

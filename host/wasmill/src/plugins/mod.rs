@@ -7,6 +7,6 @@ mod history;
 mod shelf;
 
 pub use agreed::{Agreed, Decision};
-pub use file::{Change, candidates, file_of, meant, with_files};
+pub use file::{Change, candidates, file_of, meant, read, with_files};
 pub use history::{Entry, Outcome};
 pub use shelf::{Noted, Shelf};

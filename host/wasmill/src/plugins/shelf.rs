@@ -73,8 +73,8 @@ impl Shelf {
     /// What a plugin's copy holds, if there is one.
     #[must_use]
     pub fn read(&self, plugin: &StagePlugin) -> Option<Vec<u8>> {
-        let bytes = fs::read(self.find(plugin)?).ok()?;
-        (wasmill_plugin::digest(&bytes) == plugin.digest).then_some(bytes)
+        let (digest, bytes) = super::read(&self.find(plugin)?).ok()?;
+        (digest == plugin.digest).then_some(bytes)
     }
 
     /// The copies of a plugin, by name.

@@ -152,7 +152,6 @@ pub(super) async fn assemble(
     let shelf = Shelf::of(pipeline);
     let decoders = decoders(&readings);
     let loading = Loading { pipeline, sandbox: &sandbox, guards: &guards, shelf: &shelf, decoders };
-    let mut list = listed(pipeline, &shelf, ends).await?;
     // It compiles, off the threads of everything else.
     let topology = block_in_place(|| loading.newest())?;
     let merger = Arc::new(Merger::of(&topology));
@@ -240,18 +239,12 @@ pub(super) async fn assemble(
     }
     let committed = checkpoint.as_mut().filter(|_| is_alone);
     let broke_off = committed.as_ref().is_some_and(|c| !c.plugins.settled || foretold.is_some());
+    // Not before: what is this process's by now may have been done by others with what they decided meanwhile.
+    let mut list = list_of(pipeline, &shelf, ends).await?;
     let decided = match &mut list {
-        // What is this process's by now may have been done by others with what they decided meanwhile.
-        Listed::By(agreed) => match answered!(ends, LIST, agreed.catch_up()) {
-            Ok(_) => Ok(Some(loading.decided(agreed, ends).await?)),
-            Err(error) => Err(error),
-        },
-        Listed::Alone | Listed::Denied(_) => Ok(None),
+        Listed::By(agreed) => Some(loading.decided(agreed, ends).await?),
+        Listed::Alone | Listed::Denied(_) => None,
     };
-    let decided = decided.unwrap_or_else(|error| {
-        list = denied(&pipeline.name, &error);
-        None
-    });
     let Begun { topology, plugins, editions, is_new } =
         block_in_place(|| loading.go_on(topology, committed, foretold.is_some(), decided))?;
     merger.replace(&topology);
@@ -419,7 +412,7 @@ pub(super) async fn assemble(
 }
 
 /// What the pipeline's processes have decided about its plugins; waits for a list that is away.
-async fn listed(pipeline: &Pipeline, shelf: &Shelf, ends: &Ends) -> anyhow::Result<Listed> {
+async fn list_of(pipeline: &Pipeline, shelf: &Shelf, ends: &Ends) -> anyhow::Result<Listed> {
     let Some(mut agreed) = Agreed::of(pipeline, shelf).map_err(outside)? else { return Ok(Listed::Alone) };
     match answered!(ends, LIST, agreed.catch_up()) {
         Ok(_) => Ok(Listed::By(Box::new(agreed))),

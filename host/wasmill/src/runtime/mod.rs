@@ -385,8 +385,7 @@ fn keep_copies(pipeline: &Pipeline, assembled: &assemble::Assembled) {
             if shelf.find(plugin).is_none()
                 && let Some(file) = crate::plugins::file_of(pipeline, stage, shelf, plugin)
             {
-                let bytes = wasmill_plugin::read_file(&file, wasmill_plugin::FILE_BYTES_MAX)?;
-                shelf.keep(plugin, &bytes)?;
+                shelf.keep(plugin, &crate::plugins::read(&file)?.1)?;
             }
         }
         shelf.note(&assembled.plugins)

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use wasmill_engine::edition::{Plugins, StagePlugin};
 
 use super::http::Pages;
-use super::swapper::{Asked, NOTHING_TO_GO_BACK_TO, Order};
+use super::swapper::{Asked, NotDone, Order};
 use crate::spec::Pipeline;
 
 /// The header without which no swap is asked for: a page of another site can't set it.
@@ -169,8 +169,8 @@ pub(super) async fn order(
         }
         match answered.await {
             Ok(Ok(text)) => done.push(text),
-            Ok(Err(why)) if why.ends_with(NOTHING_TO_GO_BACK_TO) => nothing = Some(why),
-            Ok(Err(why)) => refused.push(why),
+            Ok(Err(NotDone::Nothing(why))) => nothing = Some(why),
+            Ok(Err(NotDone::Refused(why))) => refused.push(why),
             Err(_) => return ended(),
         }
     }

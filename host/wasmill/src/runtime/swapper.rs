@@ -32,7 +32,9 @@ use super::plugin_pages::{Catalog, Waiting};
 use super::retry::{Backoff, Ends};
 use super::swapping::{NOT_YET, Proposal};
 use crate::cli::check::load_fitting;
-use crate::plugins::{Agreed, Change, Decision, Entry, Outcome, Shelf, candidates, file_of, with_files};
+use crate::plugins::{
+    self, Agreed, Change, Decision, Entry, Outcome, Shelf, candidates, file_of, with_files,
+};
 use crate::spec::{NoPin, Pin, Pipeline, PluginStage, Stage, SwapBy};
 
 /// How often the files are looked at.
@@ -56,16 +58,28 @@ pub(super) const LIST: &str = "the list of the pipeline's plugins";
 /// Why a version doesn't take over that another process decided otherwise about.
 const QUICKER: &str = "another process of the pipeline has just decided for other plugins, which take over here too; ask again if it is wanted all the same";
 
-/// What a refused rollback ends with where there was no other version.
-pub(super) const NOTHING_TO_GO_BACK_TO: &str = "there is nothing to go back to";
-
 /// How many digests a stage may have that are not taken unasked.
 const REFUSED_MAX: usize = 8;
 
 /// What is asked of a running pipeline's plugins, and where the answer goes.
 pub(super) struct Asked {
     pub order: Order,
-    pub answer: oneshot::Sender<Result<String, String>>,
+    pub answer: oneshot::Sender<Result<String, NotDone>>,
+}
+
+/// Why an order was not carried out.
+#[derive(Debug)]
+pub(super) enum NotDone {
+    /// There is no version to go back to.
+    Nothing(String),
+    /// Something is against it.
+    Refused(String),
+}
+
+impl From<String> for NotDone {
+    fn from(why: String) -> Self {
+        Self::Refused(why)
+    }
 }
 
 /// What an operator asks for.
@@ -268,10 +282,10 @@ impl Swapper {
     }
 
     /// Does what an operator asks for, behind all that was decided until then.
-    async fn obey(&mut self, order: Order) -> Result<String, String> {
+    async fn obey(&mut self, order: Order) -> Result<String, NotDone> {
         self.follow().await.map_err(|error| untold(&error))?;
         match order {
-            Order::Promote(which) => self.promote(&which).await,
+            Order::Promote(which) => Ok(self.promote(&which).await?),
             Order::Rollback(which) => self.roll_back(which.as_deref()).await,
         }
     }
@@ -312,8 +326,7 @@ impl Swapper {
         let taken = match (!new.is_empty()).then(|| self.prepare(&new)).transpose() {
             Ok(None) => Ok(()),
             Ok(Some(ready)) => {
-                let plugins = Plugins { now: ready.topology.plugins(), ..decision.plugins.clone() };
-                self.apply(&new, ready, plugins, decision.rolls_back).await.map(drop)
+                self.apply(&new, ready, decision.plugins.clone(), decision.rolls_back).await.map(drop)
             }
             Err(why) => Err(why.into()),
         };
@@ -419,8 +432,7 @@ impl Swapper {
         let mut loaded = Vec::new();
         for candidate in changed {
             let stage = candidate.stage.name().unwrap_or_default().to_owned();
-            let seen_digest = seen.get_mut(&stage).map(|seen| &mut seen.digest);
-            match self.load_changed(candidate, seen_digest).await {
+            match self.load_changed(candidate, seen).await {
                 // A folder that lags behind others of the same pipeline is no reason to go back.
                 Ok(Some(new)) if standing.contains(&new.of.stage) && self.was_decided(&new.of) => {
                     let why = "the pipeline's processes had it before, and have another one since; `wasmill plugin promote` takes it again";
@@ -496,15 +508,9 @@ impl Swapper {
         let Some(now) = self.stage_plugin(&candidate.stage) else {
             return Err(NotLoaded::Unread("the stage is not this process's".to_owned()));
         };
-        let read = || {
-            let bytes = wasmill_plugin::read_file(&candidate.file, wasmill_plugin::FILE_BYTES_MAX)?;
-            Ok((wasmill_plugin::digest(&bytes), bytes))
-        };
-        match block_in_place(read) {
+        match block_in_place(|| plugins::read(&candidate.file)) {
             Ok((digest, bytes)) => Ok((StagePlugin { digest, version: None, ..now }, bytes)),
-            Err(e) if io::Error::kind(&e) == io::ErrorKind::NotFound => {
-                Err(NotLoaded::Gone(candidate.file.clone()))
-            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(NotLoaded::Gone(candidate.file.clone())),
             Err(e) => Err(NotLoaded::Unread(format!("can't read {}: {e}", candidate.file.display()))),
         }
     }
@@ -544,10 +550,11 @@ impl Swapper {
     async fn load_changed(
         &self,
         candidate: Candidate,
-        seen: Option<&mut Option<String>>,
+        seen: &mut BTreeMap<String, Seen>,
     ) -> Result<Option<Loaded>, NotLoaded> {
         let (of, bytes) = self.read(&candidate)?;
-        if seen.is_some_and(|seen| seen.replace(of.digest.clone()).as_ref() == Some(&of.digest)) {
+        let before = seen.get_mut(&of.stage).and_then(|seen| seen.digest.replace(of.digest.clone()));
+        if before.as_ref() == Some(&of.digest) {
             return Ok(None);
         }
         let is = |p: &StagePlugin| p.stage == of.stage && p.digest == of.digest;
@@ -581,7 +588,7 @@ impl Swapper {
         refused: Vec<StagePlugin>,
     ) -> Result<Epoch, Refusal> {
         let ready = self.prepare(new)?;
-        let plugins = self.with(new, refused);
+        let plugins = self.plugins_with(new, refused);
         match &mut self.list {
             Listed::Alone => {}
             Listed::Denied(why) => {
@@ -615,7 +622,7 @@ impl Swapper {
 
     /// What there is with new plugins. Where processes have a list, that says what the other stages have: this process may
     /// lag behind in one of them, or have it pinned.
-    fn with(&self, new: &[&Loaded], refused: Vec<StagePlugin>) -> Plugins {
+    fn plugins_with(&self, new: &[&Loaded], refused: Vec<StagePlugin>) -> Plugins {
         let running = self.running.plugins();
         let listed = match &self.list {
             Listed::By(agreed) => agreed.last().map(|last| &last.plugins),
@@ -658,7 +665,8 @@ impl Swapper {
         Ok(Ready { topology, swap })
     }
 
-    /// Has the coordinator take plugins over, and tells that it has.
+    /// Has the coordinator take plugins over, and tells that it has. What runs then is this process's own: of other
+    /// stages it may have other plugins than were decided on.
     async fn apply(
         &mut self,
         new: &[&Loaded],
@@ -667,6 +675,7 @@ impl Swapper {
         rolls_back: bool,
     ) -> Result<Epoch, Refusal> {
         let before = self.running.plugins();
+        let plugins = Plugins { now: topology.plugins(), ..plugins };
         let (done, answer) = oneshot::channel();
         let is_alone = self.pipeline.remembers_plugins();
         let is_prefix = |stage: &str| self.running.prefix.iter().any(|spec| spec.name == stage);
@@ -741,13 +750,10 @@ impl Swapper {
         let mut passed_over = Vec::new();
         for (stage, plugin) in stages {
             let Some(now) = self.stage_plugin(&stage) else { continue };
-            let folder = block_in_place(|| {
-                wasmill_plugin::read_file(&plugin.file, wasmill_plugin::FILE_BYTES_MAX)
-                    .map(|bytes| wasmill_plugin::digest(&bytes))
-            });
+            let folder = block_in_place(|| plugins::read(&plugin.file));
             let loaded = self.load_asked(Candidate { stage, file: file.clone() }).await?;
             // What the folder has in its place is not to take over at the next start.
-            if let Some(digest) = folder.ok().filter(|digest| *digest != loaded.of.digest) {
+            if let Some((digest, _)) = folder.ok().filter(|(digest, _)| *digest != loaded.of.digest) {
                 passed_over.push(StagePlugin { digest, version: None, ..now.clone() });
             }
             if loaded.of.digest != now.digest {
@@ -762,7 +768,7 @@ impl Swapper {
     }
 
     /// An operator wants the version before.
-    async fn roll_back(&mut self, which: Option<&str>) -> Result<String, String> {
+    async fn roll_back(&mut self, which: Option<&str>) -> Result<String, NotDone> {
         let mut new = Vec::new();
         let mut refused = Vec::new();
         for (stage, plugin) in self.stages() {
@@ -778,34 +784,34 @@ impl Swapper {
                 continue;
             }
             if is_refused {
-                return Err(format!(
+                return Err(NotDone::Refused(format!(
                     "the stage `{}` had {} before, which was rolled back itself: `wasmill plugin promote` takes it again",
                     plugin.name,
                     before.shown()
-                ));
+                )));
             }
             if let Some(pin) = &plugin.pin {
-                return Err(format!(
+                return Err(NotDone::Refused(format!(
                     "`{}` is pinned to {pin} by the pipeline's file: change it there",
                     plugin.name
-                ));
+                )));
             }
             let Some(now) = self.stage_plugin(&stage) else { continue };
             let file = self.file(&plugin, &before).await.map_err(|e| e.to_string())?;
             let Some(file) = file else {
-                return Err(gone(&self.pipeline, &self.shelf, &before));
+                return Err(gone(&self.pipeline, &self.shelf, &before).into());
             };
             new.push(self.load_exactly(Candidate { stage, file }, &before).await?);
             refused.push(now);
         }
         if new.is_empty() {
-            return Err(match which {
-                Some(which) => format!("`{which}` has had no other version: {NOTHING_TO_GO_BACK_TO}"),
-                None => format!("no plugin has had another version: {NOTHING_TO_GO_BACK_TO}"),
-            });
+            return Err(NotDone::Nothing(match which {
+                Some(which) => format!("`{which}` has had no other version: there is nothing to go back to"),
+                None => "no plugin has had another version: there is nothing to go back to".to_owned(),
+            }));
         }
         let refused = bounded(self.refused_but(&new).into_iter().chain(refused));
-        self.order(&new, true, refused).await
+        Ok(self.order(&new, true, refused).await?)
     }
 
     async fn order(
