@@ -4,7 +4,7 @@
 //! it is renamed, and the manifest lists it. So readers of the directory see committed messages only,
 //! in whole files. Where a file ends by size depends on the messages alone, never on epochs.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -196,18 +196,14 @@ struct Files {
 }
 
 fn lock(directory: &Path) -> Result<File, ConnectorError> {
-    let path = directory.join(LOCK);
-    let failed = |e: &io::Error| os::fatal(format!("cannot write to {}", directory.display()), e);
-    let file =
-        OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(|e| failed(&e))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(ConnectorError::Fatal(format!(
+    os::lock(
+        &directory.join(LOCK),
+        format_args!(
             "another run writes to {}: give this sink another path, or stop the other run",
             directory.display()
-        ))),
-        Err(TryLockError::Error(e)) => Err(failed(&e)),
-    }
+        ),
+        format_args!("cannot write to {}", directory.display()),
+    )
 }
 
 impl Files {

@@ -1,10 +1,9 @@
 //! The names in a log's directory: what is made, what is held, what goes.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,9 +17,6 @@ const MAKE_LOCK: &str = "make.lock";
 const WRITER_LOCK: &str = "writer.lock";
 const READER_LOCK: &str = "reader.lock";
 const FORMAT: u32 = 1;
-/// How long one that ends at this moment may take to let go of its lock.
-const LET_GO_MAX: Duration = Duration::from_secs(1);
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -90,7 +86,7 @@ pub(super) fn make(directory: &Path) -> Result<String, ConnectorError> {
         if is_new {
             sync(parent)?;
         }
-        let lock = held(directory, MAKE_LOCK)?;
+        let lock = os::lock_file(&directory.join(MAKE_LOCK))?;
         // Two may have come at once; the second finds what the first has made.
         lock.lock()?;
         if directory.join(ABOUT).exists() {
@@ -134,24 +130,12 @@ pub(super) fn incarnation(directory: &Path) -> Result<Option<String>, ConnectorE
     }
 }
 
-fn held(directory: &Path, name: &str) -> io::Result<File> {
-    OpenOptions::new().create(true).truncate(false).write(true).open(directory.join(name))
-}
-
 fn take(directory: &Path, name: &str, taken: &str) -> Result<File, ConnectorError> {
-    let failed = |e: &io::Error| os::fatal(format!("cannot use the log {}", directory.display()), e);
-    let file = held(directory, name).map_err(|e| failed(&e))?;
-    let since = Instant::now();
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) if since.elapsed() < LET_GO_MAX => std::thread::sleep(LOOK_AGAIN),
-            Err(TryLockError::WouldBlock) => {
-                return Err(ConnectorError::Fatal(format!("the log {} {taken}", directory.display())));
-            }
-            Err(TryLockError::Error(e)) => return Err(failed(&e)),
-        }
-    }
+    os::lock(
+        &directory.join(name),
+        format_args!("the log {} {taken}", directory.display()),
+        format_args!("cannot use the log {}", directory.display()),
+    )
 }
 
 /// The place of the one writer.
