@@ -38,23 +38,33 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
     runtime.block_on(work)
 }
 
-/// Runs kcat, which is not ours, on the broker at an address; answers what it says.
+/// Runs kcat, which is not ours, on the broker at an address; answers what it says. What only reads is asked
+/// again where a busy broker let no connection in: kcat gives up at the first.
 #[track_caller]
 pub fn kcat<A: AsRef<OsStr>>(address: &str, arguments: &[A], input: &str) -> String {
-    let mut child = Command::new("kcat")
-        .args(["-b", address, "-X", "enable.idempotence=false"])
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("kcat is installed");
-    child.stdin.take().expect("stdin").write_all(input.as_bytes()).expect("kcat reads");
-    let out = child.wait_with_output().expect("its end");
-    let said = String::from_utf8_lossy(&out.stderr);
     let arguments: Vec<&OsStr> = arguments.iter().map(AsRef::as_ref).collect();
-    assert!(out.status.success(), "kcat {arguments:?}: {said}");
-    String::from_utf8(out.stdout).expect("UTF-8")
+    let reads = arguments.iter().any(|a| *a == "-C" || *a == "-L");
+    let mut left = if reads { 5 } else { 1 };
+    loop {
+        let mut child = Command::new("kcat")
+            .args(["-b", address, "-X", "enable.idempotence=false"])
+            .args(&arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("kcat is installed");
+        child.stdin.take().expect("stdin").write_all(input.as_bytes()).expect("kcat reads");
+        let out = child.wait_with_output().expect("its end");
+        if out.status.success() {
+            return String::from_utf8(out.stdout).expect("UTF-8");
+        }
+        let said = String::from_utf8_lossy(&out.stderr);
+        left -= 1;
+        let is_away = said.contains("All broker connections are down");
+        assert!(left > 0 && is_away, "kcat {arguments:?}: {said}");
+        std::thread::sleep(std::time::Duration::from_secs(1));
+    }
 }
 
 /// Runs one of Kafka's own clients on the broker at an address; answers what it prints.
