@@ -107,5 +107,13 @@ fn prepared(round: usize, partition: u32, partitions: u32, routes: &Routes) -> P
     }
     let held_bytes = batch.frame.size_bytes();
     let out = Outbox::new(routes);
-    Prepared { partition: id, sequence: round as u64, batch, out, raw_bytes: held_bytes, held_bytes }
+    Prepared {
+        partition: id,
+        sequence: round as u64,
+        is_part: false,
+        batch,
+        out,
+        raw_bytes: held_bytes,
+        held_bytes,
+    }
 }

@@ -14,6 +14,11 @@ use crate::stage::{Origins, StageKind};
 /// and to write again, all that the message has.
 const METADATA_BYTES_PER_MESSAGE_MAX: usize = 4 << 20;
 
+/// What an edit, and a message that is emitted, take up beside their bytes, at most: the one as it is answered, the
+/// other as a message and as a dead letter.
+const EDIT_BYTES: usize = 16;
+const EMITTED_BYTES: usize = 1 << 10;
+
 /// Checks an answer: its layout, and what the layout can't say: that a filter only filters, that JSON is
 /// JSON, that what becomes of each message is bounded. `message` is one as it came.
 pub(crate) fn check<'a>(
@@ -31,6 +36,7 @@ pub(crate) fn check<'a>(
     let mut passes = PassedOn::default();
     let column_of = |index| message(index).metadata().as_bytes().len();
     Edits::parse_each(answer, messages, |index, edit| {
+        checked.bytes += EDIT_BYTES + bytes_of(&edit);
         if index != current {
             (current, emits, bytes) = (index, 0, 0);
             (column, gone_through) = (column_of(index), 0);
@@ -61,7 +67,9 @@ pub(crate) fn check<'a>(
             Edit::Emit { copy } => {
                 checked.emits = true;
                 emits += 1;
-                bytes += if copy { message(index).arena_bytes() } else { 0 };
+                let copied = if copy { message(index).arena_bytes() } else { 0 };
+                bytes += copied;
+                checked.bytes += EMITTED_BYTES + copied;
                 column = if copy { column_of(index) } else { 0 };
                 let most = bounds.outputs_max;
                 (emits > most).then(|| CallError::TooMuch {
@@ -136,10 +144,25 @@ impl PassedOn {
 pub(crate) struct Checked {
     /// Whether any message is emitted.
     pub emits: bool,
+    /// What it takes up when it is applied, about: the sum of what is answered about each message, whichever call
+    /// that was.
+    pub bytes: usize,
     /// The messages that failed, in their order.
     pub failed: Vec<usize>,
     /// Why the first of them did.
     pub first_error: Option<String>,
+}
+
+/// The bytes that an edit carries.
+fn bytes_of(edit: &Edit<'_>) -> usize {
+    match edit {
+        Edit::Payload(payload) => payload.len(),
+        Edit::Key(key) => key.map_or(0, <[u8]>::len),
+        Edit::Kind(text) | Edit::Id(text) | Edit::Output(text) | Edit::Fail(text) => text.len(),
+        Edit::RemoveMetadata(name) => name.len(),
+        Edit::SetMetadata { name, value, .. } => name.len() + value.len(),
+        Edit::Timestamp(_) | Edit::Drop | Edit::Emit { .. } => 0,
+    }
 }
 
 /// What became of messages of which these failed; both rise.

@@ -63,6 +63,23 @@ pub struct Row {
     pub enter: u16,
 }
 
+impl Row {
+    /// What it is a result of.
+    pub(crate) fn of(&self) -> (PartitionId, u64, u32) {
+        (self.partition, self.offset, self.index)
+    }
+}
+
+/// A copy of some messages of a frame.
+pub(crate) fn slice(frame: &FrameBuf, messages: impl ExactSizeIterator<Item = usize> + Clone) -> FrameBuf {
+    let bytes = messages.clone().map(|i| frame.get(i).arena_bytes()).sum();
+    let mut part = FrameBuf::with_capacity(messages.len(), bytes);
+    for i in messages {
+        part.push_message(&frame.get(i));
+    }
+    part
+}
+
 /// Gathers what leaves a batch between the messages that stay.
 #[derive(Debug)]
 pub(crate) struct Leaving {
@@ -156,13 +173,33 @@ impl Batch {
     }
 
     /// Puts the messages of a batch of the same partition behind the others, and what left behind them.
-    pub(crate) fn append(&mut self, other: Batch) {
+    pub(crate) fn append(&mut self, mut other: Batch) {
+        let before = std::mem::replace(&mut self.tail, Passed::NONE);
+        match other.rows.first_mut() {
+            Some(row) => row.passed = before.and(row.passed),
+            None => other.tail = before.and(other.tail),
+        }
         for message in other.frame.view().iter() {
             self.frame.push_message(&message);
         }
         self.rows.extend(other.rows);
         self.enters |= other.enters;
         self.tail = other.tail;
+    }
+
+    /// Parts it before a message; what left behind the last one stays behind the last one.
+    pub(crate) fn split_off(&mut self, at: usize) -> Self {
+        let back = Self {
+            partition: self.partition,
+            frame: slice(&self.frame, at..self.len()),
+            rows: self.rows.split_off(at),
+            tail: std::mem::replace(&mut self.tail, Passed::NONE),
+            next: self.next,
+            enters: self.enters,
+            failed: Vec::new(),
+        };
+        self.frame = slice(&self.frame, 0..at);
+        back
     }
 
     /// Adds the row of a message of the source that is in the frame already, with the latest event time that
@@ -189,6 +226,11 @@ impl Batch {
     /// The messages noted as failed, and forgets them.
     pub(crate) fn take_failed(&mut self) -> Vec<(usize, &'static str, String)> {
         std::mem::take(&mut self.failed)
+    }
+
+    /// Whether two messages that stand side by side are results of one and the same.
+    pub(crate) fn is_of_one(&self, left: usize, right: usize) -> bool {
+        self.rows[left].of() == self.rows[right].of()
     }
 
     /// How many messages it has.
@@ -231,7 +273,7 @@ pub(crate) struct Ordinals {
 impl Ordinals {
     /// Which result the next row is.
     pub fn of(&mut self, row: &Row) -> u32 {
-        let of = (row.partition, row.offset, row.index);
+        let of = row.of();
         self.ordinal = if self.last == Some(of) { self.ordinal + 1 } else { 0 };
         self.last = Some(of);
         self.ordinal

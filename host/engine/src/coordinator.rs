@@ -1,7 +1,7 @@
 //! The coordinator: puts prepared batches in order, stamps and merges them, hands them to the lanes by
 //! key, and says what an epoch is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ use crate::shape;
 use crate::state::{Checkpoint, Epoch};
 use crate::time::{END, START};
 use crate::topology::{Order, Topology, Via};
-use crate::virtual_log::{Letters, Reached, Run, VirtualLog};
+use crate::virtual_log::{Letters, Queue, Reached, Run, VirtualLog};
 
 /// The coordinator's part of an epoch.
 #[derive(Debug)]
@@ -128,16 +128,21 @@ pub struct Coordinator {
     editions: Editions,
     /// Whether nothing was read that is not here already.
     settles: bool,
+    /// Bytes of results that wait for those of batches before them.
+    ahead_bytes: usize,
 }
 
 #[derive(Default)]
 struct Pending {
     next: u64,
-    results: BTreeMap<u64, Prepared>,
+    /// Results by the number of their raw batch, its parts in order.
+    results: BTreeMap<u64, VecDeque<Prepared>>,
     /// Raw batches in all, once the reader has come to the end.
     end: Option<u64>,
     /// Results of a partition that comes back from being idle; they wait for a barrier.
     held: Vec<Prepared>,
+    /// Whether the rest of the next raw batch is still to come.
+    in_parts: bool,
 }
 
 impl Coordinator {
@@ -223,6 +228,7 @@ impl Coordinator {
             sent_stream_time: START,
             editions: Editions::new(checkpoint.map(|c| c.plugins.clone()).unwrap_or_default()),
             settles: false,
+            ahead_bytes: 0,
         })
     }
 
@@ -320,7 +326,9 @@ impl Coordinator {
     pub fn lose(&mut self, partition: PartitionId) {
         self.leaving.remove(&partition);
         self.idle_asked.remove(&partition);
-        self.pending.remove(&partition);
+        if let Some(pending) = self.pending.remove(&partition) {
+            self.ahead_bytes -= pending.results.values().flatten().map(|p| p.held_bytes).sum::<usize>();
+        }
         self.starts.remove(&partition);
         self.log.remove(partition);
         self.editions.forget(partition);
@@ -334,7 +342,8 @@ impl Coordinator {
         if prepared.sequence < pending.next {
             return false;
         }
-        pending.results.insert(prepared.sequence, prepared);
+        self.ahead_bytes += prepared.held_bytes;
+        pending.results.entry(prepared.sequence).or_default().push_back(prepared);
         self.take_pending(partition);
         true
     }
@@ -350,9 +359,13 @@ impl Coordinator {
     fn take_pending(&mut self, partition: PartitionId) {
         let Some(pending) = self.pending.get_mut(&partition) else { return };
         let mut ready = Vec::new();
-        while let Some(prepared) = pending.results.remove(&pending.next) {
-            pending.next += 1;
-            ready.push(prepared);
+        while let Some(parts) = pending.results.remove(&pending.next) {
+            for prepared in parts {
+                pending.in_parts = prepared.is_part;
+                pending.next += u64::from(!prepared.is_part);
+                self.ahead_bytes -= prepared.held_bytes;
+                ready.push(prepared);
+            }
         }
         let ended = pending.end == Some(pending.next);
         let idle = self.log.queue(partition).is_some_and(|q| q.progress == Progress::Idle && !q.aside);
@@ -380,7 +393,7 @@ impl Coordinator {
     /// A partition was quiet for the idle timeout: stream time goes on without it, from the next barrier.
     pub fn idle(&mut self, partition: PartitionId) {
         let quiet = self.log.queue(partition).is_some_and(|q| q.is_empty() && q.progress == Progress::Live);
-        if quiet && self.pending.get(&partition).is_some_and(|p| p.results.is_empty()) {
+        if quiet && self.pending.get(&partition).is_some_and(|p| p.results.is_empty() && !p.in_parts) {
             self.idle_asked.insert(partition);
         }
     }
@@ -409,6 +422,19 @@ impl Coordinator {
     /// Whether stream time has gone on since the lanes last heard of it.
     fn has_news(&self) -> bool {
         self.has_lanes && self.log.closing() > self.sent_stream_time
+    }
+
+    /// The bytes of all results that are not released.
+    #[must_use]
+    pub fn prepared_bytes(&self) -> usize {
+        self.log.waiting_bytes() + self.ahead_bytes
+    }
+
+    /// Whether a partition can't go on without this one of its raw batches, and nothing of it waits to be released.
+    #[must_use]
+    pub fn lacks(&self, partition: PartitionId, sequence: u64) -> bool {
+        let is_next = self.pending.get(&partition).is_none_or(|pending| pending.next == sequence);
+        is_next && self.log.queue(partition).is_none_or(Queue::is_empty)
     }
 
     /// The raw bytes that wait to be released.
@@ -488,7 +514,8 @@ impl Coordinator {
 
     fn has_unreleased(&self) -> bool {
         let waits = |(id, pending): (&PartitionId, &Pending)| {
-            !pending.results.is_empty()
+            pending.in_parts
+                || !pending.results.is_empty()
                 || !pending.held.is_empty()
                 || self.log.queue(*id).is_some_and(|queue| !queue.is_empty())
         };

@@ -114,6 +114,21 @@ pub enum CallError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostFault(pub String);
 
+impl HostFault {
+    /// Ends what goes on. Whoever catches it says it: no panic hook does.
+    ///
+    /// # Panics
+    /// Always, with itself.
+    pub(crate) fn end(self) -> ! {
+        std::panic::resume_unwind(Box::new(self))
+    }
+}
+
+/// A lane has made so much of what it was given at once that it must not hold the rest too: whoever drives it begins
+/// again from what is stored, and gives it less at once ([`crate::lane::LaneBounds::step`]). A panic's payload, too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overgrown(pub String);
+
 impl CallError {
     /// Every kind that there is.
     pub const KINDS: [&'static str; 7] = ["trap", "deadline", "fuel", "memory", "answer", "error", "host"];
@@ -182,6 +197,9 @@ pub struct AnswerBounds {
     /// The most bytes that the copies among them may have together: a copy costs the plugin nothing, the sinks
     /// its whole size.
     pub copies_bytes_max: usize,
+    /// The most bytes that a stage may keep of what is answered about all results of one message together, however
+    /// many calls that takes; what is answered about the first of them always fits.
+    pub results_bytes_max: usize,
     /// Whether reasons leave out what the plugin named: it may hold a secret, which the engine doesn't know.
     pub hides_names: bool,
     /// Whether what is passed on has the key that came: a stage behind keeps state by it, and another key may be
@@ -191,7 +209,13 @@ pub struct AnswerBounds {
 
 impl Default for AnswerBounds {
     fn default() -> Self {
-        Self { outputs_max: 1_000, copies_bytes_max: 16 << 20, hides_names: false, keeps_keys: false }
+        Self {
+            outputs_max: 1_000,
+            copies_bytes_max: 16 << 20,
+            results_bytes_max: 80 << 20,
+            hides_names: false,
+            keeps_keys: false,
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use crate::batch::Batch;
+use crate::guest::Overgrown;
 use crate::key::groups_of;
 use crate::output::{Outbox, Routes};
 use crate::plugin_state::{CACHE_BYTES_MAX, PluginState};
@@ -119,6 +120,8 @@ pub struct Lane {
     /// Whether windows that are over have not fired yet.
     owes: bool,
     made: Made,
+    /// How much more waits for the barrier since the last input.
+    left_bytes: usize,
     /// What other plugins have made of its accumulators, for the next barrier.
     migrated: Vec<Change>,
 }
@@ -140,6 +143,32 @@ pub struct LaneBounds {
     pub cache_bytes: usize,
     /// About how much of an epoch windows that are over may make before they wait for the next one.
     pub epoch_bytes: usize,
+    /// How much it does at once.
+    pub step: Step,
+}
+
+/// How much a lane does before it is looked what has come of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// What is given to it, however large what plugins make of that is.
+    Unbounded,
+    /// The same, until what they make of it is too large, in all: then it ends as [`Overgrown`] says.
+    Bounded,
+    /// As `Bounded`, and windows fire one by one; messages are to be given in few.
+    Small,
+}
+
+/// How much plugins may make in one step of a lane, beside what waited for the barrier already.
+pub(crate) const GROWN_BYTES_MAX: usize = 256 << 20;
+
+/// Ends a step in which too much was made.
+///
+/// # Panics
+/// Always, with [`Overgrown`].
+pub(crate) fn overgrown(at: &str) -> ! {
+    let why = format!("{at}: more than {GROWN_BYTES_MAX} bytes were made of what a lane was given at once");
+    // Whoever catches it says it: no panic hook does.
+    std::panic::resume_unwind(Box::new(Overgrown(why)))
 }
 
 /// Who stores how far windowed stages are.
@@ -153,7 +182,7 @@ pub enum Clocks {
 
 impl LaneBounds {
     /// Everything is in memory, and every epoch has all that was over at its end.
-    pub const NONE: Self = Self { cache_bytes: EVERYTHING, epoch_bytes: usize::MAX };
+    pub const NONE: Self = Self { cache_bytes: EVERYTHING, epoch_bytes: usize::MAX, step: Step::Unbounded };
 }
 
 impl Lane {
@@ -221,6 +250,9 @@ impl Lane {
                 }
             };
             if let LaneStage::Window(windowed) = &mut stage {
+                if bounds.step == Step::Small {
+                    windowed.one_by_one();
+                }
                 windowed.restore_clock()?;
             }
             for group in groups.clone() {
@@ -247,6 +279,7 @@ impl Lane {
             epoch_bytes_max,
             owes: false,
             made,
+            left_bytes: 0,
             migrated: Vec::new(),
         })
     }
@@ -299,33 +332,70 @@ impl Lane {
     }
 
     /// Takes a run of the virtual log in, then fires what is over, as [`Lane::go_on`] does.
+    ///
+    /// # Panics
+    /// With [`Overgrown`], as [`LaneBounds::step`] says; the lane is of no use any more then.
     pub fn process(&mut self, input: LaneInput) {
-        let (routes, out, counts) = (&*self.routes, &mut self.out, &mut self.counts);
-        for mut batch in input.batches {
-            if batch.enters {
-                for (stage, mut part) in by_entry(&batch) {
-                    let first = stage.min(self.stages.len());
-                    flow(&mut self.stages[first..], &mut part, Origins::Source, routes, out, counts);
-                }
-                continue;
+        let before = self.waiting_bytes();
+        let waiting_bytes_max = self.waiting_bytes_max();
+        let out_bytes_max = self.out_bytes_max();
+        for stage in &mut self.stages {
+            match stage {
+                LaneStage::Stage(stage) => stage.begin_step(),
+                LaneStage::Window(windowed) => windowed.begin_step(),
+                LaneStage::Running(running) => running.begin_step(),
             }
-            flow(&mut self.stages, &mut batch, Origins::Source, routes, out, counts);
+        }
+        for mut batch in input.batches {
+            let entries = if batch.enters { by_entry(&batch) } else { Vec::new() };
+            let (routes, out, counts) = (&*self.routes, &mut self.out, &mut self.counts);
+            let mut way = Way { routes, out, counts, behind: &mut self.stages, out_bytes_max };
+            if !batch.enters {
+                way.flow(&mut batch, Origins::Source);
+            }
+            for (stage, mut part) in entries {
+                way.from(stage).flow(&mut part, Origins::Source);
+            }
+            if self.waiting_bytes() > waiting_bytes_max {
+                overgrown("the stages behind the key_by");
+            }
         }
         self.sent = (input.stream_time, input.settled);
         self.go_on();
+        self.left_bytes = self.waiting_bytes().saturating_sub(before);
+    }
+
+    /// What may wait for the barrier when this step ends.
+    fn waiting_bytes_max(&self) -> usize {
+        match self.made.bounds.step {
+            Step::Unbounded => usize::MAX,
+            Step::Bounded | Step::Small => self.waiting_bytes().saturating_add(GROWN_BYTES_MAX),
+        }
+    }
+
+    /// What of that may be outputs.
+    fn out_bytes_max(&self) -> usize {
+        match self.made.bounds.step {
+            Step::Unbounded => usize::MAX,
+            Step::Bounded | Step::Small => self.out.size_bytes().saturating_add(GROWN_BYTES_MAX),
+        }
     }
 
     /// Fires what is over. Where that is more than an epoch may have, the rest is owed: it fires behind the
     /// next barrier. That changes no result, for a window that is over takes no message; after a crash
     /// between, the rest is in the store.
+    ///
+    /// # Panics
+    /// As of [`Lane::process`].
     pub fn go_on(&mut self) {
+        let out_bytes_max = self.out_bytes_max();
         let (routes, out, counts) = (&*self.routes, &mut self.out, &mut self.counts);
         let (mut stream_time, settled) = self.sent;
         self.owes = true;
         for number in 0..self.stages.len() {
             let (stages, behind) = self.stages.split_at_mut(number + 1);
             let Some(LaneStage::Window(windowed)) = stages.last_mut() else { continue };
-            let mut way = Way { routes, out, counts, behind };
+            let mut way = Way { routes, out, counts, behind, out_bytes_max };
             if !windowed.advance(stream_time, self.epoch_bytes_max, &mut way) {
                 // The stages behind have no time yet that has not come to this one.
                 return;
@@ -340,6 +410,17 @@ impl Lane {
     #[must_use]
     pub fn owes(&self) -> bool {
         self.owes
+    }
+
+    /// The bytes that plugins made at most at once of the last input, or that it left behind.
+    #[must_use]
+    pub fn made_bytes(&self) -> usize {
+        let at_once = |stage: &LaneStage| match stage {
+            LaneStage::Stage(stage) => stage.made_bytes(),
+            LaneStage::Window(windowed) => windowed.made_bytes(),
+            LaneStage::Running(running) => running.made_bytes(),
+        };
+        self.stages.iter().map(at_once).max().unwrap_or(0).max(self.left_bytes)
     }
 
     /// The bytes that wait for the next barrier.
@@ -408,19 +489,68 @@ fn share_of(cache_bytes: usize, specs: &[KeyedSpec]) -> usize {
     }
 }
 
-/// Where a windowed stage sends what leaves it.
+/// The stages that are still to come, and where they send what leaves them.
 pub(crate) struct Way<'a> {
     pub routes: &'a Routes,
     pub out: &'a mut Outbox,
     pub counts: &'a mut Counts,
     behind: &'a mut [LaneStage],
+    /// How large `out` may become in this step.
+    out_bytes_max: usize,
 }
 
 impl Way<'_> {
     /// Sends windows through the stages behind.
     pub fn pass_on(&mut self, mut batch: Batch, firings: &[Firing]) {
-        let origins = Origins::Windows(firings);
-        flow(self.behind, &mut batch, origins, self.routes, self.out, self.counts);
+        self.flow(&mut batch, Origins::Windows(firings));
+    }
+
+    /// The same without the first stages.
+    fn from(&mut self, stage: usize) -> Way<'_> {
+        let first = stage.min(self.behind.len());
+        Way {
+            routes: self.routes,
+            out: self.out,
+            counts: self.counts,
+            behind: &mut self.behind[first..],
+            out_bytes_max: self.out_bytes_max,
+        }
+    }
+
+    /// Sends messages through the stages.
+    fn flow(&mut self, batch: &mut Batch, origins: Origins<'_>) {
+        let mut rest = &mut *self.behind;
+        while let Some((stage, behind)) = rest.split_first_mut() {
+            if batch.is_empty() {
+                break;
+            }
+            match stage {
+                LaneStage::Stage(stage) => {
+                    let left =
+                        stage.run_some(batch, origins, (GROWN_BYTES_MAX, usize::MAX), self.routes, self.out);
+                    if left.is_some() {
+                        overgrown(&format!("the stage `{}`", stage.name()));
+                    }
+                }
+                LaneStage::Running(running) => running.run(batch, origins, self.routes, self.out),
+                LaneStage::Window(windowed) => {
+                    count_dropped(batch, self.counts);
+                    let (routes, out, counts) = (self.routes, &mut *self.out, &mut *self.counts);
+                    let mut way = Way { routes, out, counts, behind, out_bytes_max: self.out_bytes_max };
+                    return windowed.take(batch, origins, &mut way);
+                }
+            }
+            rest = behind;
+        }
+        count_dropped(batch, self.counts);
+        batch.number_emits();
+        let before = self.out.dead + self.out.unrouted;
+        send_main(batch, origins, self.routes, self.out);
+        let elsewhere = self.out.dead + self.out.unrouted - before;
+        self.counts.written += (batch.len() as u64).saturating_sub(elsewhere);
+        if self.out.size_bytes() > self.out_bytes_max {
+            overgrown("what left the stages behind the key_by");
+        }
     }
 }
 
@@ -438,37 +568,6 @@ fn by_entry(batch: &Batch) -> Vec<(usize, Batch)> {
         }
     }
     parts
-}
-
-/// Sends messages through stages.
-fn flow(
-    stages: &mut [LaneStage],
-    batch: &mut Batch,
-    origins: Origins<'_>,
-    routes: &Routes,
-    out: &mut Outbox,
-    counts: &mut Counts,
-) {
-    let mut rest = stages;
-    while let Some((stage, behind)) = rest.split_first_mut() {
-        if batch.is_empty() {
-            break;
-        }
-        match stage {
-            LaneStage::Stage(stage) => stage.run(batch, origins, routes, out),
-            LaneStage::Running(running) => running.run(batch, origins, routes, out),
-            LaneStage::Window(windowed) => {
-                count_dropped(batch, counts);
-                return windowed.take(batch, origins, &mut Way { routes, out, counts, behind });
-            }
-        }
-        rest = behind;
-    }
-    count_dropped(batch, counts);
-    batch.number_emits();
-    let before = out.dead + out.unrouted;
-    send_main(batch, origins, routes, out);
-    counts.written += (batch.len() as u64).saturating_sub(out.dead + out.unrouted - before);
 }
 
 fn count_dropped(batch: &Batch, counts: &mut Counts) {

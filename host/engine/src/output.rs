@@ -152,6 +152,23 @@ pub struct EncodedRecord {
     pub origin: Option<Origin>,
 }
 
+impl EncodedRecord {
+    /// The same with its bytes at other places.
+    fn with_ranges(self, to: &mut impl FnMut(Range<usize>) -> Range<usize>) -> Self {
+        Self {
+            value: to(self.value),
+            headers: self
+                .headers
+                .into_iter()
+                .map(|h| Header { name: to(h.name), value: h.value.map(&mut *to) })
+                .collect(),
+            key: self.key.map(&mut *to),
+            id: self.id.map(&mut *to),
+            ..self
+        }
+    }
+}
+
 /// Messages as a sink will write them, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EncodedBatch {
@@ -162,6 +179,31 @@ pub struct EncodedBatch {
 }
 
 impl EncodedBatch {
+    /// Takes out the messages from the `at`-th on, with their bytes: neither part has the other's.
+    fn split_off(&mut self, at: usize) -> Self {
+        let behind = self.records.split_off(at);
+        let mut back = Self::default();
+        if !behind.is_empty() {
+            back.copy(&self.data, behind);
+            let (data, before) = (std::mem::take(&mut self.data), std::mem::take(&mut self.records));
+            self.copy(&data, before);
+        }
+        back
+    }
+
+    /// Adds messages whose bytes are in `data`.
+    fn copy(&mut self, data: &[u8], records: Vec<EncodedRecord>) {
+        for record in records {
+            let mut bytes = |range: Range<usize>| {
+                let start = self.data.len();
+                self.data.extend_from_slice(&data[range]);
+                start..self.data.len()
+            };
+            let copied = record.with_ranges(&mut bytes);
+            self.records.push(copied);
+        }
+    }
+
     /// Puts another batch behind this one.
     pub fn append(&mut self, mut other: EncodedBatch) {
         if other.records.is_empty() {
@@ -173,22 +215,8 @@ impl EncodedBatch {
         }
         let by = self.data.len();
         self.data.append(&mut other.data);
-        let shift = |r: Range<usize>| r.start + by..r.end + by;
-        self.records.extend(other.records.into_iter().map(|r| {
-            EncodedRecord {
-                value: shift(r.value),
-                tombstone: r.tombstone,
-                headers: r
-                    .headers
-                    .into_iter()
-                    .map(|h| Header { name: shift(h.name), value: h.value.map(shift) })
-                    .collect(),
-                key: r.key.map(shift),
-                id: r.id.map(shift),
-                timestamp: r.timestamp,
-                origin: r.origin,
-            }
-        }));
+        let mut shift = |r: Range<usize>| r.start + by..r.end + by;
+        self.records.extend(other.records.into_iter().map(|r| r.with_ranges(&mut shift)));
     }
 }
 
@@ -545,7 +573,7 @@ impl Outbox {
         let mut taken = Outbox::default();
         for (sink, offsets) in self.sinks.iter_mut().zip(&mut self.offsets) {
             let n = offsets.partition_point(|o| *o < offset);
-            let rest = EncodedBatch { data: sink.data.clone(), records: sink.records.split_off(n) };
+            let rest = sink.split_off(n);
             let rest_offsets = offsets.split_off(n);
             taken.sinks.push(std::mem::replace(sink, rest));
             taken.offsets.push(std::mem::replace(offsets, rest_offsets));

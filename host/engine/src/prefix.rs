@@ -14,23 +14,75 @@ use crate::lane::send_main;
 use crate::output::{Outbox, OutputId, Routes};
 use crate::position::PartitionId;
 use crate::replay::{Entry, Letter, ReplayDecoder, Replayed};
-use crate::stage::{Origins, Stage};
+use crate::stage::{Origins, Remaining, Stage};
 use crate::stored_key::too_long;
 use crate::time::{START, TIMESTAMP_NONE, timestamp_in_range};
 use crate::topology::{OnAhead, TimeSpec, Topology, Via};
 
-/// What the prefix made of a raw batch.
+/// About how much of a raw batch's results are made at once: what has more goes on in parts.
+const PART_BYTES: usize = 16 << 20;
+/// How many dead letters are put through again at once: what comes of them is a part, however much it is.
+const LETTERS_MAX: usize = 8;
+
+/// A raw batch on its way through the prefix.
+#[derive(Debug)]
+pub struct Work {
+    raw: RawBatch,
+    sequence: u64,
+    /// The messages that are not through yet, the first ones last.
+    rests: Vec<Rest>,
+    /// What has left beside the main way of records whose messages are not through.
+    out: Option<Outbox>,
+    /// What the raw batch took up in memory before any of it was through.
+    raw_bytes: usize,
+}
+
+/// Messages that a stage is to be run on.
+#[derive(Debug)]
+struct Rest {
+    stage: usize,
+    batch: Batch,
+    /// How many it is asked about at once.
+    at_once: usize,
+    /// The offset from which on their records are.
+    from: u64,
+}
+
+impl Work {
+    /// A raw batch, with which one of its partition's it is, counted from 0.
+    #[must_use]
+    pub fn new(raw: RawBatch, sequence: u64) -> Self {
+        let raw_bytes = raw.held_bytes();
+        Self { raw, sequence, rests: Vec::new(), out: None, raw_bytes }
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn partition(&self) -> PartitionId {
+        self.raw.partition
+    }
+
+    /// Which raw batch of the partition.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+}
+
+/// What the prefix made of a raw batch, or of a part of it.
 #[derive(Debug)]
 pub struct Prepared {
     /// Whose.
     pub partition: PartitionId,
     /// Which raw batch of the partition, counted from 0: results come back in any order.
     pub sequence: u64,
+    /// Whether more of the raw batch comes behind it, under the same number.
+    pub is_part: bool,
     /// What goes on to the lanes; without lanes its messages are in `out` already.
     pub batch: Batch,
     /// What leaves here.
     pub out: Outbox,
-    /// What the raw batch took up in memory.
+    /// What of the raw batch's memory is free once this is out of the way: of a part that is not the last one, none.
     pub raw_bytes: usize,
     /// What it takes up now, at least as much.
     pub held_bytes: usize,
@@ -44,6 +96,7 @@ pub struct Prefix {
     key: Vec<u8>,
     /// Whether keys are bounded, as those are by which state is kept.
     bounds_keys: bool,
+    part_bytes: usize,
 }
 
 impl Prefix {
@@ -56,40 +109,118 @@ impl Prefix {
             routes: Arc::clone(routes),
             key: Vec::new(),
             bounds_keys: topology.keeps_state(),
+            part_bytes: PART_BYTES,
         }
     }
 
-    /// Runs one raw batch.
-    pub fn run(&mut self, raw: &RawBatch, sequence: u64) -> Prepared {
-        let mut out = Outbox::new(&self.routes);
+    /// As it is, with parts of about so many bytes.
+    #[must_use]
+    pub fn in_parts_of(self, part_bytes: usize) -> Self {
+        Self { part_bytes, ..self }
+    }
+
+    /// Runs a raw batch, or what is left of one. Where much comes of it, a part of its records is done, and what is left
+    /// is answered too: to be run by this edition's prefix once the part is out of the way.
+    pub fn run(&mut self, work: Work) -> (Prepared, Option<Work>) {
         let topology = Arc::clone(&self.topology);
-        let letters;
-        let (mut batch, records) = match topology.decoders[usize::from(raw.partition.source)].replay() {
-            None => {
-                let mut batch = self.decode(raw, &mut out);
-                self.go(&mut batch, Entry::Source, Records::Raw(raw), &mut out);
-                (batch, Records::Raw(raw))
+        match topology.decoders[usize::from(work.raw.partition.source)].replay() {
+            None => self.run_records(work),
+            Some(decoder) => self.run_letters(decoder, work),
+        }
+    }
+
+    fn run_records(&mut self, mut work: Work) -> (Prepared, Option<Work>) {
+        let mut out = work.out.take().unwrap_or_else(|| Outbox::new(&self.routes));
+        let records = Records::Raw(&work.raw);
+        let mut rests = work.rests;
+        if rests.is_empty() {
+            let mut batch = self.decode(&work.raw, &mut out);
+            self.set_times(&mut batch, records, &mut out);
+            rests.push(Rest { stage: 0, batch, at_once: usize::MAX, from: 0 });
+        }
+        let mut done: Option<Batch> = None;
+        while let Some(Rest { stage, mut batch, at_once, .. }) = rests.pop() {
+            self.go_on(&mut batch, (stage, at_once), &work.raw, &mut rests, &mut out);
+            self.end(&mut batch, (Entry::Source, records), &mut out);
+            match &mut done {
+                None => done = Some(batch),
+                Some(done) => done.append(batch),
             }
-            Some(decoder) => {
-                let (batch, replayed) = self.put_through(decoder, raw, &mut out);
-                letters = replayed;
-                (batch, Records::Replayed(&letters))
+            if done.as_ref().map_or(0, |done| done.frame.size_bytes()) + out.size_bytes() > self.part_bytes {
+                break;
             }
+        }
+        let Some(mut batch) = done else { unreachable!("what is left of a raw batch has messages") };
+        out.sort_by_offset();
+        let Some(from) = rests.last().map(|rest| rest.from) else {
+            return (prepared(&work.raw, work.sequence, batch, out, Some(work.raw_bytes)), None);
         };
+        batch.next = from;
+        let mut part = out.take_before(from);
+        part.unrouted = std::mem::take(&mut out.unrouted);
+        let prepared = prepared(&work.raw, work.sequence, batch, part, None);
+        (prepared, Some(Work { rests, out: Some(out), ..work }))
+    }
+
+    /// Puts a batch through the stages from one on, which is asked about so many messages at once. What a stage leaves for later is put to the rests, and the batch
+    /// ends before it.
+    fn go_on(
+        &mut self,
+        batch: &mut Batch,
+        (first, mut at_once): (usize, usize),
+        raw: &RawBatch,
+        rests: &mut Vec<Rest>,
+        out: &mut Outbox,
+    ) {
+        for number in first..self.stages.len() {
+            let origins = Origins::Records(Records::Raw(raw));
+            let bounds = (self.part_bytes, std::mem::replace(&mut at_once, usize::MAX));
+            let left = self.stages[number].run_some(batch, origins, bounds, &self.routes, out);
+            if let Some(Remaining { batch, behind, at_once }) = left {
+                let from = raw.at(behind).map_or(behind + 1, |record| record.next);
+                rests.push(Rest { stage: number, batch, at_once, from });
+            }
+        }
+    }
+
+    /// What is done behind the stages: bounds on event times, keys, numbers, and without lanes the sinks.
+    fn end(&mut self, batch: &mut Batch, (entry, records): (Entry, Records<'_>), out: &mut Outbox) {
+        match entry {
+            Entry::Key | Entry::Keyed(_) => {}
+            _ => self.bound_times(batch, records, out),
+        }
+        // A stage behind the key_by may have changed what that looks at: the key is as it was there.
+        let keep = matches!(entry, Entry::Keyed(first) if first > 0);
+        self.set_keys(batch, keep, records, out);
+        if let Entry::Keyed(first) = entry {
+            batch.enters = true;
+            batch.rows.iter_mut().for_each(|row| row.enter = first);
+        }
         batch.number();
         if !self.topology.has_lanes() {
             let dead = out.dead;
-            send_main(&batch, Origins::Records(records), &self.routes, &mut out);
+            send_main(batch, Origins::Records(records), &self.routes, out);
             batch.tail.dead += u32::try_from(out.dead - dead).unwrap_or(u32::MAX);
         }
-        out.sort_by_offset();
-        let raw_bytes = raw.held_bytes();
-        let rows_bytes = batch.len() * size_of::<Row>();
-        let held_bytes = raw_bytes.max(batch.frame.size_bytes() + rows_bytes + out.size_bytes());
-        Prepared { partition: raw.partition, sequence, batch, out, raw_bytes, held_bytes }
     }
 
-    /// Puts a batch through what is behind its messages' entry.
+    /// Runs some dead letters that are put through again.
+    fn run_letters(&mut self, decoder: &ReplayDecoder, mut work: Work) -> (Prepared, Option<Work>) {
+        let mut out = Outbox::new(&self.routes);
+        let next = work.raw.next;
+        let behind = work.raw.records.split_off(LETTERS_MAX.min(work.raw.records.len()));
+        if let (false, Some(last)) = (behind.is_empty(), work.raw.records.last()) {
+            work.raw.next = last.next;
+        }
+        let batch = self.put_through(decoder, &work.raw, &mut out);
+        out.sort_by_offset();
+        let freed = behind.is_empty().then_some(work.raw_bytes);
+        let prepared = prepared(&work.raw, work.sequence, batch, out, freed);
+        let raw = RawBatch { records: behind, next, ..work.raw };
+        (prepared, (!raw.records.is_empty()).then_some(Work { raw, ..work }))
+    }
+
+    /// Puts a stretch of dead letters through what is behind their entry.
     fn go(&mut self, batch: &mut Batch, entry: Entry, records: Records<'_>, out: &mut Outbox) {
         let first = match entry {
             Entry::Decode(_) | Entry::Source => {
@@ -102,26 +233,11 @@ impl Prefix {
         for stage in self.stages.iter_mut().skip(first) {
             stage.run(batch, Origins::Records(records), &self.routes, out);
         }
-        match entry {
-            Entry::Key | Entry::Keyed(_) => {}
-            _ => self.bound_times(batch, records, out),
-        }
-        // A stage behind the key_by may have changed what that looks at: the key is as it was there.
-        let keep = matches!(entry, Entry::Keyed(first) if first > 0);
-        self.set_keys(batch, keep, records, out);
-        if let Entry::Keyed(first) = entry {
-            batch.enters = true;
-            batch.rows.iter_mut().for_each(|row| row.enter = first);
-        }
+        self.end(batch, (entry, records), out);
     }
 
     /// Puts dead letters through again: in stretches that enter at the same stage, in their order.
-    fn put_through(
-        &mut self,
-        decoder: &ReplayDecoder,
-        raw: &RawBatch,
-        out: &mut Outbox,
-    ) -> (Batch, Vec<Replayed>) {
+    fn put_through(&mut self, decoder: &ReplayDecoder, raw: &RawBatch, out: &mut Outbox) -> Batch {
         let mut envelopes = FrameBuf::with_capacity(raw.records.len(), raw.data.len());
         let decoded: Vec<Result<usize, String>> = raw
             .records
@@ -182,7 +298,7 @@ impl Prefix {
         if let Some((of, batch)) = stretch {
             self.end_stretch(of, batch, &mut whole, records, out);
         }
-        (whole, told)
+        whole
     }
 
     /// Adds a letter's message to a batch, or says of what kind its failure is, and why.
@@ -384,6 +500,15 @@ impl Prefix {
             Some(records),
         );
     }
+}
+
+/// What was made of a raw batch, or of a part of it; of the last one `freed` is what it took up.
+fn prepared(raw: &RawBatch, sequence: u64, batch: Batch, out: Outbox, freed: Option<usize>) -> Prepared {
+    let raw_bytes = freed.unwrap_or(0);
+    let rows_bytes = batch.len() * size_of::<Row>();
+    let held_bytes = raw_bytes.max(batch.frame.size_bytes() + rows_bytes + out.size_bytes());
+    let is_part = freed.is_none();
+    Prepared { partition: raw.partition, sequence, is_part, batch, out, raw_bytes, held_bytes }
 }
 
 fn event_time(spec: &TimeSpec, message: Message<'_>) -> Result<i64, String> {

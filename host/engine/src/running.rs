@@ -14,6 +14,7 @@ use wasmill_frame::{Edit, EditsWriter};
 use crate::aggregate::{Aggregate, Aggregator, Item, Unfolded};
 use crate::answer::{Answer, apply};
 use crate::batch::Batch;
+use crate::lane::{GROWN_BYTES_MAX, overgrown};
 use crate::output::{Outbox, Routes};
 use crate::residents::{Head, Place, Resident, Residents};
 use crate::stage::{Origins, unreadable};
@@ -83,6 +84,7 @@ pub(crate) struct Running {
     lacks_keys: bool,
     inputs: u64,
     keeps_keys: bool,
+    made_bytes: usize,
 }
 
 impl Running {
@@ -103,6 +105,7 @@ impl Running {
             lacks_keys: false,
             inputs: 0,
             keeps_keys: false,
+            made_bytes: 0,
         }
     }
 
@@ -117,6 +120,17 @@ impl Running {
         self.aggregator = Aggregator::new(&spec.name, &spec.aggregate);
         self.aggregator.keep_keys(self.keeps_keys);
         self.spec = spec.clone();
+    }
+
+    /// As of a [`crate::stage::Stage`].
+    pub fn begin_step(&mut self) {
+        self.made_bytes = 0;
+        self.aggregator.begin_step();
+    }
+
+    /// As of a [`crate::stage::Stage`].
+    pub fn made_bytes(&self) -> usize {
+        self.made_bytes.max(self.aggregator.made_bytes())
     }
 
     /// Reads the accumulators of a key group back, as many as have room; where the store would be long at it,
@@ -267,6 +281,7 @@ impl Running {
             }
             rounds[round].push((index, accumulator));
         }
+        let mut value_bytes = 0;
         for round in rounds {
             unfolded.extend(self.aggregator.fold(batch, origins, &round, accumulators));
             let now: Vec<&[u8]> = round.iter().map(|(_, a)| accumulators[*a].as_slice()).collect();
@@ -276,7 +291,13 @@ impl Running {
                 let of = &round[done..];
                 done += finished.len().max(1);
                 for ((index, _), value) in of.iter().zip(finished) {
-                    values[*index] = Some(value.map_err(|(reason, _)| reason));
+                    let value = value.map_err(|(reason, _)| reason);
+                    value_bytes += value.as_ref().map_or_else(String::len, Vec::len);
+                    values[*index] = Some(value);
+                }
+                self.made_bytes = self.made_bytes.max(value_bytes);
+                if value_bytes > GROWN_BYTES_MAX {
+                    overgrown(&format!("the stage `{}`", self.spec.name));
                 }
             }
         }

@@ -3,16 +3,15 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use wasmill_frame::FrameBuf;
-
 use crate::answer::{Answer, Checked, apply, check, judged};
-use crate::batch::{Batch, Ordinals, Row};
+use crate::batch::{Batch, Ordinals, Row, slice};
 use crate::dead_letter::Records;
 use crate::guest::{
     AnswerBounds, CallContext, CallError, Guest, GuestInfo, HostFault, Judged, MessageFacts, PluginRef, Trial,
 };
 use crate::output::{Outbox, OutputId, Routes};
 use crate::plugin_state::{PluginState, StateHandle};
+use crate::position::PartitionId;
 use crate::state::{Delta, Epoch, StoreError};
 use crate::time::TIMESTAMP_NONE;
 
@@ -116,13 +115,21 @@ pub struct Stage {
     guest: Box<dyn Guest>,
     state: Option<Arc<Mutex<PluginState>>>,
     keeps_keys: bool,
+    /// The most that it was answered about one batch since the step began.
+    made_bytes: usize,
 }
 
 impl Stage {
     /// A stage without state.
     #[must_use]
     pub fn new(spec: &Arc<StageSpec>) -> Self {
-        Self { spec: Arc::clone(spec), guest: spec.plugin.guest(), state: None, keeps_keys: false }
+        Self {
+            spec: Arc::clone(spec),
+            guest: spec.plugin.guest(),
+            state: None,
+            keeps_keys: false,
+            made_bytes: 0,
+        }
     }
 
     /// A stage behind a key_by, whose plugin may use the keys' state.
@@ -134,6 +141,21 @@ impl Stage {
     /// Whether its plugin may give no message another key.
     pub(crate) fn keeping_keys(self, keeps_keys: bool) -> Self {
         Self { keeps_keys, ..self }
+    }
+
+    /// A step begins: [`Stage::made_bytes`] counts anew.
+    pub(crate) fn begin_step(&mut self) {
+        self.made_bytes = 0;
+    }
+
+    /// The most bytes that it was answered about one batch since.
+    pub(crate) fn made_bytes(&self) -> usize {
+        self.made_bytes
+    }
+
+    /// Its name in the pipeline.
+    pub(crate) fn name(&self) -> &str {
+        &self.spec.name
     }
 
     /// Another plugin does what comes; the state stays.
@@ -170,37 +192,89 @@ impl Stage {
     /// Runs the stage over a batch. What leaves the main way goes to `out`; afterwards the batch is what
     /// goes on.
     pub fn run(&mut self, batch: &mut Batch, origins: Origins<'_>, routes: &Routes, out: &mut Outbox) {
-        if batch.is_empty() {
-            return;
-        }
-        let mut answers = Vec::new();
-        self.ask(batch, 0..batch.len(), origins, &mut answers);
-        let info = self.spec.plugin.info();
-        apply(batch, &answers, &self.spec.name, Some(info), origins, routes, out);
+        let left = self.run_some(batch, origins, (usize::MAX, usize::MAX), routes, out);
+        debug_assert!(left.is_none(), "there is room for all");
     }
 
-    /// Asks the plugin about a range of the batch; halves it until what fails stands alone.
-    fn ask(&mut self, batch: &Batch, range: Range<usize>, origins: Origins<'_>, answers: &mut Vec<Answer>) {
-        if let Ok(answer) = self.call(batch, &range, origins, Trial::Batch) {
-            return answers.push(self.accept(range, answer));
+    /// As [`Stage::run`], asking about as many messages `at_once` first. Where the answers take up more than about `room`
+    /// bytes, they are about its first messages alone: answers the others, which are to be run behind these. Results of
+    /// one message stay together.
+    #[must_use]
+    pub fn run_some(
+        &mut self,
+        batch: &mut Batch,
+        origins: Origins<'_>,
+        (room, mut at_once): (usize, usize),
+        routes: &Routes,
+        out: &mut Outbox,
+    ) -> Option<Remaining> {
+        if batch.is_empty() {
+            return None;
         }
-        if range.len() == 1 {
+        let mut asked = Asked { room, stored_before: self.changed_bytes(), ..Asked::default() };
+        let mut at = 0;
+        while at < batch.len() && asked.stopped.is_none() {
+            let is_between = |end: &usize| *end == batch.len() || !batch.is_of_one(end - 1, *end);
+            let least = at.saturating_add(at_once.max(1)).min(batch.len());
+            let end = (least..=batch.len()).find(is_between).unwrap_or(batch.len());
+            self.ask(batch, at..end, origins, &mut asked);
+            (at, at_once) = (end, at_once.saturating_mul(2));
+        }
+        self.made_bytes = self.made_bytes.max(asked.bytes);
+        let left = asked.stopped.map(|at| Remaining {
+            behind: batch.rows[at - 1].offset,
+            batch: batch.split_off(at),
+            at_once: asked.most_at_once,
+        });
+        let info = self.spec.plugin.info();
+        apply(batch, &asked.answers, &self.spec.name, Some(info), origins, routes, out);
+        left
+    }
+
+    /// Asks the plugin about a range of the batch; halves it until what fails stands alone. Results of one message are
+    /// halved last, so that what is answered about all of them can be counted.
+    fn ask(&mut self, batch: &Batch, range: Range<usize>, origins: Origins<'_>, asked: &mut Asked) {
+        if asked.stopped.is_some() {
+            return;
+        }
+        asked.begin(batch, &range);
+        // What is large is not asked about at once, either.
+        let is_large = batch.frame.size_bytes() > asked.room && bytes_of(batch, &range) > asked.room;
+        let called = match is_large && range.len() > 1 {
+            false => self.call(batch, &range, origins, Trial::Batch, asked),
+            true => Err(CallError::Refused("it is given in parts".to_owned())),
+        };
+        match called {
+            Ok(answer) => {
+                let answer = self.accept(range.clone(), answer, asked);
+                asked.put(answer, batch, range.end, self.changed_bytes());
+            }
             // A batch's failure convicts nobody: the verdict is given on a fresh instance, under fuel.
-            let answer = self.judge(batch, range, origins);
-            return answers.push(answer);
+            Err(_) if range.len() == 1 => {
+                let answer = self.judge(batch, range.clone(), origins, asked);
+                asked.put(answer, batch, range.end, self.changed_bytes());
+            }
+            Err(_) => {
+                let middle = middle(batch, &range);
+                self.ask(batch, range.start..middle, origins, asked);
+                self.ask(batch, middle..range.end, origins, asked);
+            }
         }
-        let middle = range.start + range.len() / 2;
-        self.ask(batch, range.start..middle, origins, answers);
-        self.ask(batch, middle..range.end, origins, answers);
     }
 
     /// Tries one message alone, as often as it may be.
-    fn judge(&mut self, batch: &Batch, range: Range<usize>, origins: Origins<'_>) -> Answer {
+    fn judge(
+        &mut self,
+        batch: &Batch,
+        range: Range<usize>,
+        origins: Origins<'_>,
+        asked: &mut Asked,
+    ) -> Answer {
         let tries = self.spec.plugin.tries();
         let mut tried = 1;
         loop {
-            match self.call(batch, &range, origins, Trial::Verdict) {
-                Ok(answer) => return self.accept(range, answer),
+            match self.call(batch, &range, origins, Trial::Verdict, asked) {
+                Ok(answer) => return self.accept(range, answer, asked),
                 Err(error) if tries.again(tried, &error) => self.guest.pause(tried),
                 Err(error) => {
                     let (kind, reason) = verdict(error);
@@ -213,7 +287,13 @@ impl Stage {
         }
     }
 
-    fn accept(&mut self, range: Range<usize>, (bytes, checked): (Vec<u8>, Checked)) -> Answer {
+    fn accept(
+        &mut self,
+        range: Range<usize>,
+        (bytes, checked): (Vec<u8>, Checked),
+        asked: &mut Asked,
+    ) -> Answer {
+        asked.take(range.len(), checked.bytes);
         self.guest.judged(judged(0..range.len(), &checked.failed));
         Answer::Edits { range, bytes, emits: checked.emits }
     }
@@ -224,6 +304,7 @@ impl Stage {
         range: &Range<usize>,
         origins: Origins<'_>,
         trial: Trial,
+        asked: &Asked,
     ) -> Result<(Vec<u8>, Checked), CallError> {
         let part;
         let frame = if range.len() == batch.len() {
@@ -246,6 +327,11 @@ impl Stage {
             let bounds = AnswerBounds { keeps_keys: self.keeps_keys, ..self.spec.plugin.bounds() };
             let checked = check(&bytes, range.len(), self.spec.kind, bounds, message)
                 .inspect_err(|error| self.guest.refused(error))?;
+            asked.fits(checked.bytes, range.len(), bounds.results_bytes_max).inspect_err(|error| {
+                if trial == Trial::Verdict {
+                    self.guest.refused(error);
+                }
+            })?;
             match &checked.first_error {
                 Some(reason) if self.spec.plugin.tries().doubts_errors() => {
                     Err(CallError::Refused(reason.clone()))
@@ -263,6 +349,87 @@ impl Stage {
     }
 }
 
+/// What a stage has left of a batch for later.
+#[derive(Debug)]
+pub struct Remaining {
+    /// The messages.
+    pub batch: Batch,
+    /// The offset of the last one before them.
+    pub behind: u64,
+    /// How many of those before them were answered at once.
+    pub at_once: usize,
+}
+
+/// What was asked about a batch so far.
+#[derive(Default)]
+struct Asked {
+    answers: Vec<Answer>,
+    /// What the answers take up, and when that is enough, with what was written to state since.
+    bytes: usize,
+    room: usize,
+    stored_before: usize,
+    /// Of which message these are results that are asked apart from others, and what was answered about them.
+    apart: Option<((PartitionId, u64, u32), usize)>,
+    /// The most messages that were answered at once.
+    most_at_once: usize,
+    /// The message from which on nothing was asked.
+    stopped: Option<usize>,
+}
+
+impl Asked {
+    /// A range is asked about.
+    fn begin(&mut self, batch: &Batch, range: &Range<usize>) {
+        let of = batch.is_of_one(range.start, range.end - 1).then(|| batch.rows[range.start].of());
+        if of.is_none() || self.apart.map(|(of, _)| of) != of {
+            self.apart = of.map(|of| (of, 0));
+        }
+    }
+
+    /// Whether an answer has room: that of one call, or that about the results of one message together with what was
+    /// answered about those before.
+    fn fits(&self, bytes: usize, messages: usize, most: usize) -> Result<(), CallError> {
+        let taken = self.apart.map_or(0, |(_, taken)| taken);
+        let is_first_alone = messages == 1 && taken == 0;
+        if is_first_alone || taken.saturating_add(bytes) <= most {
+            return Ok(());
+        }
+        Err(CallError::TooMuch {
+            what: format!("more than {most} bytes about all results of one message together"),
+            limit: "answer",
+        })
+    }
+
+    fn take(&mut self, messages: usize, bytes: usize) {
+        self.most_at_once = self.most_at_once.max(messages);
+        self.bytes += bytes;
+        if let Some((_, taken)) = &mut self.apart {
+            *taken += bytes;
+        }
+    }
+
+    /// Takes the answer about what ends at `end`, with what waits to be stored by now.
+    fn put(&mut self, answer: Answer, batch: &Batch, end: usize, stored: usize) {
+        self.answers.push(answer);
+        let bytes = self.bytes + stored.saturating_sub(self.stored_before);
+        if bytes > self.room && end < batch.len() && !batch.is_of_one(end - 1, end) {
+            self.stopped = Some(end);
+        }
+    }
+}
+
+/// The bytes of some messages.
+fn bytes_of(batch: &Batch, range: &Range<usize>) -> usize {
+    range.clone().map(|at| batch.frame.get(at).arena_bytes()).sum()
+}
+
+/// Where a range is halved: between results of different messages, if it has such.
+fn middle(batch: &Batch, range: &Range<usize>) -> usize {
+    let middle = range.start + range.len() / 2;
+    let is_between = |at: &usize| !batch.is_of_one(at - 1, *at);
+    let behind = (middle..range.end).find(is_between);
+    behind.or_else(|| (range.start + 1..middle).rev().find(is_between)).unwrap_or(middle)
+}
+
 /// The kind and text of a verdict. Neither a fault of the host nor a deadline convicts: both depend on the
 /// machine, and a replay would not repeat them.
 ///
@@ -270,10 +437,11 @@ impl Stage {
 /// With a [`HostFault`] where it was one of them.
 pub(crate) fn verdict(error: CallError) -> (&'static str, String) {
     match error {
-        CallError::Host(text) => std::panic::panic_any(HostFault(text)),
-        CallError::Deadline { .. } => std::panic::panic_any(HostFault(format!(
+        CallError::Host(text) => HostFault(text).end(),
+        CallError::Deadline { .. } => HostFault(format!(
             "one message alone, with fuel to spare, {error}: the machine, or what the plugin waits for, is overloaded"
-        ))),
+        ))
+        .end(),
         error => (error.kind(), error.to_string()),
     }
 }
@@ -283,7 +451,7 @@ pub(crate) fn verdict(error: CallError) -> (&'static str, String) {
 /// # Panics
 /// Always, with a [`HostFault`].
 pub(crate) fn unreadable(stage: &str, fault: &StoreError) -> ! {
-    std::panic::panic_any(HostFault(format!("the state of the stage `{stage}` can't be read: {fault}")))
+    HostFault(format!("the state of the stage `{stage}` can't be read: {fault}")).end()
 }
 
 /// What calls need to know of their messages, which rise, where the plugin asks for any of it.
@@ -336,14 +504,4 @@ fn seed(stage: &str, id: &OutputId<'_>, ordinal: u32) -> u64 {
     }
     bytes.extend_from_slice(&ordinal.to_le_bytes());
     xxhash_rust::xxh3::xxh3_64(&bytes)
-}
-
-/// A copy of some messages of a frame.
-pub(crate) fn slice(frame: &FrameBuf, messages: impl ExactSizeIterator<Item = usize> + Clone) -> FrameBuf {
-    let bytes = messages.clone().map(|i| frame.get(i).arena_bytes()).sum();
-    let mut part = FrameBuf::with_capacity(messages.len(), bytes);
-    for i in messages {
-        part.push_message(&frame.get(i));
-    }
-    part
 }

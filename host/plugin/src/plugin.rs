@@ -62,6 +62,7 @@ impl Plugin for LoadedRef {
         AnswerBounds {
             outputs_max: limits.outputs_max,
             copies_bytes_max: limits.copies_bytes_max,
+            results_bytes_max: limits.answer_bytes_max.saturating_add(limits.copies_bytes_max),
             hides_names: self.0.info.has_secrets,
             ..AnswerBounds::default()
         }

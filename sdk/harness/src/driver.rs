@@ -34,7 +34,7 @@ use wasmill_engine::key::{KeySpec, OnNull};
 use wasmill_engine::lane::{Counts, KeyedSpec, Lane, LaneBounds};
 use wasmill_engine::output::{Outbox, SinkRoute, Takes};
 use wasmill_engine::position::PartitionId;
-use wasmill_engine::prefix::{Prefix, Prepared};
+use wasmill_engine::prefix::{Prefix, Prepared, Work};
 use wasmill_engine::stage::{StageKind, StageSpec};
 use wasmill_engine::state::StateStore;
 use wasmill_engine::swap::{Swap, fits};
@@ -267,7 +267,10 @@ impl Driver {
             Entry::Message(line) => {
                 let (number, _) = self.parts.coordinator.edition_at(id, next as u64);
                 let Some(prefix) = self.prefixes.get_mut(&number) else { panic!("edition {number} is gone") };
-                prefix.run(&raw_batch(id, next as u64, std::slice::from_ref(line)), sequence)
+                let raw = raw_batch(id, next as u64, std::slice::from_ref(line));
+                let (prepared, rest) = prefix.run(Work::new(raw, sequence));
+                debug_assert!(rest.is_none(), "one record has no parts");
+                prepared
             }
             Entry::Time(time) => {
                 let mut batch = Batch::with_capacity(id, next as u64 + 1, 0, 0);
@@ -278,7 +281,7 @@ impl Driver {
                     offsets: vec![Vec::new(); sinks],
                     ..Outbox::default()
                 };
-                Prepared { partition: id, sequence, batch, out, raw_bytes: 0, held_bytes: 0 }
+                Prepared { partition: id, sequence, is_part: false, batch, out, raw_bytes: 0, held_bytes: 0 }
             }
         })
     }

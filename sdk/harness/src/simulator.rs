@@ -11,10 +11,10 @@ use wasmill_connect::store::MemoryStore;
 use wasmill_engine::commit::{Collector, Commit};
 use wasmill_engine::coordinator::Coordinator;
 use wasmill_engine::edition::{Plugins, StagePlugin};
-use wasmill_engine::lane::{Counts, EVERYTHING, Lane, LaneBounds, LaneInput};
+use wasmill_engine::lane::{Counts, EVERYTHING, Lane, LaneBounds, LaneInput, Step as LaneStep};
 use wasmill_engine::output::{Routes, SinkRoute};
 use wasmill_engine::position::PartitionId;
-use wasmill_engine::prefix::{Prefix, Prepared};
+use wasmill_engine::prefix::{Prefix, Prepared, Work};
 use wasmill_engine::state::{Epoch, StateStore};
 use wasmill_engine::swap::{Swap, fits};
 use wasmill_engine::topology::Topology;
@@ -79,6 +79,8 @@ pub struct Chaos {
     pub cache_bytes_max: usize,
     /// Whether windows that are over may wait for a later epoch, where they are more than a few.
     pub small_epochs: bool,
+    /// Whether the prefix does raw batches in small parts.
+    pub small_parts: bool,
     /// How often in a thousand steps other plugins take over, where there are any.
     pub swaps_per_mille: usize,
 }
@@ -92,6 +94,7 @@ impl Chaos {
         idle_per_mille: 0,
         cache_bytes_max: EVERYTHING,
         small_epochs: false,
+        small_parts: false,
         swaps_per_mille: 0,
     };
     /// Everything happens, except that results may depend on what is called idle.
@@ -102,6 +105,7 @@ impl Chaos {
         idle_per_mille: 0,
         cache_bytes_max: 4_000,
         small_epochs: true,
+        small_parts: true,
         swaps_per_mille: 20,
     };
 
@@ -119,7 +123,18 @@ impl Chaos {
             1 => 1,
             _ => random.below(2_000),
         };
-        LaneBounds { cache_bytes, epoch_bytes }
+        let step = if self.small_epochs { LaneStep::Small } else { LaneStep::Unbounded };
+        LaneBounds { cache_bytes, epoch_bytes, step }
+    }
+
+    /// About how large the parts are in which the prefix of the next process does a raw batch.
+    fn part_bytes(self, random: &mut Seeded) -> usize {
+        match random.below(3) {
+            _ if !self.small_parts => usize::MAX,
+            0 => usize::MAX,
+            1 => 1,
+            _ => random.below(2_000),
+        }
     }
 }
 
@@ -179,12 +194,19 @@ struct Process {
     lanes: Vec<(Lane, VecDeque<LaneMessage>)>,
     collector: Collector,
     commits: VecDeque<Commit>,
-    prepared: Vec<Prepared>,
+    /// Results of the prefix, with what is left of their raw batch, and whose it is.
+    prepared: Vec<(Prepared, Option<Left>)>,
+    /// What is left of raw batches of which a part is accepted.
+    rests: Vec<Left>,
+    part_bytes: usize,
     readers: Vec<Reader>,
     in_flight: usize,
     /// Which lanes had windows left over at their last barrier.
     owing: Vec<bool>,
 }
+
+/// What is left of a raw batch, and the number of the edition that does it.
+type Left = (u64, Work);
 
 struct Reader {
     id: PartitionId,
@@ -283,6 +305,7 @@ fn start(
     let lanes = 1 + random.below(chaos.lanes_max);
     let batch_messages_max = 1 + lanes * 7;
     let (partitions, bounds) = (scenario.logs.len(), chaos.bounds(random));
+    let part_bytes = chaos.part_bytes(random);
     let committed = world.store.checkpoint().ok().flatten().map(|c| c.plugins).unwrap_or_default();
     let with = |plugins: &[StagePlugin]| {
         let edition = editions.iter().find(|edition| edition.plugins() == plugins);
@@ -308,7 +331,10 @@ fn start(
     let before = committed.before.iter().map(|before| with(&before.plugins));
     let all = before.chain([Arc::clone(&topology)]);
     Process {
-        prefixes: (0..).zip(all.map(|edition| Prefix::new(&edition, &routes))).collect(),
+        prefixes: (0..)
+            .zip(all.map(|edition| Prefix::new(&edition, &routes).in_parts_of(part_bytes)))
+            .collect(),
+        part_bytes,
         topology,
         routes,
         coordinator,
@@ -317,6 +343,7 @@ fn start(
         collector,
         commits: VecDeque::new(),
         prepared: Vec::new(),
+        rests: Vec::new(),
         readers,
         in_flight: 0,
     }
@@ -351,10 +378,7 @@ fn advance(
                         let (front, back) = raw.split_at(until);
                         (raw, rest) = (front, Some(back));
                     }
-                    let Some(prefix) = p.prefixes.get_mut(&number) else {
-                        panic!("edition {number} is gone")
-                    };
-                    p.prepared.push(prefix.run(&raw, reader.sequence));
+                    p.prepared.push(prepare(&mut p.prefixes, (number, Work::new(raw, reader.sequence))));
                     reader.sequence += 1;
                 }
             } else if *there == log.len() && !reader.ended {
@@ -362,9 +386,14 @@ fn advance(
                 p.coordinator.end(reader.id, reader.sequence);
             }
         }
+        2 if !p.rests.is_empty() && (p.prepared.is_empty() || random.chance(500)) => {
+            let left = p.rests.swap_remove(random.below(p.rests.len()));
+            p.prepared.push(prepare(&mut p.prefixes, left));
+        }
         2 if !p.prepared.is_empty() => {
-            let prepared = p.prepared.swap_remove(random.below(p.prepared.len()));
+            let (prepared, rest) = p.prepared.swap_remove(random.below(p.prepared.len()));
             p.coordinator.accept(prepared);
+            p.rests.extend(rest);
         }
         3 => {
             let bytes = if calm { usize::MAX } else { 1 + random.below(4_000) };
@@ -426,11 +455,18 @@ fn advance(
         }
     }
     let touched = p.coordinator.is_touched() || p.owing.contains(&true);
-    let idle = p.in_flight == 0 && p.prepared.is_empty() && !touched;
+    let idle = p.in_flight == 0 && p.prepared.is_empty() && p.rests.is_empty() && !touched;
     if idle && p.readers.iter().all(|r| r.ended) && p.coordinator.is_finished() {
         return Step::Done;
     }
     Step::Went
+}
+
+/// Runs the prefix of its edition on what is left of a raw batch.
+fn prepare(prefixes: &mut BTreeMap<u64, Prefix>, (number, work): Left) -> (Prepared, Option<Left>) {
+    let Some(prefix) = prefixes.get_mut(&number) else { panic!("edition {number} is gone") };
+    let (prepared, rest) = prefix.run(work);
+    (prepared, rest.map(|rest| (number, rest)))
 }
 
 /// Whether two editions differ behind the key_by.
@@ -450,7 +486,7 @@ fn swap(p: &mut Process, edition: &Arc<Topology>) {
     let edges = p.readers.iter().map(|reader| (reader.id, reader.next as u64)).collect();
     let plugins = Plugins { now: edition.plugins(), ..Plugins::default() };
     let number = p.coordinator.swap(plugins, &edges);
-    p.prefixes.insert(number, Prefix::new(edition, &p.routes));
+    p.prefixes.insert(number, Prefix::new(edition, &p.routes).in_parts_of(p.part_bytes));
     p.topology = Arc::clone(edition);
 }
 

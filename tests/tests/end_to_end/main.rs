@@ -26,4 +26,5 @@ mod signals;
 mod state;
 mod state_killed;
 mod swaps;
+mod swelling;
 mod tidy;

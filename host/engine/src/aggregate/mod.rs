@@ -97,6 +97,21 @@ impl Aggregator {
         }
     }
 
+    /// A step begins: [`Aggregator::made_bytes`] counts anew.
+    pub fn begin_step(&mut self) {
+        if let Self::Plugin(plugin) = self {
+            plugin.most_made_bytes = 0;
+        }
+    }
+
+    /// The most bytes that a plugin made of what it was asked for at once.
+    pub fn made_bytes(&self) -> usize {
+        match self {
+            Self::Plugin(plugin) => plugin.most_made_bytes,
+            Self::BuiltIns(_) => 0,
+        }
+    }
+
     /// The plugin that computes it, if one does.
     pub fn plugin(&self) -> Option<&GuestInfo> {
         match self {

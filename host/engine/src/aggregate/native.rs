@@ -53,9 +53,10 @@ impl NativeAggregator {
 
     /// State that is wrong must not become results that are.
     fn damaged(&self, cause: &str) -> ! {
-        std::panic::panic_any(HostFault(format!(
+        HostFault(format!(
             "the stored state of the stage `{}` is damaged: {cause}; take a copy of it back, or process everything again with --reset",
             self.stage
-        )))
+        ))
+        .end()
     }
 }

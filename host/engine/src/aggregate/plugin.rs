@@ -3,11 +3,12 @@
 use wasmill_frame::{BlobsWriter, GroupsWriter};
 
 use crate::answer::{Answer, check, is_json, judged};
-use crate::batch::Batch;
+use crate::batch::{Batch, slice};
 use crate::guest::{
     AggregateInfo, AnswerBounds, CallContext, CallError, Guest, GuestInfo, Judged, PluginRef, Trial,
 };
-use crate::stage::{Origins, StageKind, context, slice, verdict};
+use crate::lane::{GROWN_BYTES_MAX, overgrown};
+use crate::stage::{Origins, StageKind, context, verdict};
 
 use super::{Finished, Folded, Item, Unfolded, answered, count_differs};
 
@@ -24,6 +25,10 @@ pub(crate) struct PluginAggregator {
     initial: Vec<u8>,
     /// Whether a scan may give no message another key.
     pub keeps_keys: bool,
+    /// What was made of what it was asked for at once.
+    made_bytes: usize,
+    /// The most of that since a step began.
+    pub most_made_bytes: usize,
 }
 
 impl PluginAggregator {
@@ -35,6 +40,8 @@ impl PluginAggregator {
             stage: stage.to_owned(),
             initial: initial.unwrap_or_default(),
             keeps_keys: false,
+            made_bytes: 0,
+            most_made_bytes: 0,
         }
     }
 
@@ -56,6 +63,7 @@ impl PluginAggregator {
         accumulators: &mut [Vec<u8>],
     ) -> Vec<Unfolded> {
         let mut unfolded = Vec::new();
+        self.made_bytes = 0;
         self.fold_some((batch, origins), items, accumulators, None, &mut unfolded);
         unfolded
     }
@@ -70,6 +78,7 @@ impl PluginAggregator {
         answers: &mut Vec<Answer>,
     ) -> Vec<Unfolded> {
         let mut unfolded = Vec::new();
+        self.made_bytes = 0;
         self.fold_some((batch, origins), items, accumulators, Some(answers), &mut unfolded);
         unfolded
     }
@@ -176,10 +185,13 @@ impl PluginAggregator {
         all_failed.extend(of_edits.into_iter().flat_map(|checked| &checked.failed));
         all_failed.sort_unstable();
         self.guest.judged(judged(0..called.len(), &all_failed));
+        let mut made = of_edits.map_or(0, |checked| checked.bytes);
         for ((accumulator, _), bytes) in groups.iter().zip(folded) {
+            made += bytes.len().saturating_sub(accumulators[*accumulator].len());
             accumulators[*accumulator].clear();
             accumulators[*accumulator].extend_from_slice(bytes);
         }
+        self.make(made + failed.iter().map(|(_, reason)| reason.len()).sum::<usize>());
         unfolded.extend(failed.into_iter().map(|(place, reason)| Unfolded {
             index: called[place],
             kind: "error",
@@ -198,18 +210,37 @@ impl PluginAggregator {
     /// Merges accumulators two by two, the right one into the left one. A pair that can't be merged is
     /// found by halving.
     pub fn merge(&mut self, pairs: &[(&[u8], &[u8])]) -> Vec<Result<Vec<u8>, String>> {
-        match self.try_merge(pairs, Trial::Batch) {
-            Ok(merged) => merged.into_iter().map(Ok).collect(),
+        self.made_bytes = 0;
+        let mut merged = Vec::with_capacity(pairs.len());
+        self.merge_some(pairs, &mut merged);
+        merged
+    }
+
+    fn merge_some(&mut self, pairs: &[(&[u8], &[u8])], merged: &mut Vec<Result<Vec<u8>, String>>) {
+        let tried = match self.try_merge(pairs, Trial::Batch) {
             Err(_) if pairs.len() > 1 => {
                 let (front, back) = pairs.split_at(pairs.len() / 2);
-                let mut merged = self.merge(front);
-                merged.extend(self.merge(back));
-                merged
+                self.merge_some(front, merged);
+                return self.merge_some(back, merged);
             }
-            Err(_) => match self.try_merge(pairs, Trial::Verdict) {
-                Ok(merged) => merged.into_iter().map(Ok).collect(),
-                Err(e) => vec![Err(verdict(e).1)],
-            },
+            Err(_) => self.try_merge(pairs, Trial::Verdict),
+            tried => tried,
+        };
+        match tried {
+            Ok(values) => {
+                self.make(values.iter().map(Vec::len).sum());
+                merged.extend(values.into_iter().map(Ok));
+            }
+            Err(error) => merged.push(Err(verdict(error).1)),
+        }
+    }
+
+    /// So many bytes more were made of what was asked for at once.
+    fn make(&mut self, bytes: usize) {
+        self.made_bytes += bytes;
+        self.most_made_bytes = self.most_made_bytes.max(self.made_bytes);
+        if self.made_bytes > GROWN_BYTES_MAX {
+            overgrown(&format!("the stage `{}`", self.stage));
         }
     }
 

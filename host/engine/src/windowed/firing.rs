@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use wasmill_frame::Parts;
 
+use super::Windowed;
 use super::table::Place;
-use super::{FINISH_WINDOWS_MAX, Windowed};
 use crate::batch::Batch;
 use crate::dead_letter::{Buried, DeadLetter};
 use crate::lane::Way;
@@ -49,7 +49,7 @@ impl Windowed {
     pub(super) fn send(&mut self, fires: Vec<Fire>, way: &mut Way<'_>) {
         let mut rest = fires.as_slice();
         while !rest.is_empty() {
-            let some = &rest[..rest.len().min(FINISH_WINDOWS_MAX)];
+            let some = &rest[..rest.len().min(self.at_once_max)];
             let sent = self.send_some(some, way);
             debug_assert!(sent > 0, "at least the first is finished");
             rest = &rest[sent.max(1)..];

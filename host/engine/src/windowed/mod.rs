@@ -98,6 +98,7 @@ pub(crate) struct Windowed {
     tick: i64,
     /// What has changed since the last one.
     changed: Vec<Place>,
+    at_once_max: usize,
 }
 
 impl Windowed {
@@ -125,7 +126,23 @@ impl Windowed {
             stored_time: None,
             tick: NEVER,
             changed: Vec::new(),
+            at_once_max: FINISH_WINDOWS_MAX,
         }
+    }
+
+    /// Windows fire one by one: what one makes further on may be large.
+    pub fn one_by_one(&mut self) {
+        self.at_once_max = 1;
+    }
+
+    /// As of a [`crate::stage::Stage`].
+    pub fn begin_step(&mut self) {
+        self.aggregator.begin_step();
+    }
+
+    /// As of a [`crate::stage::Stage`].
+    pub fn made_bytes(&self) -> usize {
+        self.aggregator.made_bytes()
     }
 
     /// Another aggregate does what comes; the windows stay.
@@ -292,8 +309,8 @@ impl Windowed {
     }
 
     /// How many windows are fired before it is looked whether that is enough.
-    fn windows_at_once(bytes_max: usize) -> usize {
-        FINISH_WINDOWS_MAX.min(bytes_max / RESULT_BYTES + 1)
+    fn windows_at_once(&self, bytes_max: usize) -> usize {
+        self.at_once_max.min(bytes_max / RESULT_BYTES + 1)
     }
 
     /// Whether so much waits for the barrier that what is still due should wait for the next one.

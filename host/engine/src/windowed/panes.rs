@@ -133,7 +133,7 @@ impl Windowed {
         bytes_max: usize,
         way: &mut Way<'_>,
     ) {
-        let at_once = Self::windows_at_once(bytes_max);
+        let at_once = self.windows_at_once(bytes_max);
         while closing.places.len() > 0 {
             let some: Vec<Place> = closing.places.by_ref().take(at_once).collect();
             self.close_panes(panes, closing.end, &some, way);
@@ -146,6 +146,7 @@ impl Windowed {
     /// Fires windows of one end.
     fn close_panes(&mut self, panes: Panes, end: i64, places: &[Place], way: &mut Way<'_>) {
         let at_once = if self.spec.window.is_one_part() { FINISH_WINDOWS_MAX } else { MERGE_KEYS_MAX };
+        let at_once = at_once.min(self.at_once_max);
         for some in places.chunks(at_once) {
             let due: Vec<Place> =
                 some.iter().copied().filter(|p| has_window(panes, self.table.at(*p), end)).collect();
@@ -222,7 +223,7 @@ impl Windowed {
             }
             closing.places = places.into_iter().peekable();
         }
-        let at_once = Self::windows_at_once(bytes_max);
+        let at_once = self.windows_at_once(bytes_max);
         let mut stored = self.table.stored_due(store.as_ref(), end, closing.last.as_deref())?;
         loop {
             let some = self.table.take_due_of_both(&mut closing.places, &mut stored, at_once)?;

@@ -136,7 +136,8 @@ impl Windowed {
             closing.places = self.sessions_over(end, closing.places).into_iter().peekable();
         }
         while closing.places.len() > 0 {
-            let some: Vec<Place> = closing.places.by_ref().take(Self::windows_at_once(bytes_max)).collect();
+            let at_once = self.windows_at_once(bytes_max);
+            let some: Vec<Place> = closing.places.by_ref().take(at_once).collect();
             let mut fires = Vec::with_capacity(some.len());
             for place in &some {
                 let is_over = |part: &Part| part.due == end && part.end == end;

@@ -22,7 +22,7 @@ use wasmill_connect::{Membership, Partition, Positions, Sink, Source, Writer};
 use wasmill_engine::commit::Collector;
 use wasmill_engine::coordinator::{Coordinator, FoundPartition, ResumeError};
 use wasmill_engine::edition::Plugins;
-use wasmill_engine::lane::{Clocks, EVERYTHING, KeyedSpec, Lane, LaneBounds};
+use wasmill_engine::lane::{Clocks, EVERYTHING, KeyedSpec, Lane, LaneBounds, Step};
 use wasmill_engine::output::Routes;
 use wasmill_engine::position::{PartitionId, Position, Progress};
 use wasmill_engine::state::{Checkpoint, StateStore, StoreError};
@@ -136,11 +136,12 @@ pub(super) struct Assembled {
 
 /// Loads, opens and restores everything that a pipeline needs.
 ///
-/// What this process keeps itself, in memory or on disk, is `kept` open for the next time.
+/// What this process keeps itself, in memory or on disk, is `kept` open for the next time. Lanes do as much at once as
+/// `step` says.
 pub(super) async fn assemble(
     pipeline: &Pipeline,
     ends: &Ends,
-    kept: &mut KeptOpen,
+    (kept, step): (&mut KeptOpen, Step),
 ) -> anyhow::Result<Assembled> {
     let sharing = pipeline.sharing();
     // Every worker has an instance of every stage's plugin.
@@ -370,7 +371,7 @@ pub(super) async fn assemble(
         true => pipeline.limits.state_cache_bytes_max / here.len().max(1),
         false => EVERYTHING,
     };
-    let bounds = LaneBounds { cache_bytes, epoch_bytes: pipeline.epoch.bytes_max };
+    let bounds = LaneBounds { cache_bytes, epoch_bytes: pipeline.epoch.bytes_max, step };
     let clocks = if owned.is_some() { Clocks::Own } else { Clocks::Common };
     let restored = || {
         let (topology, routes, read) = (Arc::clone(&topology), Arc::clone(&routes), Arc::clone(&read));

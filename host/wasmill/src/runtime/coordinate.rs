@@ -1,6 +1,6 @@
 //! The coordinator's thread: the one place where a pipeline's parts meet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,13 +12,14 @@ use wasmill_engine::coordinator::{Coordinator, FoundPartition};
 use wasmill_engine::input::RawBatch;
 use wasmill_engine::lane::LaneEpoch;
 use wasmill_engine::position::{PartitionId, Position};
-use wasmill_engine::prefix::Prepared;
+use wasmill_engine::prefix::{Prepared, Work};
 use wasmill_engine::state::{Epoch, Merged};
 
 use super::observe::Observed;
 use super::readers::Credit;
+use super::steps::{SmallSteps, Steps};
 use super::swapping::{Edition, Proposal, Swapping};
-use super::workers::{Job, LaneWork};
+use super::workers::{Job, LaneWork, Waiting};
 
 /// What the coordinator is told.
 pub(super) enum Event {
@@ -28,10 +29,12 @@ pub(super) enum Event {
     End(PartitionId),
     /// A reader has stopped because it was told to.
     ReaderStopped,
-    /// A worker has run the prefix.
-    Prepared(Prepared),
-    /// A lane has taken in so many bytes, and so many wait in it for the next barrier.
-    LaneDone { lane: usize, bytes: usize, waiting_bytes: usize },
+    /// A worker has run the prefix, and left this for later.
+    Prepared(Box<Prepared>, Option<Box<Job>>),
+    /// A worker has not, for too much waits already.
+    Returned(Box<Job>),
+    /// A lane has taken in so many bytes and made so many of them, and so many wait in it for the next barrier.
+    LaneDone { lane: usize, bytes: usize, made_bytes: usize, waiting_bytes: usize },
     /// A lane has handed its part of an epoch over.
     LaneEpoch { lane: usize, epoch: Epoch, part: LaneEpoch },
     /// A lane has fired what it owed, as much as an epoch may have.
@@ -54,6 +57,8 @@ pub(super) enum Event {
     Stop,
     /// It can't go on.
     Failed(String),
+    /// A lane has made too much of what it was given at once.
+    Overgrown(String),
     /// What it was begun with is no longer so, as where another process has taken over what this one would
     /// have committed: begin again from what is stored.
     Fenced(String),
@@ -63,8 +68,6 @@ pub(super) enum Event {
 
 /// How many epochs may be ended and not committed: one commits while the next one's outputs wait.
 const EPOCHS_IN_FLIGHT_MAX: usize = 2;
-/// About how much is released to the lanes at once.
-const RELEASE_BYTES: usize = 512 << 10;
 /// How long nothing may happen before it is looked whether a partition has become quiet.
 const QUIET_LOOK: Duration = Duration::from_millis(100);
 /// How many events are taken before anything is decided.
@@ -75,6 +78,10 @@ pub(super) struct Bounds {
     pub epoch_interval: Duration,
     pub epoch_bytes_max: usize,
     pub lane_queue_bytes_max: usize,
+    /// How many batches the workers have at once.
+    pub jobs_at_once: usize,
+    /// Whether lanes are given little at once, and next when that is done.
+    pub small_steps: Option<SmallSteps>,
     pub shutdown_timeout: Duration,
     pub idle_timeout: Option<Duration>,
 }
@@ -86,6 +93,8 @@ pub(super) enum Halt {
     Failed(String),
     /// It must begin again from what is stored: why.
     Fenced(String),
+    /// The same, in smaller steps: why.
+    Overgrown(String),
     /// Another process has its place: it ends, whatever it has. Who.
     Replaced(String),
 }
@@ -101,6 +110,7 @@ impl From<Halt> for Event {
         match halt {
             Halt::Failed(text) => Self::Failed(text),
             Halt::Fenced(text) => Self::Fenced(text),
+            Halt::Overgrown(text) => Self::Overgrown(text),
             Halt::Replaced(text) => Self::Replaced(text),
         }
     }
@@ -108,7 +118,7 @@ impl From<Halt> for Event {
 
 impl std::fmt::Display for Halt {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (Self::Failed(text) | Self::Fenced(text) | Self::Replaced(text)) = self;
+        let (Self::Failed(text) | Self::Fenced(text) | Self::Overgrown(text) | Self::Replaced(text)) = self;
         f.write_str(text)
     }
 }
@@ -128,6 +138,7 @@ pub(super) struct Coordinate {
     pub collector: Collector,
     pub events: Receiver<Event>,
     pub jobs: Sender<Job>,
+    pub waiting: Waiting,
     pub lanes: Vec<Sender<LaneWork>>,
     pub commits: UnboundedSender<Commit>,
     pub credits: BTreeMap<PartitionId, Arc<Credit>>,
@@ -152,13 +163,16 @@ pub(super) struct Flow {
     /// How far each partition was read: the offset that comes next.
     pub edges: BTreeMap<PartitionId, u64>,
     readers: usize,
-    jobs: usize,
+    /// Batches on their way through the prefix: those that wait for a worker, in order, and how many the workers have.
+    waiting_jobs: VecDeque<Job>,
+    worked_on: usize,
     lane_bytes: usize,
     pub lane_inputs: usize,
     pub lane_waiting: Vec<usize>,
     /// Which lanes had windows left over at their last barrier: these are in the open epoch.
     pub lane_owes: Vec<bool>,
     pub epochs: usize,
+    steps: Steps,
     epoch_since: Instant,
     /// When each partition was last heard of.
     heard: BTreeMap<PartitionId, Instant>,
@@ -175,6 +189,12 @@ pub(super) struct Flow {
     releases: Vec<(Option<Epoch>, oneshot::Sender<()>)>,
 }
 
+impl Flow {
+    fn has_jobs(&self) -> bool {
+        self.worked_on > 0 || !self.waiting_jobs.is_empty()
+    }
+}
+
 impl Coordinate {
     /// Runs the pipeline to its end.
     ///
@@ -185,12 +205,14 @@ impl Coordinate {
             sequences: self.credits.keys().map(|id| (*id, 0)).collect(),
             edges: self.coordinator.starts().map(|(id, position)| (id, position.offset)).collect(),
             readers: self.credits.len() + self.members,
-            jobs: 0,
+            waiting_jobs: VecDeque::new(),
+            worked_on: 0,
             lane_bytes: 0,
             lane_inputs: 0,
             lane_waiting: vec![0; self.lanes.len()],
             lane_owes: vec![false; self.lanes.len()],
             epochs: 0,
+            steps: Steps::new(self.bounds.small_steps),
             epoch_since: Instant::now(),
             heard: self.credits.keys().map(|id| (*id, Instant::now())).collect(),
             unprepared: BTreeMap::new(),
@@ -213,6 +235,7 @@ impl Coordinate {
                 self.take(event, &mut flow)?;
             }
             self.call_idle(&flow);
+            self.hand_to_workers(&mut flow);
             self.release(&mut flow);
             self.go_on_swapping(&mut flow);
             self.end_epoch_if_due(&mut flow);
@@ -259,20 +282,29 @@ impl Coordinate {
             Event::Raw(raw) => {
                 self.observed.read(raw.records.len(), raw.data.len());
                 flow.heard.insert(raw.partition, Instant::now());
-                self.hand_to_workers(raw, flow);
+                self.queue(raw, flow);
             }
-            Event::Prepared(prepared) => {
-                flow.jobs -= 1;
-                if let Some(n) = flow.unprepared.get_mut(&prepared.partition) {
-                    *n -= 1;
-                }
+            Event::Prepared(prepared, rest) => {
+                flow.worked_on -= 1;
                 flow.heard.insert(prepared.partition, Instant::now());
                 let (partition, more) = (prepared.partition, prepared.held_bytes - prepared.raw_bytes);
-                if self.coordinator.accept(prepared)
-                    && let Some(credit) = self.credits.get(&partition)
-                {
+                let is_wanted = self.coordinator.accept(*prepared);
+                if is_wanted && let Some(credit) = self.credits.get(&partition) {
                     credit.take(more);
                 }
+                match rest.filter(|_| is_wanted) {
+                    // It is the next that its partition needs.
+                    Some(rest) => flow.waiting_jobs.push_front(*rest),
+                    None => {
+                        if let Some(n) = flow.unprepared.get_mut(&partition) {
+                            *n -= 1;
+                        }
+                    }
+                }
+            }
+            Event::Returned(job) => {
+                flow.worked_on -= 1;
+                flow.waiting_jobs.push_front(*job);
             }
             Event::End(partition) => {
                 flow.readers -= 1;
@@ -280,9 +312,10 @@ impl Coordinate {
                 self.coordinator.end(partition, batches);
             }
             Event::ReaderStopped => flow.readers -= 1,
-            Event::LaneDone { lane, bytes, waiting_bytes } => {
+            Event::LaneDone { lane, bytes, made_bytes, waiting_bytes } => {
                 flow.lane_bytes -= bytes;
                 flow.lane_inputs -= 1;
+                flow.steps.made(made_bytes);
                 flow.lane_waiting[lane] = waiting_bytes;
             }
             Event::Away(partition) => {
@@ -346,13 +379,14 @@ impl Coordinate {
             }
             Event::Failed(text) => return Err(Halt::Failed(text)),
             Event::Fenced(text) => return Err(Halt::Fenced(text)),
+            Event::Overgrown(text) => return Err(Halt::Overgrown(text)),
             Event::Replaced(text) => return Err(Halt::Replaced(text)),
         }
         Ok(())
     }
 
-    /// Has a batch decoded and put through the prefix: each record by the plugins that do it.
-    fn hand_to_workers(&mut self, raw: RawBatch, flow: &mut Flow) {
+    /// Has a batch wait to be decoded and put through the prefix: each record by the plugins that do it.
+    fn queue(&mut self, raw: RawBatch, flow: &mut Flow) {
         let partition = raw.partition;
         flow.edges.insert(partition, raw.next);
         let mut rest = Some(raw);
@@ -374,11 +408,27 @@ impl Coordinate {
             };
             *flow.unprepared.entry(partition).or_default() += 1;
             let sequence = flow.sequences.entry(partition).or_default();
-            flow.jobs += 1;
-            let job = (raw, *sequence, Arc::clone(edition));
+            let work = Work::new(raw, *sequence);
+            flow.waiting_jobs.push_back(Job { work, edition: Arc::clone(edition), is_needed: false });
             *sequence += 1;
+        }
+    }
+
+    /// Gives the workers as much as they need. While much waits for the lanes, for what plugins make of messages may be
+    /// large, only what nothing goes on without.
+    fn hand_to_workers(&mut self, flow: &mut Flow) {
+        self.waiting.set(self.coordinator.prepared_bytes());
+        while flow.worked_on < self.bounds.jobs_at_once {
+            let is_lacked = |job: &Job| self.coordinator.lacks(job.work.partition(), job.work.sequence());
+            let is_needed = self.waiting.are_too_many();
+            let next = match is_needed {
+                true => flow.waiting_jobs.iter().position(is_lacked),
+                false => Some(0),
+            };
+            let Some(job) = next.and_then(|next| flow.waiting_jobs.remove(next)) else { return };
+            flow.worked_on += 1;
             // Workers go away only after the coordinator, or with an event that says why.
-            let _ = self.jobs.send(job);
+            let _ = self.jobs.send(Job { is_needed, ..job });
         }
     }
 
@@ -406,7 +456,8 @@ impl Coordinate {
             && (!self.coordinator.can_barrier() || self.epoch_bytes(flow) < self.bounds.epoch_bytes_max)
         {
             let before = self.coordinator.epoch_bytes();
-            let inputs = self.coordinator.release(RELEASE_BYTES);
+            let Some(bytes) = flow.steps.next(flow.lane_inputs) else { return };
+            let inputs = self.coordinator.release(bytes);
             let done = inputs.is_empty() && self.coordinator.epoch_bytes() == before;
             for (lane, input) in inputs {
                 let bytes = input.batches.iter().map(|b| b.frame.size_bytes()).sum();
@@ -442,7 +493,7 @@ impl Coordinate {
         }
         let touched = self.is_touched(flow);
         let full = self.epoch_bytes(flow) >= self.bounds.epoch_bytes_max;
-        let ending = flow.readers == 0 && flow.jobs == 0;
+        let ending = flow.readers == 0 && !flow.has_jobs();
         let due = full || ending || flow.epoch_since.elapsed() >= self.bounds.epoch_interval;
         if self.coordinator.wants_barrier() || (touched && due) {
             self.end_epoch(flow);
@@ -455,7 +506,7 @@ impl Coordinate {
     pub(super) fn end_epoch(&mut self, flow: &mut Flow) -> Epoch {
         let leaving = self.coordinator.leaving();
         flow.is_over = self.ends_with_leaving && !leaving.is_empty();
-        flow.settled = flow.readers == 0 && flow.jobs == 0;
+        flow.settled = flow.readers == 0 && !flow.has_jobs();
         if flow.settled {
             self.coordinator.settle();
         }
@@ -501,7 +552,7 @@ impl Coordinate {
     }
 
     fn has_ended(&mut self, flow: &mut Flow) -> Result<Option<Ended>, Halt> {
-        let drained = flow.readers == 0 && flow.jobs == 0 && flow.lane_inputs == 0 && flow.epochs == 0;
+        let drained = flow.readers == 0 && !flow.has_jobs() && flow.lane_inputs == 0 && flow.epochs == 0;
         let touched = self.is_touched(flow);
         if drained && !self.coordinator.can_barrier() {
             // Half a replay can't be committed; stopped here, it is done again at the next start.

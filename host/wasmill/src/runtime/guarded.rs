@@ -67,9 +67,11 @@ impl Guards {
         let until = Instant::now() + wait;
         loop {
             if *self.ends.stopped.borrow() || self.over.load(Ordering::Acquire) {
-                std::panic::panic_any(Abandoned(format!(
+                let why = format!(
                     "{why} when the run was told to end. Nothing is lost: what is not committed is read again at the next start"
-                )));
+                );
+                // Whoever catches it says it: no panic hook does.
+                std::panic::resume_unwind(Box::new(Abandoned(why)));
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {

@@ -28,6 +28,7 @@ mod progress;
 mod readers;
 mod retry;
 mod state_pages;
+mod steps;
 mod swapper;
 mod swapping;
 mod transaction;
@@ -46,6 +47,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use wasmill_connect::stdio::PIPE_CLOSED;
 use wasmill_engine::edition::Plugins;
+use wasmill_engine::lane::Step;
 use wasmill_engine::position::PartitionId;
 
 use crate::cli::{Exit, RunFailure, RunOptions, Runtime};
@@ -61,8 +63,9 @@ use progress::grouped;
 use readers::{Credit, ReaderTask, Reading};
 use retry::{Backoff, Ends};
 use state_pages::StatePages;
+use steps::SmallSteps;
 use swapper::Swapper;
-use workers::{Prefixes, Worker};
+use workers::{Prefixes, Waiting, Worker};
 
 /// The most raw bytes that one poll of a reader asks for.
 const POLL_BYTES_MAX: usize = 256 << 10;
@@ -180,11 +183,22 @@ async fn run_one(
     let ends = Ends::new(Arc::clone(&pages.health), observed, stopped.clone());
     let mut kept = KeptOpen::default();
     let mut backoff = Backoff::new();
+    let mut small_steps = None;
     let ended = loop {
         let began = Instant::now();
         let until = stopped.clone();
-        match run_once(&pipeline, &pages, &ends, &mut kept, until).await? {
+        match run_once(&pipeline, &pages, &ends, &mut kept, (small_steps, until)).await? {
             Ok(ended) => break ended,
+            Err(Halt::Overgrown(why)) => {
+                small_steps = SmallSteps::behind(small_steps);
+                if small_steps.is_none() {
+                    let text = format!(
+                        "{name}: {why}, which was one message. Lower `limits.answer` or `limits.outputs`, or mend the plugin that makes so much of it"
+                    );
+                    return Err(RunFailure { exit: Exit::Failed, text }.into());
+                }
+                tracing::warn!(pipeline = %name, %why, "beginning again from what is stored, in small steps");
+            }
             Err(fenced) => {
                 tracing::warn!(pipeline = %name, %fenced, "beginning again from what is stored");
                 // One that fails at once, again and again, must not spin.
@@ -207,12 +221,13 @@ async fn run_once(
     pages: &Pages,
     ends: &Ends,
     kept: &mut KeptOpen,
-    mut stopped: watch::Receiver<bool>,
-) -> anyhow::Result<Result<Ended, String>> {
+    (small_steps, mut stopped): (Option<SmallSteps>, watch::Receiver<bool>),
+) -> anyhow::Result<Result<Ended, Halt>> {
     let started = Instant::now();
     let name = pipeline.name.clone();
+    let step = if small_steps.is_some() { Step::Small } else { Step::Bounded };
     let assembled = tokio::select! {
-        assembled = assemble(pipeline, ends, kept) => assembled?,
+        assembled = assemble(pipeline, ends, (kept, step)) => assembled?,
         // Stopped while it waited for something that is away: nothing was read yet.
         _ = stopped.wait_for(|stop| *stop) => return Ok(Ok(Ended::Stopped)),
     };
@@ -269,7 +284,8 @@ async fn run_once(
         member_tasks.spawn(members::follow_exchange(member, events, ends));
     }
     drop((reading, reads_on));
-    let lanes = start_workers(pipeline, &assembled.routes, assembled.lanes, &jobs, &events)?;
+    let waiting = Waiting::new(pipeline.limits.queue_bytes_max.saturating_mul(PREPARED_TO_QUEUE));
+    let lanes = start_workers(pipeline, &assembled.routes, assembled.lanes, (&jobs, &waiting), &events)?;
     let settles =
         pipeline.remembers_plugins() && assembled.store.is_durable() && !assembled.plugins.now.is_empty();
     let swapper = Swapper {
@@ -315,6 +331,7 @@ async fn run_once(
         collector: assembled.collector,
         events: inbox,
         jobs: job_sender,
+        waiting,
         lanes,
         commits: commit_sender,
         credits,
@@ -325,6 +342,8 @@ async fn run_once(
             epoch_interval: pipeline.epoch.interval,
             epoch_bytes_max: pipeline.epoch.bytes_max,
             lane_queue_bytes_max: pipeline.limits.queue_bytes_max,
+            jobs_at_once: JOBS_PER_WORKER * preparing(),
+            small_steps,
             shutdown_timeout: pipeline.shutdown_timeout,
             idle_timeout: pipeline.idle_timeout,
         },
@@ -342,7 +361,7 @@ async fn run_once(
     swapping.abort();
     let ended = match ended {
         Ok(ended) => Ok(ended),
-        Err(Halt::Fenced(why)) => Err(why),
+        Err(halt @ (Halt::Fenced(_) | Halt::Overgrown(_))) => Err(halt),
         Err(Halt::Failed(text)) if text == PIPE_CLOSED => {
             // As behind `| head`: whoever reads has seen enough. What is not committed is read again.
             tracing::info!(pipeline = %name, "{PIPE_CLOSED}: stopped");
@@ -428,17 +447,28 @@ async fn start_readers(
     Ok(credits)
 }
 
+/// How many batches wait for each worker, so that it never waits for the coordinator.
+const JOBS_PER_WORKER: usize = 64;
+/// How much larger than what may be on its way to the lanes results of the prefix may be before only those batches are
+/// worked on that nothing goes on without.
+const PREPARED_TO_QUEUE: usize = 4;
+
+/// How many workers run the prefix. More threads than processors would only take turns at it; every lane has its own
+/// thread all the same.
+fn preparing() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
+}
+
 fn start_workers(
     pipeline: &Pipeline,
     routes: &Arc<wasmill_engine::output::Routes>,
     lanes: Vec<wasmill_engine::lane::Lane>,
-    jobs: &crossbeam_channel::Receiver<workers::Job>,
+    (jobs, waiting): (&crossbeam_channel::Receiver<workers::Job>, &Waiting),
     events: &crossbeam_channel::Sender<Event>,
 ) -> anyhow::Result<Vec<crossbeam_channel::Sender<workers::LaneWork>>> {
     let mut senders = Vec::new();
     let mut lanes = lanes.into_iter();
-    // More threads than processors would only take turns at the prefix; every lane has its own thread all the same.
-    let preparing = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    let preparing = preparing();
     // An exchange's partitions have a lane each, however many workers there are.
     for number in 0..pipeline.workers.max(lanes.len()) {
         let lane = lanes.next().map(|lane| {
@@ -454,6 +484,7 @@ fn start_workers(
             prefixes: Prefixes::new(routes),
             lane,
             jobs: if prepares { jobs.clone() } else { never() },
+            waiting: waiting.clone(),
             events: events.clone(),
         };
         std::thread::Builder::new()

@@ -2,13 +2,13 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, never, select};
-use wasmill_engine::guest::HostFault;
-use wasmill_engine::input::RawBatch;
+use wasmill_engine::guest::{HostFault, Overgrown};
 use wasmill_engine::lane::{Lane, LaneInput};
 use wasmill_engine::output::Routes;
-use wasmill_engine::prefix::Prefix;
+use wasmill_engine::prefix::{Prefix, Work};
 use wasmill_engine::state::{Epoch, Merged};
 use wasmill_engine::topology::Topology;
 
@@ -16,8 +16,41 @@ use super::coordinate::Event;
 use super::guarded::Abandoned;
 use super::swapping::Edition;
 
-/// A raw batch for the prefix, its number in its partition, and who does it.
-pub(super) type Job = (RawBatch, u64, Arc<Edition>);
+/// A raw batch for the prefix, or what is left of one.
+pub(super) struct Job {
+    pub work: Work,
+    /// Who does it.
+    pub edition: Arc<Edition>,
+    /// Whether nothing goes on without it: it is done however much waits.
+    pub is_needed: bool,
+}
+
+/// How many bytes of results wait for the lanes, as the coordinator last saw it, and from when on no more is to be made.
+#[derive(Debug, Clone)]
+pub(super) struct Waiting {
+    bytes: Arc<AtomicUsize>,
+    bytes_max: usize,
+}
+
+impl Waiting {
+    pub fn new(bytes_max: usize) -> Self {
+        Self { bytes: Arc::default(), bytes_max }
+    }
+
+    /// So many wait now.
+    pub fn set(&self, bytes: usize) {
+        self.bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// So many more will, once the coordinator hears of them.
+    fn add(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub fn are_too_many(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) >= self.bytes_max
+    }
+}
 
 /// Of how many editions a worker keeps the prefix: older ones have few messages to come, and are made anew for these.
 const PREFIXES_MAX: usize = 2;
@@ -73,6 +106,7 @@ pub(super) struct Worker {
     pub prefixes: Prefixes,
     pub lane: Option<(usize, Lane, Receiver<LaneWork>)>,
     pub jobs: Receiver<Job>,
+    pub waiting: Waiting,
     pub events: Sender<Event>,
 }
 
@@ -81,6 +115,10 @@ impl Worker {
     pub fn run(mut self) {
         let events = self.events.clone();
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.work())) {
+            if let Some(Overgrown(text)) = panic.downcast_ref::<Overgrown>() {
+                let _ = events.send(Event::Overgrown(text.clone()));
+                return;
+            }
             let text = match (panic.downcast_ref::<HostFault>(), panic.downcast_ref::<Abandoned>()) {
                 (Some(HostFault(text)), _) => format!("the host can't run a plugin: {text}"),
                 (None, Some(Abandoned(text))) => text.clone(),
@@ -121,9 +159,9 @@ impl Worker {
                     Err(_) => return,
                 },
                 recv(self.jobs) -> job => match job {
-                    Ok((raw, sequence, edition)) => {
-                        let prepared = self.prefixes.of(&edition).run(&raw, sequence);
-                        if self.events.send(Event::Prepared(prepared)).is_err() {
+                    Ok(job) => {
+                        let event = self.prepare(job);
+                        if self.events.send(event).is_err() {
                             return;
                         }
                     }
@@ -133,12 +171,24 @@ impl Worker {
         }
     }
 
+    fn prepare(&mut self, job: Job) -> Event {
+        if !job.is_needed && self.waiting.are_too_many() {
+            return Event::Returned(Box::new(job));
+        }
+        let Job { work, edition, .. } = job;
+        let (prepared, rest) = self.prefixes.of(&edition).run(work);
+        self.waiting.add(prepared.held_bytes);
+        let rest = rest.map(|work| Box::new(Job { work, edition, is_needed: false }));
+        Event::Prepared(Box::new(prepared), rest)
+    }
+
     fn lane(&mut self, work: LaneWork) -> bool {
         let Some((number, lane, _)) = &mut self.lane else { return false };
         let event = match work {
             LaneWork::Input(input, bytes) => {
                 lane.process(input);
-                Event::LaneDone { lane: *number, bytes, waiting_bytes: lane.waiting_bytes() }
+                let (made_bytes, waiting_bytes) = (lane.made_bytes(), lane.waiting_bytes());
+                Event::LaneDone { lane: *number, bytes, made_bytes, waiting_bytes }
             }
             LaneWork::Barrier(epoch) => {
                 let part = lane.barrier(epoch);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use wasmill_engine::output::{Routes, Takes};
 use wasmill_engine::position::PartitionId;
-use wasmill_engine::prefix::Prefix;
+use wasmill_engine::prefix::{Prefix, Work};
 use wasmill_engine::time::START;
 use wasmill_engine::topology::{MaxAhead, OnAhead, Order, Topology};
 use wasmill_harness::logs::{Sent, line, random_logs, topology};
@@ -78,7 +78,7 @@ fn run(log: &[Record], most: MaxAhead, random: &mut Seeded) -> Outcome {
         for (record, (_, appended)) in raw.records.iter_mut().zip(&log[from..to]) {
             record.appended_ms = *appended;
         }
-        let prepared = prefix.run(&raw, 0);
+        let (prepared, _) = prefix.run(Work::new(raw, 0));
         for (at, row) in prepared.batch.rows.iter().enumerate() {
             let time = prepared.batch.frame.get(at).timestamp();
             found.stream_time =

@@ -8,6 +8,7 @@ mod law_one;
 mod merges;
 mod plugin_state;
 mod replay;
+mod room;
 #[path = "../../../../host/connect/tests/servers/mod.rs"]
 mod servers;
 mod shared;

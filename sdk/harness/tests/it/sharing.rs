@@ -10,7 +10,7 @@ use wasmill_engine::commit::Collector;
 use wasmill_engine::coordinator::{Coordinator, FoundPartition};
 use wasmill_engine::output::{Routes, Takes};
 use wasmill_engine::position::{PartitionId, Position};
-use wasmill_engine::prefix::{Prefix, Prepared};
+use wasmill_engine::prefix::{Prefix, Prepared, Work};
 use wasmill_engine::topology::{Order, Topology, Via};
 use wasmill_harness::parts::{outputs, raw_batch, sink};
 use wasmill_harness::simulator::Seeded;
@@ -83,7 +83,7 @@ impl Process {
         let raw = raw_batch(id(partition), *next, &lines[from..to]);
         *next = to as u64;
         let sequence = self.sequences.get_mut(&partition).unwrap();
-        self.prepared.push(self.prefix.run(&raw, *sequence));
+        self.prepared.push(self.prefix.run(Work::new(raw, *sequence)).0);
         *sequence += 1;
     }
 
