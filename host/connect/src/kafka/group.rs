@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
-use rdkafka::error::KafkaResult;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
@@ -532,17 +532,34 @@ impl Handle {
     }
 }
 
+/// How long a group's broker may take to have loaded it.
+const LOADED_MAX: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 /// The members of a group, by client and host.
 pub(super) fn members<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     brokers: &str,
     group: &str,
 ) -> Result<Vec<String>, ConnectorError> {
-    let listed =
-        consumer.fetch_group_list(Some(group), ASK_MAX).map_err(|e| ConnectorError::Disconnected {
-            what: format!("cannot ask {brokers} who is in group {group}"),
-            cause: why(&e),
-        })?;
+    let since = Instant::now();
+    let listed = loop {
+        match consumer.fetch_group_list(Some(group), ASK_MAX) {
+            Ok(listed) => break listed,
+            // The broker that knows the group has just begun to.
+            Err(KafkaError::GroupListFetch(
+                RDKafkaErrorCode::CoordinatorLoadInProgress
+                | RDKafkaErrorCode::CoordinatorNotAvailable
+                | RDKafkaErrorCode::NotCoordinator,
+            )) if since.elapsed() < LOADED_MAX => thread::sleep(LOOK_AGAIN),
+            Err(e) => {
+                return Err(ConnectorError::Disconnected {
+                    what: format!("cannot ask {brokers} who is in group {group}"),
+                    cause: why(&e),
+                });
+            }
+        }
+    };
     let one = |m: &rdkafka::groups::GroupMemberInfo| {
         format!("{} ({}) at {}", m.client_id(), m.id(), m.client_host().trim_start_matches('/'))
     };

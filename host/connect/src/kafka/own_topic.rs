@@ -1,5 +1,7 @@
 //! Topics that wasmill makes for a pipeline: its exchange, its changelog, what its processes agree on.
 
+use std::time::{Duration, Instant};
+
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::RDKafkaErrorCode;
@@ -10,6 +12,10 @@ use super::settings::Settings;
 use super::sink::KafkaSinkSpec;
 use super::transaction::Transactions;
 use crate::{ConnectorError, os};
+
+/// How long brokers may take to know of a topic that was made.
+const KNOWN_MAX: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What `look` says of a topic, which is made with so many partitions where there is none.
 ///
@@ -36,8 +42,15 @@ pub(super) async fn find_or_make<T: Send + 'static>(
         return Ok(found);
     }
     make(settings, brokers, topic, partitions, of_topic).await?;
-    // The brokers know of it a moment later.
-    find().await?.ok_or_else(|| missing(brokers, topic))
+    // The brokers know of it a moment later, and busy ones somewhat later.
+    let since = Instant::now();
+    loop {
+        match find().await? {
+            Some(found) => return Ok(found),
+            None if since.elapsed() < KNOWN_MAX => tokio::time::sleep(LOOK_AGAIN).await,
+            None => return Err(missing(brokers, topic)),
+        }
+    }
 }
 
 /// Makes a topic of the pipeline's own.
