@@ -116,10 +116,10 @@ workers: 2
         }
     }
 
-    /// Waits until all that was sent has come out; answers it. What a killed process had half written out would come
-    /// again, some of it by a later version.
+    /// Waits until all that was sent has come out; answers it. What nobody had read yet would be a later version's, and
+    /// what a killed process had half written out would come again, some of it by a later version.
     #[track_caller]
-    fn until_done(&mut self, number: usize, sent: usize) -> Vec<Found> {
+    fn until_done(&mut self, sent: usize) -> Vec<Found> {
         let since = Instant::now();
         loop {
             let found = read_all(&self.world.address, &self.world.output());
@@ -127,7 +127,8 @@ workers: 2
             if ids.len() == sent {
                 return found;
             }
-            let running = &mut self.all[number].host.as_mut().expect("it runs").running;
+            let running = self.all.iter_mut().find_map(|process| process.host.as_mut());
+            let running = &mut running.expect("one runs").running;
             let log = running.log();
             assert!(running.is_running(), "{}", tail(&log.text()));
             assert!(since.elapsed() < PATIENCE, "{} of {sent} are out:\n{}", ids.len(), tail(&log.text()));
@@ -175,7 +176,7 @@ fn what_one_process_is_shown_or_told_all_do_and_none_goes_back() {
     let mut feed = |processes: &mut Processes<'_>, version: u32| {
         processes.until_all_run(version);
         feeder.feed_over(2_000, Duration::from_millis(400));
-        feeder.sent.all().count()
+        processes.until_done(feeder.sent.all().count())
     };
     feed(&mut processes, 1);
     // One is shown a new version, and the others have it of the list.
@@ -187,22 +188,18 @@ fn what_one_process_is_shown_or_told_all_do_and_none_goes_back() {
     processes.tell(2, &["promote", "stamps@2"]);
     feed(&mut processes, 2);
     processes.show(2, 3);
-    let sent = feed(&mut processes, 3);
+    feed(&mut processes, 3);
     // Who comes has the list's, though its folder has what was before.
-    processes.until_done(0, sent);
     processes.kill(1);
     let late = processes.start(1);
-    let sent = feed(&mut processes, 3);
+    feed(&mut processes, 3);
     // Who comes back also, and who gets partitions of one that was killed does them with nothing earlier.
-    processes.until_done(late, sent);
     processes.kill(0);
     processes.kill(2);
     processes.show(late, 4);
     feed(&mut processes, 4);
     processes.start_again(0);
-    feed(&mut processes, 4);
-    let sent = feeder.sent.all().count();
-    let found = processes.until_done(late, sent);
+    let found = feed(&mut processes, 4);
     let due: Vec<String> = [1, 2, 1, 2, 3, 4].map(stamp).to_vec();
     for (partition, along) in along(&found).into_iter().enumerate() {
         // The feed pauses between two versions, so each of them has messages of each partition.
