@@ -23,14 +23,22 @@ pub fn component(number: u32) -> Vec<u8> {
 
 /// A component that names another version, and is the same in all else.
 #[must_use]
-pub fn naming(mut component: Vec<u8>, version: &str) -> Vec<u8> {
-    let name = b"version";
-    // A custom section: its number, its size, its name's length, name, text.
-    component.push(0);
-    component.push((1 + name.len() + version.len()) as u8);
-    component.push(name.len() as u8);
-    component.extend_from_slice(name);
-    component.extend_from_slice(version.as_bytes());
+pub fn naming(component: Vec<u8>, version: &str) -> Vec<u8> {
+    saying(component, "version", version)
+}
+
+/// A component with one more custom section.
+///
+/// # Panics
+/// When it is longer than 127 bytes.
+#[must_use]
+pub fn saying(mut component: Vec<u8>, name: &str, text: &str) -> Vec<u8> {
+    let size = 1 + name.len() + text.len();
+    assert!(size < 0x80, "its size takes more than a byte");
+    // Its number, its size, its name's length, name, text.
+    component.extend_from_slice(&[0, size as u8, name.len() as u8]);
+    component.extend_from_slice(name.as_bytes());
+    component.extend_from_slice(text.as_bytes());
     component
 }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use serde_json::Value;
 use wasmill_tests::http::{free_address, get};
 use wasmill_tests::output::{field, finished_lines};
-use wasmill_tests::stamps::{component, put, stamp};
+use wasmill_tests::stamps::{component, put, saying, stamp};
 use wasmill_tests::{Place, Running, Signal, home};
 
 /// The lines that are to be seen so far.
@@ -146,6 +146,38 @@ fn a_new_file_takes_over_a_broken_one_stays_out_and_a_rollback_holds() {
     until_runs(&mut running, http, 1);
     ended(running);
     assert_eq!(versions_along(&place), [0, 1, 0, 2, 1].map(stamp));
+}
+
+/// A version that declares of what type a field is of the messages that it takes, or makes.
+fn declaring(number: u32, what: &str, of_type: &str) -> Vec<u8> {
+    let schema = format!(r#"{{"type":"object","properties":{{"v":{{"type":"{of_type}"}}}}}}"#);
+    saying(component(number), what, &schema)
+}
+
+#[test]
+fn what_fits_only_together_takes_over_together_and_goes_back_together() {
+    let place = place_with("{ rate: 2000 }", "");
+    let two = "stages: [{ transform: makes }, { transform: takes }]";
+    let spec = place.text("pipeline.yaml").replace("stages: [{ transform: stamps }]", two);
+    place.file("pipeline.yaml", spec);
+    put(&place, "makes", &declaring(0, "wasmill:output", "integer"));
+    put(&place, "takes", &declaring(0, "wasmill:input", "integer"));
+    let (mut running, http) = start(&place);
+    until_stamped(&mut running, &place, 0);
+    put(&place, "makes", &declaring(1, "wasmill:output", "string"));
+    running.until("it to stay out", || {
+        let why = |page: Value| page["waiting"]["makes"]["why"].as_str().map(str::to_owned);
+        page(http, "swapped").and_then(why).is_some_and(|why| why.contains("`payload.v` doesn't fit"))
+    });
+    put(&place, "takes", &declaring(1, "wasmill:input", "string"));
+    let both_run = |number: &str| {
+        page(http, "swapped")
+            .is_some_and(|page| (0..2).all(|stage| page["plugins"]["now"][stage]["version"] == number))
+    };
+    running.until("both to have taken over", || both_run("1"));
+    plugin_command(&place, http, &["rollback"]).exits(0);
+    running.until("both to be rolled back", || both_run("0"));
+    ended(running);
 }
 
 #[test]

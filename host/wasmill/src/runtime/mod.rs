@@ -301,6 +301,7 @@ async fn run_once(
         plugins: assembled.plugins.clone(),
         list: assembled.list,
         lagging: None,
+        unfit: BTreeMap::new(),
         merger: assembled.merger,
     };
     let asked = pages.catalog.begins(pipeline, &assembled.plugins);

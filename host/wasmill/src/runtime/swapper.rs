@@ -156,6 +156,8 @@ pub(super) struct Swapper {
     pub list: Listed,
     /// The decision that can't be followed here, and when it is tried again.
     pub lagging: Option<(String, Instant)>,
+    /// By stage, what stays out for what it declares of its messages: beside another new version it may fit.
+    pub unfit: BTreeMap<String, Loaded>,
     /// What merges into totals that processes share, which is the aggregates' own.
     pub merger: Arc<Merger>,
 }
@@ -200,8 +202,9 @@ enum NotLoaded {
 }
 
 /// One that was loaded.
-struct Loaded {
+pub(super) struct Loaded {
     plugin: PluginRef,
+    file: PathBuf,
     of: StagePlugin,
     bytes: Vec<u8>,
 }
@@ -440,6 +443,10 @@ impl Swapper {
                     self.catalog.waits(&self.pipeline, Waiting { of: new.of, why: why.to_owned() });
                 }
                 Ok(Some(new)) if self.pipeline.swap == SwapBy::Hand => {
+                    if let Err(why) = self.schemas_fit(&[&new]) {
+                        self.stays_out(&new.of, &why);
+                        continue;
+                    }
                     let why = "it waits for `wasmill plugin promote`";
                     tracing::info!(pipeline = %self.pipeline.name, stage = %new.of.stage, plugin = %new.of.shown(), digest = %new.of.digest, "a new version of a plugin is admitted, and waits for `wasmill plugin promote`");
                     self.catalog.waits(&self.pipeline, Waiting { of: new.of, why: why.to_owned() });
@@ -457,25 +464,38 @@ impl Swapper {
         if loaded.is_empty() {
             return;
         }
-        // Together, as they were put there; where that can't be, each for itself.
-        let together: Vec<&Loaded> = loaded.iter().collect();
-        match self.take_over(&together, false, self.refused_but(&loaded)).await {
-            Ok(_) => {}
-            Err(refusal) if refusal.passes => {
-                loaded.iter().for_each(|new| self.comes_later(seen, &new.of, &refusal.why));
+        // Together, as they were put there, and with those that stay out for what they declare, which these may fit;
+        // where that can't be, each for itself.
+        let is_there = |unfit: &Loaded| {
+            let read = block_in_place(|| plugins::read(&unfit.file));
+            read.is_ok_and(|(digest, _)| digest == unfit.of.digest)
+        };
+        self.unfit.retain(|_, unfit| is_there(unfit));
+        let unfit = std::mem::take(&mut self.unfit);
+        let together: Vec<&Loaded> = loaded.iter().chain(unfit.values()).collect();
+        let is_one = together.len() == 1;
+        let refused = self.refused_but(&together);
+        let Err(refusal) = self.take_over(&together, false, refused).await else { return };
+        self.unfit = unfit;
+        if refusal.passes {
+            return loaded.iter().for_each(|new| self.comes_later(seen, &new.of, &refusal.why));
+        }
+        let mut refusal = is_one.then_some(refusal);
+        for new in loaded {
+            let refusal = match refusal.take() {
+                Some(refusal) => refusal,
+                None => match self.take_over(&[&new], false, self.refused_but(&[&new])).await {
+                    Ok(_) => continue,
+                    Err(refusal) => refusal,
+                },
+            };
+            if refusal.passes {
+                self.comes_later(seen, &new.of, &refusal.why);
+                continue;
             }
-            Err(refusal) if loaded.len() == 1 => self.stays_out(&loaded[0].of, &refusal.why),
-            Err(_) => {
-                for new in &loaded {
-                    if let Err(refusal) =
-                        self.take_over(&[new], false, self.refused_but(std::slice::from_ref(new))).await
-                    {
-                        match refusal.passes {
-                            true => self.comes_later(seen, &new.of, &refusal.why),
-                            false => self.stays_out(&new.of, &refusal.why),
-                        }
-                    }
-                }
+            self.stays_out(&new.of, &refusal.why);
+            if self.schemas_fit(&[&new]).is_err() {
+                self.unfit.insert(new.of.stage.clone(), new);
             }
         }
     }
@@ -523,9 +543,8 @@ impl Swapper {
         bytes: Vec<u8>,
     ) -> Result<Loaded, NotLoaded> {
         let (pipeline, sandbox) = (Arc::clone(&self.pipeline), Arc::clone(&self.sandbox));
-        let copies = self.copies();
         let admitting =
-            tokio::task::spawn_blocking(move || admit((&pipeline, &sandbox, &copies), &candidate, of, bytes));
+            tokio::task::spawn_blocking(move || admit((&pipeline, &sandbox), candidate, of, bytes));
         admitting.await.unwrap_or_else(|e| Err(NotLoaded::Unread(e.to_string())))
     }
 
@@ -575,7 +594,7 @@ impl Swapper {
     }
 
     /// What was rolled back, without what takes over now.
-    fn refused_but(&self, new: &[Loaded]) -> Vec<StagePlugin> {
+    fn refused_but(&self, new: &[&Loaded]) -> Vec<StagePlugin> {
         let is_new = |p: &&StagePlugin| new.iter().any(|n| n.of.stage == p.stage && n.of.digest == p.digest);
         self.plugins.refused.iter().filter(|p| !is_new(p)).cloned().collect()
     }
@@ -658,11 +677,27 @@ impl Swapper {
         if swap != Swap::Plain && !self.pipeline.remembers_plugins() {
             return Err("its accumulators must be migrated, which is not done where several processes have a pipeline: run it as another pipeline, by another `name`, or forget its state with `wasmill reset`".to_owned());
         }
+        self.schemas_fit(new)?;
         let topology = Arc::new(with(&|new, stage| self.guards.guard(Arc::clone(&new.plugin), stage)));
         // A restart must have them before they are committed.
         block_in_place(|| new.iter().try_for_each(|n| self.shelf.keep(&n.of, &n.bytes)))
             .map_err(|e| format!("its copy can't be kept for a restart: {e}"))?;
         Ok(Ready { topology, swap })
+    }
+
+    /// Whether what plugins that are to take over together declare of their messages fits what stands beside them then.
+    /// What didn't fit before is no reason against them.
+    fn schemas_fit(&self, new: &[&Loaded]) -> Result<(), String> {
+        let copies: BTreeMap<String, PathBuf> = self.copies().into_iter().collect();
+        let files = new.iter().map(|new| (new.of.stage.clone(), new.file.clone()));
+        let with: BTreeMap<String, PathBuf> = copies.clone().into_iter().chain(files).collect();
+        let differences =
+            |files| crate::schema::compare(&with_files(&self.pipeline, files), Some(&self.sandbox));
+        block_in_place(|| {
+            let before: Vec<String> = differences(&copies).into_iter().map(|d| d.title).collect();
+            let differs = differences(&with).into_iter().find(|d| !before.contains(&d.title));
+            differs.map_or(Ok(()), |new| Err(new.title))
+        })
     }
 
     /// Has the coordinator take plugins over, and tells that it has. What runs then is this process's own: of other
@@ -693,6 +728,7 @@ impl Swapper {
         self.merger.replace(&topology);
         (self.running, self.plugins) = (topology, Plugins { before: committed.before, ..plugins });
         for Loaded { of, .. } in new {
+            self.unfit.remove(&of.stage);
             let left = before.iter().find(|p| p.stage == of.stage).map(StagePlugin::shown);
             tracing::info!(
                 pipeline = %self.pipeline.name, stage = %of.stage, plugin = %of.shown(), digest = %of.digest,
@@ -763,7 +799,7 @@ impl Swapper {
         if new.is_empty() {
             return Err(format!("`{which}` is what runs"));
         }
-        let refused = bounded(self.refused_but(&new).into_iter().chain(passed_over));
+        let refused = bounded(self.refused_but(&Vec::from_iter(&new)).into_iter().chain(passed_over));
         self.order(&new, false, refused).await
     }
 
@@ -810,7 +846,7 @@ impl Swapper {
                 None => "no plugin has had another version: there is nothing to go back to".to_owned(),
             }));
         }
-        let refused = bounded(self.refused_but(&new).into_iter().chain(refused));
+        let refused = bounded(self.refused_but(&Vec::from_iter(&new)).into_iter().chain(refused));
         Ok(self.order(&new, true, refused).await?)
     }
 
@@ -878,19 +914,15 @@ fn bounded(refused: impl Iterator<Item = StagePlugin>) -> Vec<StagePlugin> {
     refused
 }
 
-/// Admits a file for a stage, beside the copies of what runs in the others. `of` has the digest of `bytes`, which are
-/// the file's.
+/// Admits a file for a stage. `of` has the digest of `bytes`, which are the file's.
 fn admit(
-    (pipeline, sandbox, copies): (&Pipeline, &Sandbox, &[(String, PathBuf)]),
-    candidate: &Candidate,
+    (pipeline, sandbox): (&Pipeline, &Sandbox),
+    candidate: Candidate,
     of: StagePlugin,
     bytes: Vec<u8>,
 ) -> Result<Loaded, NotLoaded> {
     let unfit = |of, why: &str| Err(NotLoaded::Unfit(of, why.to_owned()));
-    let (stage, file) = (of.stage.clone(), candidate.file.clone());
-    // The last one of a stage counts.
-    let files: BTreeMap<String, PathBuf> = copies.iter().cloned().chain([(stage, file)]).collect();
-    let with = with_files(pipeline, &files);
+    let with = with_files(pipeline, &BTreeMap::from([(of.stage.clone(), candidate.file.clone())]));
     let stage = with.stages.iter().find(|stage| stage.name() == Some(of.stage.as_str()));
     let Some((stage, plugin)) = stage.and_then(|stage| Some((stage, stage.plugin()?))) else {
         return unfit(of, "its stage is gone");
@@ -903,14 +935,7 @@ fn admit(
         return unfit(of, "the file changed while it was read; it is looked at again when it changes");
     }
     let of = StagePlugin { version: loaded.info().version.clone(), ..of };
-    let before = with_files(pipeline, &copies.iter().cloned().collect());
-    let before: Vec<String> =
-        crate::schema::compare(&before, Some(sandbox)).into_iter().map(|d| d.title).collect();
-    let differences = crate::schema::compare(&with, Some(sandbox));
-    if let Some(new) = differences.into_iter().find(|d| !before.contains(&d.title)) {
-        return unfit(of, &new.title);
-    }
-    Ok(Loaded { plugin: loaded, of, bytes })
+    Ok(Loaded { plugin: loaded, file: candidate.file, of, bytes })
 }
 
 /// What a rendered error says, without the place in the spec, which is not what is wrong.
