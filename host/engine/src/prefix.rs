@@ -162,8 +162,8 @@ impl Prefix {
         (prepared, Some(Work { rests, out: Some(out), ..work }))
     }
 
-    /// Puts a batch through the stages from one on, which is asked about so many messages at once. What a stage leaves for later is put to the rests, and the batch
-    /// ends before it.
+    /// Puts a batch through the stages from one on, which is asked about so many messages at once. What a stage leaves for
+    /// later is put to the rests, and the batch ends before it.
     fn go_on(
         &mut self,
         batch: &mut Batch,
